@@ -1,0 +1,31 @@
+# Everything a newcomer needs: `make demo`, `make test`. Both build .venv from the exact pins first.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test check lock
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	bash scripts/demo.sh $(VENV)/bin/python
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+# What continuous integration runs besides the tests.
+check: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Pins with hashes, for every platform, from pyproject.toml (needs uv: https://docs.astral.sh/uv).
+lock:
+	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --upgrade \
+		--no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@touch $@

@@ -1,0 +1,112 @@
+"""Decode and cut one image: for training as a pure function of (seed, epoch, index), for evaluation always alike."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from engine.config import DataConfig
+from engine.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class UnreadableImage(UserError):
+    """An image file that cannot be decoded. It is never replaced by another one."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network's input in evaluation.
+
+    Attributes:
+        resize: length of the shorter side after scaling, pixels.
+        crop: side of the centre crop, pixels.
+        interpolation: `bilinear` or `bicubic`, antialiased.
+        mean, std: per channel, of values in [0, 1].
+    """
+
+    resize: int
+    crop: int
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @classmethod
+    def choose(cls, data: DataConfig, transforms: Any | None) -> "Preprocessing":
+        """What the data set asks for, or where it leaves that open, what the start weights were published with.
+
+        Args:
+            data: its `resize` is None where it leaves it open.
+            transforms: torchvision's `weights.transforms()`, None for weights that are not published.
+        """
+        if data.resize is not None:
+            return cls(data.resize, data.image_size)
+        if transforms is None or transforms.crop_size[0] != data.image_size:
+            return cls(round(data.image_size * 256 / 224), data.image_size)
+        return cls(
+            resize=transforms.resize_size[0],
+            crop=transforms.crop_size[0],
+            interpolation=transforms.interpolation.value,
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+        )
+
+    def apply(self, image: Tensor) -> Tensor:
+        """uint8 [3, H, W] -> uint8 [3, crop, crop]."""
+        if min(image.shape[1:]) != self.resize:
+            interpolation = InterpolationMode(self.interpolation)
+            image = F.resize(image, [self.resize], interpolation=interpolation, antialias=True)
+        return F.center_crop(image, [self.crop, self.crop])
+
+
+def decode(path: str) -> Tensor:
+    """An image file as uint8 [3, H, W], RGB, whatever its format and colour space.
+
+    Raises:
+        UnreadableImage: if it is absent, truncated or no image.
+    """
+    try:
+        return decode_image(path, mode=ImageReadMode.RGB)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnreadableImage(f"The image {path} cannot be decoded ({reason}). Restore the file.") from error
+
+
+def augment(image: Tensor, size: int, crop_scale: float, random: np.random.Generator) -> Tensor:
+    """A random crop, scaled to size x size, flipped half of the time: uint8 [3, H, W] -> uint8 [3, size, size]."""
+    top, left, height, width = crop_box(image.shape[1], image.shape[2], crop_scale, random)
+    crop = F.resized_crop(image, top, left, height, width, [size, size], antialias=True)
+    return F.horizontal_flip(crop) if random.random() < 0.5 else crop
+
+
+def crop_box(height: int, width: int, smallest_area: float, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop, drawn as torchvision's RandomResizedCrop draws it.
+
+    Its area is uniform between `smallest_area` and 1 of the image's, its aspect ratio log-uniform between 3/4
+    and 4/3; where ten draws do not fit into the image, the largest centred crop of an allowed aspect ratio.
+    """
+    for _ in range(10):
+        area = height * width * random.uniform(smallest_area, 1.0)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = random.integers(height - h + 1), random.integers(width - w + 1)
+            return int(top), int(left), h, w
+    w = min(width, max(1, round(height * 4 / 3)))
+    h = min(height, max(1, round(width * 4 / 3)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32 of zero mean and unit spread, on the images' device."""
+    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
+    return images.float().div_(255).sub_(mean).div_(std)

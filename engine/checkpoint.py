@@ -1,0 +1,65 @@
+"""Files that appear whole or not at all, and weights that can be compared by a digest."""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint in place of an earlier one, which stays until the new one is on the disk.
+
+    Raises:
+        UserError: if it cannot be written, the disk full for instance.
+    """
+    write_whole(path, lambda file: torch.save(state, file))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. Only tensors and plain values are read, never code.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"The checkpoint {path} cannot be read ({reason}). Delete it to start anew.") from error
+    return state
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write` on a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    Raises:
+        UserError: if that fails; `path` is then as it was.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        with draft.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        draft.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be written ({reason}). Make room, then start the same command.") from error
+
+
+def sha256(state: dict[str, Tensor]) -> str:
+    """Digest of a state dict: every name, dtype, shape and byte, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

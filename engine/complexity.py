@@ -1,0 +1,21 @@
+"""How large and how costly a network is."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def parameters(model: nn.Module) -> int:
+    """Learned values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def gflops(model: nn.Module, image_size: int) -> float:
+    """Multiply-adds of convolutions and linear layers for one image, in 1e9: what papers on ImageNet call GFLOPs."""
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+    was_training = model.training
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.eval()(image)
+    model.train(was_training)
+    return counter.get_total_flops() / 2 / 1e9

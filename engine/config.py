@@ -1,0 +1,230 @@
+"""Every key of the configuration, typed, with its unit and its range. `configs/` holds the values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from engine.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """The network and what it starts from."""
+
+    name: str = MISSING  # a backbone: `resnet50`; models.names() lists them
+    attention: str = "none"  # none | cbam
+    weights: str | None = None  # a published name, the path of a file, or null for random ones
+
+
+@dataclass
+class AttentionConfig:
+    """Options of the attention module."""
+
+    ratio: int = 16  # reduction of the channel gate's MLP
+    kernel_size: int = 7  # side of the spatial gate's convolution, odd
+    output: str = "refined"  # refined: F''; residual: F'' + F
+    start: str | None = None  # identity | random; null: identity on weights without attention, random without weights
+
+
+@dataclass
+class DataConfig:
+    """The images and how they are cut."""
+
+    name: str = MISSING  # in run directories and tables
+    layout: str = "folders"  # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
+    root: str = MISSING  # folder of the data set
+    total_classes: int = MISSING  # classes in the whole data set
+    classes: int | None = None  # take only the first so many by id; null: all
+    image_size: int = MISSING  # side of the crops, pixels
+    resize: int | None = None  # shorter side before the centre crop in evaluation, pixels; null: the weights' own
+    crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
+
+    def check(self) -> None:
+        _one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
+        _at_least("data.total_classes", self.total_classes, 1)
+        if self.classes is not None:
+            _between("data.classes", self.classes, 1, self.total_classes)
+        _at_least("data.image_size", self.image_size, 1)
+        if self.resize is not None:
+            _at_least("data.resize", self.resize, self.image_size)
+        _between("data.crop_scale", self.crop_scale, 0.0, 1.0)
+
+    @property
+    def num_classes(self) -> int:
+        return self.total_classes if self.classes is None else self.classes
+
+    @property
+    def label(self) -> str:
+        """`tiny_imagenet`, or `tiny_imagenet_20` where not all classes are taken."""
+        return self.name if self.num_classes == self.total_classes else f"{self.name}_{self.num_classes}"
+
+
+@dataclass
+class RecipeConfig:
+    """How the network is trained: SGD with momentum."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
+    accumulate: int = 1  # parts that each batch is worked through in, to save memory
+    lr: float = MISSING  # peak learning rate, for the whole batch
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = MISSING
+    decay_norms_and_biases: bool = False  # whether weight decay is applied to them too
+    warmup_epochs: float = 0.0  # linear, from 0
+    schedule: str = "cosine"  # after the warm-up: cosine to 0 | step: times step_factor every step_epochs
+    step_epochs: int = 30
+    step_factor: float = 0.1
+    label_smoothing: float = 0.0
+
+    def check(self) -> None:
+        _at_least("recipe.epochs", self.epochs, 1)
+        _at_least("recipe.batch_size", self.batch_size, 1)
+        _at_least("recipe.accumulate", self.accumulate, 1)
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"recipe.batch_size={self.batch_size} does not divide into recipe.accumulate={self.accumulate} parts."
+            )
+        _at_least("recipe.lr", self.lr, 0.0)
+        _between("recipe.momentum", self.momentum, 0.0, 1.0)
+        if self.nesterov and self.momentum == 0:
+            raise UserError("recipe.nesterov=true needs a recipe.momentum above 0.")
+        _at_least("recipe.weight_decay", self.weight_decay, 0.0)
+        _between("recipe.warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
+        _one_of("recipe.schedule", self.schedule, ("cosine", "step"))
+        _at_least("recipe.step_epochs", self.step_epochs, 1)
+        _between("recipe.step_factor", self.step_factor, 0.0, 1.0)
+        _between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
+
+
+@dataclass
+class RuntimeConfig:
+    """How it is computed."""
+
+    device: str = "auto"  # auto | cpu | cuda
+    precision: str = "fp32"  # fp32, or autocast to bf16 | fp16
+    workers: int | None = None  # processes that read images; 0: the main one; null: one per processor, 8 at most
+    deterministic: bool = True  # the same bits again; false is faster on CUDA
+    channels_last: bool = True  # memory format of images and weights
+    compile: bool = False  # torch.compile
+    eval_batch_size: int = 256  # images
+
+    def check(self) -> None:
+        _one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("runtime.precision", self.precision, ("fp32", "bf16", "fp16"))
+        if self.workers is not None:
+            _at_least("runtime.workers", self.workers, 0)
+        _at_least("runtime.eval_batch_size", self.eval_batch_size, 1)
+
+
+@dataclass
+class RunConfig:
+    """Where a run is kept."""
+
+    root: str = "runs"  # folder of all runs
+    dir: str | None = None  # null: ROOT/DATA/MODEL/seedSEED
+    checkpoint_every_steps: int | None = None  # besides the ends of epochs; null: only those
+    log_every_steps: int = 50  # loss and learning rate to TensorBoard
+
+    def check(self) -> None:
+        if self.checkpoint_every_steps is not None:
+            _at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
+        _at_least("run.log_every_steps", self.log_every_steps, 1)
+
+
+@dataclass
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    seed: int = 51
+
+    def check(self) -> None:
+        for part in (self.data, self.recipe, self.runtime, self.run):
+            part.check()
+        _between("seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def attention_label(self) -> str:
+        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio=8`."""
+        default = AttentionConfig()
+        changed = [f"{key}={value}" for key, value in vars(self.attention).items() if value != getattr(default, key)]
+        return "-".join([self.model.attention, *(changed if self.model.attention != "none" else [])])
+
+    @property
+    def model_label(self) -> str:
+        """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio=8`."""
+        attention = self.attention_label
+        return self.model.name if attention == "none" else f"{self.model.name}_{attention}"
+
+    @property
+    def run_directory(self) -> str:
+        return self.run.dir or f"{self.run.root}/{self.data.label}/{self.model_label}/seed{self.seed}"
+
+
+@dataclass
+class TableConfig:
+    """Where the table goes."""
+
+    dir: str | None = None  # null: results/DATA
+
+
+@dataclass
+class EvaluateConfig:
+    """One comparison table."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    table: TableConfig = field(default_factory=TableConfig)
+    root: str = "runs"  # folder of all runs
+    runs: list[str] | None = None  # run directories; null: every finished run under ROOT/DATA
+    published: list[str] = field(default_factory=list)  # backbones evaluated with their published weights, as they are
+    weights: str = "IMAGENET1K_V1"  # which published weights
+
+    def check(self) -> None:
+        self.data.check()
+        self.runtime.check()
+
+
+def register() -> None:
+    """Give Hydra the schemas that `configs/train.yaml` and `configs/evaluate.yaml` are checked against."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+
+
+def parse(config: DictConfig) -> Any:
+    """The composed configuration as the dataclass of its schema, its values checked.
+
+    Raises:
+        UserError: naming the first key that is missing or out of range.
+    """
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError(f"No value for {', '.join(sorted(missing))}; give it as KEY=VALUE.")
+    parsed: Any = OmegaConf.to_object(config)
+    parsed.check()
+    return parsed
+
+
+def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value} is not known; it is one of {', '.join(choices)}.")
+
+
+def _at_least(key: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UserError(f"{key}={value} is out of range; it is at least {low}.")
+
+
+def _between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{key}={value} is out of range; it is between {low} and {high}.")

@@ -1,0 +1,135 @@
+"""Where images come from: an index of paths and labels for each of three layouts, and a fingerprint of the files."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine import shapes
+from engine.config import DataConfig
+from engine.errors import UserError
+
+EXTENSIONS = (".jpeg", ".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split, in a fixed order. Arrays, so that worker processes share them without copies.
+
+    Attributes:
+        root: folder of the data set.
+        files: [N] paths relative to `root`, bytes.
+        labels: [N] int64 in [0, number of classes).
+    """
+
+    root: Path
+    files: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set of two splits over the same classes, sorted by id."""
+
+    name: str
+    classes: list[str]
+    train: Split
+    val: Split
+
+    def fingerprint(self) -> str:
+        """sha256 over every file's path, size in bytes and label: equal fingerprints, equal lists of files."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.val):
+            for index, (file, label) in enumerate(zip(split.files, split.labels, strict=True)):
+                size = Path(split.path(index)).stat().st_size
+                digest.update(b"%s\0%d\0%d\n" % (file, size, label))
+        return digest.hexdigest()
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Index the data set that a configuration names; `shapes` is generated if it is not there yet.
+
+    Raises:
+        UserError: if the folder is absent, is laid out differently, or lacks classes or images.
+    """
+    root = Path(config.root)
+    if config.layout == "shapes":
+        shapes.generate(root)
+    if not root.is_dir():
+        raise UserError(
+            f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
+            "or try data=shapes, which is generated where you are."
+        )
+    train_folder = root / "train"
+    available = _class_folders(train_folder)
+    if len(available) != config.total_classes:
+        raise UserError(
+            f"{train_folder} holds {len(available)} class folders, not {config.total_classes}; "
+            "set data.root to the whole data set, or data.total_classes to what is there."
+        )
+    classes = available[: config.num_classes]
+    train = _split(root, _files_in_class_folders(train_folder, classes))
+    if config.layout == "tiny_imagenet":
+        val = _split(root, _annotated_files(root / "val", classes, available))
+    else:
+        _require_same_classes(available, _class_folders(root / "val"), root)
+        val = _split(root, _files_in_class_folders(root / "val", classes))
+    return Dataset(config.label, classes, train, val)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder.absolute()}; data.root needs train/ and val/ inside.")
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
+    if not val:
+        raise UserError(f"{root / 'val'} holds no class folders; sort its images into one folder per class.")
+    differing = sorted(set(train) ^ set(val))
+    if differing:
+        raise UserError(f"train/ and val/ of {root} differ in these classes: {', '.join(differing[:5])}.")
+
+
+def _files_in_class_folders(folder: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
+    """Images anywhere below each class folder (Tiny ImageNet has an `images/` between), sorted by path."""
+    for label, name in enumerate(classes):
+        files = sorted(
+            Path(directory) / file
+            for directory, _, names in os.walk(folder / name)
+            for file in names
+            if file.lower().endswith(EXTENSIONS)
+        )
+        if not files:
+            raise UserError(f"The class folder {folder / name} holds no images; restore it.")
+        yield from ((file, label) for file in files)
+
+
+def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iterator[tuple[Path, int]]:
+    """Tiny ImageNet's validation images: `val_annotations.txt` has one line per image, file and class first."""
+    annotations = folder / "val_annotations.txt"
+    if not annotations.is_file():
+        raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")
+    labels = {name: label for label, name in enumerate(classes)}
+    lines = annotations.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        file, _, rest = line.partition("\t")
+        name = rest.partition("\t")[0]
+        if name not in known:
+            raise UserError(f"Line {number} of {annotations} names no known class: '{line[:60]}'.")
+        if name in labels:
+            yield folder / "images" / file, labels[name]
+
+
+def _split(root: Path, samples: Iterator[tuple[Path, int]]) -> Split:
+    files, labels = zip(*((os.fsencode(path.relative_to(root)), label) for path, label in samples), strict=True)
+    return Split(root, np.array(files), np.array(labels, dtype=np.int64))

@@ -1,0 +1,105 @@
+"""Exact accuracy: every image once, its predictions kept; several models in one pass over the images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.augment import Preprocessing, normalise
+from engine.checkpoint import write_whole
+from engine.loader import EvalLoader
+
+CANDIDATES = 5
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of each image, in the order of the split.
+
+    Attributes:
+        labels: [N] int64, the true classes.
+        ranked: [N, min(5, classes)] int64, the most probable classes, best first.
+        loss: [N] float32, cross entropy in nats.
+    """
+
+    labels: np.ndarray
+    ranked: np.ndarray
+    loss: np.ndarray
+
+    def hits(self, candidates: int = 1) -> np.ndarray:
+        """[N] bool: whether the true class is among so many best."""
+        hits: np.ndarray = (self.ranked[:, :candidates] == self.labels[:, None]).any(axis=1)
+        return hits
+
+    @property
+    def top1(self) -> float:
+        """Accuracy in %."""
+        return 100 * float(self.hits().mean())
+
+    @property
+    def top5(self) -> float:
+        """Accuracy in %."""
+        return 100 * float(self.hits(CANDIDATES).mean())
+
+    @property
+    def mean_loss(self) -> float:
+        return float(self.loss.astype(np.float64).mean())
+
+    def save(self, path: Path) -> None:
+        labels, ranked, loss = self.labels, self.ranked, self.loss
+        write_whole(path, lambda file: np.savez_compressed(file, labels=labels, ranked=ranked, loss=loss))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate and the preprocessing it is evaluated with."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+
+
+def evaluate(
+    candidates: Sequence[Candidate],
+    loader: EvalLoader,
+    precision: torch.dtype,
+) -> list[Predictions]:
+    """Predictions of each candidate for every image of the loader's split.
+
+    Args:
+        candidates: on the loader's device; their preprocessings are among the loader's.
+        loader: the images.
+        precision: float32, or the dtype to autocast to.
+
+    Raises:
+        RuntimeError: if an image came twice or not at all.
+    """
+    ways = loader.samples.preprocessings
+    seen: list[Tensor] = []
+    labels: list[Tensor] = []
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in candidates]
+    for candidate in candidates:
+        candidate.model.eval()
+    with torch.inference_mode():
+        for images, truth, indices in loader:
+            inputs = [normalise(cut, way) for cut, way in zip(images, ways, strict=True)]
+            for candidate, part in zip(candidates, parts, strict=True):
+                part.append(_predict(candidate.model, inputs[ways.index(candidate.preprocessing)], truth, precision))
+            seen.append(indices)
+            labels.append(truth.cpu())
+    if not torch.equal(torch.cat(seen), torch.arange(len(loader.samples))):
+        raise RuntimeError("the evaluation did not see each image exactly once, in order")
+    true = torch.cat(labels).numpy()
+    return [
+        Predictions(true, *(torch.cat(column).cpu().numpy() for column in zip(*part, strict=True))) for part in parts
+    ]
+
+
+def _predict(model: nn.Module, images: Tensor, labels: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+        logits = model(images).float()
+    ranked = logits.topk(min(CANDIDATES, logits.shape[1]), dim=1).indices
+    return ranked, F.cross_entropy(logits, labels, reduction="none")

@@ -1,0 +1,121 @@
+"""One run, from its configuration to its record."""
+
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from engine import checkpoint, complexity, device, progress, provenance
+from engine.augment import Preprocessing
+from engine.config import TrainConfig
+from engine.datasets import Dataset
+from engine.evaluator import Candidate, Predictions, evaluate
+from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
+from engine.run import Run
+from engine.trainer import Trainer, fit
+
+
+def claim(config: TrainConfig) -> Run | None:
+    """The run directory of a configuration, or None, after saying so, where its run is finished.
+
+    Raises:
+        UserError: if the directory holds another run.
+    """
+    progress.log_to_console()
+    run = Run(Path(config.run_directory))
+    run.require_same_config(config)
+    if run.finished:
+        progress.log.info(f"{run.directory} is finished: top-1 {run.record()['top1']:.2f}%. Nothing to do.")
+        return None
+    return run
+
+
+def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transforms: Any | None) -> None:
+    """Train a model from where the run stands to its end, and write the record.
+
+    Args:
+        config: of the run.
+        run: as `claim` returned it.
+        data: the images.
+        model: at its start.
+        transforms: torchvision's preprocessing of the start weights, None for weights that are not published.
+    """
+    started = time.monotonic()
+    start_sha256 = checkpoint.sha256(model.state_dict())
+    preprocessing = Preprocessing.choose(config.data, transforms)
+    where = device.choose(config.runtime.device)
+    samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
+    loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, where)
+    trainer = Trainer(model, loader, preprocessing, config)
+    facts = {
+        "model": config.model.name,
+        "attention": config.attention_label,
+        "seed": config.seed,
+        "epochs": config.recipe.epochs,
+        "data": data.name,
+        "classes": len(data.classes),
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "data_fingerprint": data.fingerprint(),
+        "parameters": complexity.parameters(model),
+        "gflops": complexity.gflops(model, preprocessing.crop),
+        "preprocessing": asdict(preprocessing),
+        "start_weights": config.model.weights,
+        "start_weights_sha256": start_sha256,
+        **provenance.describe(where),
+    }
+    run.start(config)
+    progress.log_to_file(run.log_file)
+    _introduce(config, run, facts)
+    if run.last.is_file():
+        trainer.load_state_dict(checkpoint.load(run.last))
+        progress.log.info(f"Continuing after {trainer.position.epoch} epochs and {trainer.position.step} steps.")
+    run.write_record({"status": "running", **facts})
+    predictions = fit(trainer, partial(_validate, trainer, data, config), run, config)
+    predictions.save(run.predictions)
+    results = _results(trainer, predictions)
+    run.write_record({"status": "finished", **results, **facts, "history": trainer.position.history})
+    progress.log.info(
+        f"Finished in {time.monotonic() - started:.0f} s: top-1 {results['top1_start']:.2f}% at the start, "
+        f"{results['top1']:.2f}% after {config.recipe.epochs} epochs. {run.record_file}"
+    )
+
+
+def _validate(trainer: Trainer, data: Dataset, config: TrainConfig) -> Predictions:
+    samples = EvalSamples(data.val, (trainer.preprocessing,))
+    loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, trainer.device)
+    (predictions,) = evaluate([Candidate(trainer.model, trainer.preprocessing)], loader, trainer.precision)
+    return predictions
+
+
+def _results(trainer: Trainer, predictions: Predictions) -> dict[str, Any]:
+    history = trainer.position.history
+    best = max(history[1:], key=lambda row: row["val_top1"])
+    return {
+        "top1_start": history[0]["val_top1"],
+        "top5_start": history[0]["val_top5"],
+        "top1": predictions.top1,
+        "top5": predictions.top5,
+        "val_loss": predictions.mean_loss,
+        "best_top1": best["val_top1"],
+        "best_epoch": best["epoch"],
+        "weights_sha256": checkpoint.sha256(trainer.model.state_dict()),
+    }
+
+
+def _introduce(config: TrainConfig, run: Run, facts: dict[str, Any]) -> None:
+    progress.log.info(
+        f"{config.model_label}: {facts['parameters'] / 1e6:.2f} M parameters, {facts['gflops']:.3f} GFLOPs, "
+        f"from {config.model.weights or 'random weights'}"
+    )
+    progress.log.info(
+        f"{facts['data']}: {facts['train_images']} training and {facts['val_images']} validation images, "
+        f"{facts['classes']} classes"
+    )
+    progress.log.info(
+        f"seed {config.seed}, {config.recipe.epochs} epochs, batch {config.recipe.batch_size}, "
+        f"{config.runtime.precision} on {facts['device']}, into {run.directory}"
+    )

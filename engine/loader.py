@@ -1,0 +1,130 @@
+"""Batches: which images, in which order, read by which processes, moved to the device ahead of their use."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from engine import augment
+from engine.augment import Preprocessing
+from engine.datasets import Split
+from engine.errors import UserError
+from engine.reproducibility import Purpose, stream
+
+
+@dataclass(frozen=True)
+class TrainSamples(Dataset[tuple[Tensor, int, int]]):
+    """Augmented training images by (epoch, index): (image uint8 [3, size, size], label, index)."""
+
+    split: Split
+    seed: int
+    size: int
+    crop_scale: float
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+        epoch, index = key
+        random = stream(self.seed, Purpose.SAMPLE, epoch, index)
+        image = augment.augment(augment.decode(self.split.path(index)), self.size, self.crop_scale, random)
+        return image, int(self.split.labels[index]), index
+
+
+@dataclass(frozen=True)
+class EvalSamples(Dataset[tuple[list[Tensor], int, int]]):
+    """Images by index, decoded once and cut in each of several ways: (images, label, index)."""
+
+    split: Split
+    preprocessings: tuple[Preprocessing, ...]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[list[Tensor], int, int]:
+        image = augment.decode(self.split.path(index))
+        return [p.apply(image) for p in self.preprocessings], int(self.split.labels[index]), index
+
+
+class EpochBatches:
+    """The batches of one epoch at a time, each a list of (epoch, index); what does not fill a batch is left out.
+
+    Set `epoch` and `first` (batches to skip) before iterating. The order depends on (seed, epoch) alone.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+        if images < batch_size:
+            raise UserError(f"recipe.batch_size={batch_size} is more than the {images} training images; set it lower.")
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.epoch = 0
+        self.first = 0
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.images)
+        for step in range(self.first, self.images // self.batch_size):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(self.epoch, int(index)) for index in batch]
+
+
+class TrainLoader:
+    """Training batches: (images uint8 [B, 3, size, size] on the device, labels [B], indices [B])."""
+
+    def __init__(self, samples: TrainSamples, batch_size: int, workers: int | None, device: torch.device) -> None:
+        self.batches = EpochBatches(len(samples.split), batch_size, samples.seed)
+        self.loader = _data_loader(samples, workers, device, batch_sampler=self.batches)
+        self.device = device
+        self.steps_per_epoch = len(self.batches)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The batches of one epoch, from the `first` on."""
+        self.batches.epoch, self.batches.first = epoch, first
+        return _on_device(self.loader, self.device)
+
+
+class EvalLoader:
+    """Every image of a split once: (images, one uint8 tensor per preprocessing; labels; indices), in order."""
+
+    def __init__(self, samples: EvalSamples, batch_size: int, workers: int | None, device: torch.device) -> None:
+        self.samples = samples
+        self.loader = _data_loader(samples, workers, device, batch_size=batch_size)
+        self.device = device
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+        return _on_device(self.loader, self.device)
+
+
+def _data_loader(samples: Dataset, workers: int | None, device: torch.device, **batching: Any) -> DataLoader:
+    if workers is None:
+        workers = min(8, len(os.sched_getaffinity(0)))
+    return DataLoader(
+        samples,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        collate_fn=default_collate,
+        # A generator of its own: otherwise each epoch draws from torch's global one.
+        generator=torch.Generator(),
+        **batching,
+    )
+
+
+def _on_device(loader: DataLoader, device: torch.device) -> Iterator:
+    """The loader's batches with their images and labels on the device; one sentence for what went wrong in a worker."""
+    move = partial(_move, device=device)
+    try:
+        for images, labels, indices in loader:
+            moved = [move(part) for part in images] if isinstance(images, list) else move(images)
+            yield moved, move(labels), indices
+    except UserError as error:
+        # From a worker the message comes with a traceback, whose last line is the error itself.
+        last_line = str(error).strip().splitlines()[-1]
+        raise UserError(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,35 @@
+"""What a person sees while it runs: a bar on a terminal, a line per epoch in a pipe or a log file."""
+
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+log = logging.getLogger("run")
+
+
+def log_to_console() -> None:
+    """Lines of the log to stdout, above the bar where there is one."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(_AboveTheBar())
+
+
+def log_to_file(path: Path) -> None:
+    """Lines of the log to a file too, with the time."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def bar(batches: Iterable, total: int, done: int, title: str) -> tqdm:
+    """A progress bar with the time left; invisible where stderr is no terminal."""
+    return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=None)
+
+
+class _AboveTheBar(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()

@@ -1,0 +1,119 @@
+"""The run directory: what a run is, who may write to it, and the record of what it did."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from engine import checkpoint
+from engine.config import TrainConfig
+from engine.errors import UserError
+
+# Where it runs and what it writes on the way leave the result as it is, and so may change between two starts.
+_NOT_IDENTITY = ("run.", "data.root", "runtime.device", "runtime.workers", "runtime.eval_batch_size")
+
+
+class Run:
+    """One run directory. Reading it changes nothing; `start` makes it ours."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config_file = directory / "config.yaml"
+        self.record_file = directory / "record.json"
+        self.log_file = directory / "log.txt"
+        self.tensorboard = directory / "tensorboard"
+        self.predictions = directory / "predictions.npz"
+        self.last = directory / "checkpoint" / "last.pt"
+        self.best = directory / "checkpoint" / "best.pt"
+
+    @property
+    def finished(self) -> bool:
+        return self.record_file.is_file() and self.record()["status"] == "finished"
+
+    def require_same_config(self, config: TrainConfig) -> None:
+        """Refuse a directory that holds another run.
+
+        Raises:
+            UserError: naming the keys whose values differ.
+        """
+        if not self.config_file.is_file():
+            if self.directory.is_dir() and any(self.directory.iterdir()):
+                raise UserError(f"{self.directory} holds something other than a run; set run.dir to another folder.")
+            return
+        there, here = identity(self.config()), identity(config)
+        differing = [
+            f"{key} ({there.get(key)} there, {here.get(key)} here)"
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key) != here.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"{self.directory} holds a run that differs in {', '.join(differing)}; "
+                "set run.dir to another folder, or delete that one."
+            )
+
+    def start(self, config: TrainConfig) -> None:
+        """Make the directory, take its lock for the life of this process, and write the configuration.
+
+        Raises:
+            UserError: if it cannot be written, or another process has the lock.
+        """
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            reason = f"The run directory {self.directory} cannot be written ({error.strerror})"
+            raise UserError(f"{reason}; set run.dir or run.root to a folder that can.") from error
+        if not self.config_file.is_file():
+            text = OmegaConf.to_yaml(OmegaConf.structured(config))
+            checkpoint.write_whole(self.config_file, lambda file: file.write(text.encode()))
+
+    def config(self) -> TrainConfig:
+        try:
+            loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config_file))
+            parsed = OmegaConf.to_object(loaded)
+        except Exception as error:  # YAML and OmegaConf have many, all of them saying that the file is not ours
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.config_file} is not the configuration of a run ({reason}).") from error
+        assert isinstance(parsed, TrainConfig)
+        return parsed
+
+    def record(self) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(self.record_file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"The record {self.record_file} cannot be read: {error}.") from error
+        return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        text = json.dumps(record, indent=2) + "\n"
+        checkpoint.write_whole(self.record_file, lambda file: file.write(text.encode()))
+
+    def _lock(self) -> None:
+        # The kernel drops the lock with the process, however that ends, so that none is ever stale.
+        self._lock_file = (self.directory / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock_file.seek(0)
+            holder = self._lock_file.read().strip() or "another process"
+            raise UserError(f"{self.directory} is being written by {holder}; wait for it, or stop it.") from error
+        self._lock_file.truncate(0)
+        self._lock_file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock_file.flush()
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The keys that decide the result of a run, with dots: {"recipe.lr": 0.01, ...}."""
+    flat: dict[str, Any] = {}
+    for section, values in dataclasses.asdict(config).items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+        else:
+            flat[section] = values
+    return {key: value for key, value in flat.items() if not key.startswith(_NOT_IDENTITY)}

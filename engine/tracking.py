@@ -1,0 +1,22 @@
+"""Scalars to TensorBoard. The horizontal axis is images seen, so that runs of any batch size lie over each other."""
+
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Tracker:
+    """Writes to the run's own `tensorboard/`; what an earlier start wrote after `resumed_at` images is dropped."""
+
+    def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
+        self.writer = SummaryWriter(str(directory), purge_step=None if resumed_at is None else resumed_at + 1)
+
+    def scalars(self, group: str, values: dict[str, float], images_seen: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", value, images_seen)
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,234 @@
+"""Training: steps, epochs, and the state from which a run goes on as if it had never stopped."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine import checkpoint, device, progress, schedule
+from engine.augment import Preprocessing, normalise
+from engine.config import RecipeConfig, TrainConfig
+from engine.errors import UserError
+from engine.evaluator import Predictions
+from engine.loader import TrainLoader
+from engine.reproducibility import seed_step
+from engine.run import Run
+from engine.tracking import Tracker
+
+
+@dataclass
+class Clock:
+    """Wall-clock seconds of the steps that this process made in the current epoch."""
+
+    steps: int = 0
+    total: float = 0.0
+    waiting: float = 0.0  # for the next batch of images
+
+
+@dataclass
+class Position:
+    """Where training stands.
+
+    Attributes:
+        epoch: whole epochs done.
+        step: steps done in the epoch under way.
+        totals: float64 [3] on the device: sums over that epoch's images of loss, top-1 hits and top-5 hits.
+        history: the metrics of each whole epoch.
+    """
+
+    totals: Tensor
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """A model, its optimizer and its position in a recipe."""
+
+    def __init__(
+        self, model: nn.Module, loader: TrainLoader, preprocessing: Preprocessing, config: TrainConfig
+    ) -> None:
+        self.loader, self.preprocessing = loader, preprocessing
+        self.recipe: RecipeConfig = config.recipe
+        self.seed = config.seed
+        self.device = loader.device
+        self.precision = device.PRECISIONS[config.runtime.precision]
+        self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        self.model = device.place(model, self.device, config.runtime.channels_last)
+        self.forward = torch.compile(self.model) if config.runtime.compile else self.model
+        self.optimizer = schedule.sgd(model, config.recipe)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.position = Position(self._no_totals())
+        self.clock = Clock()
+        self._unchecked: list[tuple[int, Tensor, Tensor]] = []  # step, loss and image indices
+
+    @property
+    def steps_done(self) -> int:
+        return self.position.epoch * self.loader.steps_per_epoch + self.position.step
+
+    @property
+    def images_seen(self) -> int:
+        return self.steps_done * self.recipe.batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how training goes on: tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": vars(self.position),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.position = Position(**state["position"])
+        self.position.totals = self.position.totals.to(self.device)
+
+    def steps(self) -> Iterator[float]:
+        """Train to the end of the epoch under way; yields the learning rate of each step made."""
+        self.model.train()
+        self.clock = Clock()
+        started = time.perf_counter()
+        for images, labels, indices in self.loader.epoch(self.position.epoch, first=self.position.step):
+            arrived = time.perf_counter()
+            lr = schedule.learning_rate(self.recipe, self.steps_done, self.loader.steps_per_epoch)
+            schedule.set_learning_rate(self.optimizer, lr)
+            seed_step(self.seed, self.steps_done)
+            self._step(images, labels, indices)
+            self.position.step += 1
+            yield lr
+            now = time.perf_counter()
+            self.clock.steps += 1
+            self.clock.waiting += arrived - started
+            self.clock.total += now - started
+            started = now
+
+    def end_epoch(self) -> None:
+        self.position.epoch += 1
+        self.position.step = 0
+        self.position.totals = self._no_totals()
+
+    def metrics(self) -> dict[str, float]:
+        """Mean loss, and top-1 and top-5 accuracy in %, over the images of the epoch under way.
+
+        Raises:
+            UserError: if a loss since the last call is not finite; it names the step and its images.
+        """
+        self._require_finite()
+        loss, top1, top5 = (self.position.totals / (self.position.step * self.recipe.batch_size)).tolist()
+        return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
+
+    def speed(self) -> dict[str, float]:
+        """Images per second and the share of the time spent waiting for images, of this process in this epoch."""
+        seconds = max(self.clock.total, 1e-9)
+        images = self.clock.steps * self.recipe.batch_size
+        return {"images_per_second": images / seconds, "data_wait": self.clock.waiting / seconds}
+
+    def _step(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
+        parts = self.recipe.accumulate
+        losses = []
+        for part, truth in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            inputs = normalise(part, self.preprocessing).contiguous(memory_format=self.memory_format)
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                logits = self.forward(inputs).float()
+            loss = F.cross_entropy(logits, truth, label_smoothing=self.recipe.label_smoothing)
+            self.scaler.scale(loss / parts).backward()
+            losses.append(loss.detach())
+            self._count(loss.detach(), logits.detach(), truth)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._unchecked.append((self.steps_done, torch.stack(losses).mean(), indices))
+
+    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        sums = torch.stack([loss * len(labels), ranked[:, 0].sum(), ranked.sum()])
+        self.position.totals += sums.double()
+
+    def _no_totals(self) -> Tensor:
+        return torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    def _require_finite(self) -> None:
+        """Look at the losses of several steps at once: each look makes the host wait for the device."""
+        for step, loss, indices in self._unchecked:
+            if not math.isfinite(loss.item()):
+                lr = schedule.learning_rate(self.recipe, step, self.loader.steps_per_epoch)
+                raise UserError(
+                    f"The loss is {loss.item()} at step {step} (learning rate {lr:.3g}, training images "
+                    f"{', '.join(map(str, indices.tolist()[:8]))}, ...). Lower recipe.lr, or look at these images; "
+                    "the last checkpoint is from before."
+                )
+        self._unchecked.clear()
+
+
+def fit(trainer: Trainer, validate: Callable[[], Predictions], run: Run, config: TrainConfig) -> Predictions:
+    """Train from the trainer's position to the end of its recipe, keeping checkpoints and curves in the run.
+
+    Returns:
+        The validation predictions after the last epoch.
+    """
+    history = trainer.position.history
+    tracker = Tracker(run.tensorboard, resumed_at=trainer.images_seen if history else None)
+    predictions = None
+    if not history:
+        _end_row(trainer, tracker, {}, validate())
+        checkpoint.save(trainer.state_dict(), run.last)
+    while trainer.position.epoch < config.recipe.epochs:
+        _train_epoch(trainer, tracker, run, config)
+        train_metrics = trainer.metrics()
+        tracker.scalars("speed", trainer.speed(), trainer.images_seen)
+        predictions = validate()
+        best = max((row["val_top1"] for row in history[1:]), default=-1.0)
+        trainer.end_epoch()
+        _end_row(trainer, tracker, train_metrics, predictions)
+        if predictions.top1 > best:
+            checkpoint.save({"model": trainer.model.state_dict(), "epoch": trainer.position.epoch}, run.best)
+        checkpoint.save(trainer.state_dict(), run.last)
+    tracker.close()
+    return predictions or validate()
+
+
+def _train_epoch(trainer: Trainer, tracker: Tracker, run: Run, config: TrainConfig) -> None:
+    """The steps of one epoch, with the curves and checkpoints that fall between its ends."""
+    title = f"epoch {trainer.position.epoch + 1}/{config.recipe.epochs}"
+    with progress.bar(trainer.steps(), trainer.loader.steps_per_epoch, trainer.position.step, title) as steps:
+        for lr in steps:
+            step = trainer.position.step
+            if step % config.run.log_every_steps == 0:
+                metrics = trainer.metrics()
+                tracker.scalars("step", {"loss": metrics["loss"], "lr": lr}, trainer.images_seen)
+                steps.set_postfix_str(
+                    f"loss {metrics['loss']:.3f}, top-1 {metrics['top1']:.1f}%, "
+                    f"{trainer.speed()['images_per_second']:.0f} images/s"
+                )
+            if config.run.checkpoint_every_steps and step % config.run.checkpoint_every_steps == 0:
+                trainer.metrics()  # a checkpoint after a loss that is not finite would be worthless
+                checkpoint.save(trainer.state_dict(), run.last)
+
+
+def _end_row(trainer: Trainer, tracker: Tracker, train: dict[str, float], predictions: Predictions) -> None:
+    """Note one epoch's metrics in the history, on the console and in TensorBoard; no `train` before the first."""
+    val = {"loss": predictions.mean_loss, "top1": predictions.top1, "top5": predictions.top5}
+    epoch, seen = trainer.position.epoch, trainer.images_seen
+    row = {f"train_{key}": value for key, value in train.items()} | {f"val_{k}": v for k, v in val.items()}
+    trainer.position.history.append({"epoch": epoch, **row})
+    tracker.scalars("val", val, seen)
+    if train:
+        lr = schedule.learning_rate(trainer.recipe, trainer.steps_done - 1, trainer.loader.steps_per_epoch)
+        tracker.scalars("train", {**train, "lr": lr}, seen)
+    tracker.flush()
+    parts = [f"epoch {epoch}/{trainer.recipe.epochs}"]
+    if train:
+        parts.append(f"train loss {train['loss']:.3f}, top-1 {train['top1']:.2f}%")
+    parts.append(f"val loss {val['loss']:.3f}, top-1 {val['top1']:.2f}%, top-5 {val['top5']:.2f}%")
+    if train:
+        speed = trainer.speed()
+        parts.append(f"{speed['images_per_second']:.0f} images/s, {speed['data_wait']:.0%} of it waiting for data")
+    progress.log.info("; ".join(parts))

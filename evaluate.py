@@ -1,0 +1,51 @@
+"""Compare networks with and without attention on one data set.
+
+    python evaluate.py data=imagenet                               # every finished run under runs/imagenet
+    python evaluate.py data=imagenet runs=[DIR,DIR]                # these runs
+    python evaluate.py data=imagenet published=[resnet50,vgg16]    # published weights as they are, no run needed
+
+Writes the table to results/DATA (table.dir=DIR) and prints it.
+"""
+
+from dataclasses import asdict
+
+import models
+from engine import cli, comparison, progress, report, reproducibility
+from engine.comparison import Contender
+from engine.config import EvaluateConfig
+from engine.datasets import open_dataset
+from engine.run import Run
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    progress.log_to_console()
+    reproducibility.set_up(seed=0, deterministic=config.runtime.deterministic)
+    data = open_dataset(config.data)
+    contenders = [published(name, config) for name in config.published]
+    contenders += [finished(run) for run in comparison.find_runs(config)]
+    table = comparison.compare(contenders, data, config)
+    print(report.write(table, report.folder(config)))
+
+
+def finished(run: Run) -> Contender:
+    """A finished run with its final weights."""
+    trained, record = run.config(), run.record()
+    model = models.build(
+        trained.model.name,
+        trained.model.attention,
+        weights=str(run.last),
+        num_classes=record["classes"],
+        **asdict(trained.attention),
+    )
+    return Contender.of_run(run, model)
+
+
+def published(name: str, config: EvaluateConfig) -> Contender:
+    """A network with its published weights, as they are."""
+    entry = models.published_entry(name, config.weights)
+    model = models.build(name, weights=config.weights, num_classes=config.data.num_classes)
+    return Contender.of_published(name, model, entry, config.data)
+
+
+if __name__ == "__main__":
+    cli.run("evaluate", evaluate, models.ModelError)

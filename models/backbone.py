@@ -1,0 +1,39 @@
+"""What the zoo knows of a backbone: how to build it, where its head is, and where attention goes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where attention goes.
+
+    Attributes:
+        planes: channels of the feature map there.
+        affine: the normalisation or convolution just before, with nothing but a ReLU between: scaling its weight
+            and bias by a positive factor scales the feature map by the same.
+        attach: puts a module there; called once.
+    """
+
+    planes: int
+    affine: nn.Module
+    attach: Callable[[nn.Module], None]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without attention.
+
+    Attributes:
+        name: torchvision's name.
+        build: the network with random weights, for a number of classes.
+        sites: the places for attention in a network that `build` made, in the order of the forward pass.
+        head: dotted name of the final linear layer.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module]
+    sites: Callable[[nn.Module], Iterable[Site]]
+    head: str

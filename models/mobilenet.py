@@ -1,0 +1,35 @@
+"""MobileNet V2 and V3: attention on every inverted residual's output, before its shortcut addition."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torchvision
+from torch import nn
+from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
+from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
+
+from models.backbone import Backbone, Site
+
+
+def _build(name: str, num_classes: int) -> nn.Module:
+    net: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    return net
+
+
+def _sites(net: nn.Module) -> Iterator[Site]:
+    for module in net.modules():
+        if isinstance(module, InvertedResidualV2):
+            layers = module.conv
+        elif isinstance(module, InvertedResidualV3):
+            layers = module.block
+        else:
+            continue
+        norm = [layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
+        yield Site(norm.num_features, norm, layers.append)
+
+
+BACKBONES = [
+    Backbone("mobilenet_v2", partial(_build, "mobilenet_v2"), _sites, head="classifier.1"),
+    Backbone("mobilenet_v3_small", partial(_build, "mobilenet_v3_small"), _sites, head="classifier.3"),
+    Backbone("mobilenet_v3_large", partial(_build, "mobilenet_v3_large"), _sites, head="classifier.3"),
+]

@@ -1,0 +1,75 @@
+"""Every network by name, with or without attention, at its start."""
+
+from torch import nn
+
+from models import attention as attention_layers
+from models import mobilenet, resnet, vgg
+from models import weights as start_weights
+from models.backbone import Backbone
+from models.errors import ModelError
+
+_BACKBONES: dict[str, Backbone] = {
+    backbone.name: backbone for family in (resnet, vgg, mobilenet) for backbone in family.BACKBONES
+}
+
+STARTS = ("identity", "random")
+
+
+def names() -> list[str]:
+    """Every backbone, by torchvision's names."""
+    return list(_BACKBONES)
+
+
+def build(
+    name: str,
+    attention: str | None = None,
+    weights: str | None = None,
+    num_classes: int = 1000,
+    start: str | None = None,
+    **options: object,
+) -> nn.Module:
+    """A network in training mode.
+
+    Under one seed of torch, the backbone's random parameters are the same with and without attention.
+
+    Args:
+        name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`).
+        attention: `none` or `cbam`; None takes it from the name.
+        weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
+        num_classes: outputs of the head; a head for another number in the weights starts anew.
+        start: `identity` puts attention in without changing what the network computes, `random` initialises it
+            plainly; None is `identity` for weights without attention and `random` without weights.
+        options: of the attention: `ratio`, `kernel_size`, `output`.
+
+    Raises:
+        ModelError: if a name is unknown, the weights cannot be had or do not fit, or an option is out of range.
+    """
+    backbone_name, kind = _split(name, attention)
+    if backbone_name not in _BACKBONES:
+        raise ModelError(f"Unknown model '{name}'; known are {', '.join(_BACKBONES)}, each also as NAME_cbam.")
+    if start is not None and start not in STARTS:
+        raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
+    if num_classes < 1:
+        raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
+    backbone = _BACKBONES[backbone_name]
+    net = backbone.build(num_classes)
+    plain_keys = net.state_dict().keys()
+    attached = attention_layers.attach(list(backbone.sites(net)), kind, options)
+    has_learned_attention = False
+    if weights is not None:
+        attention_keys = net.state_dict().keys() - plain_keys
+        state = start_weights.read(backbone_name, weights)
+        has_learned_attention = start_weights.load(net, backbone, state, attention_keys)
+    if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
+        attention_layers.start_at_identity(attached)
+    return net
+
+
+def _split(name: str, attention: str | None) -> tuple[str, str]:
+    """`resnet50_cbam` -> (`resnet50`, `cbam`); an attention given beside such a name has to agree with it."""
+    for kind in attention_layers.KINDS:
+        if name.endswith(f"_{kind}") and name not in _BACKBONES:
+            if attention not in (None, kind):
+                raise ModelError(f"The name '{name}' and attention='{attention}' contradict each other.")
+            return name.removesuffix(f"_{kind}"), kind
+    return name, attention or "none"

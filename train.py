@@ -1,0 +1,34 @@
+"""Train or fine-tune one network.
+
+    python train.py model=resnet50_cbam data.root=/path/to/imagenet     # ImageNet, from published weights
+    python train.py model=resnet18_cbam data=shapes model.weights=null  # anywhere, from nothing
+
+The same command started again continues the run. The keys are in engine/config.py, the presets in configs/.
+"""
+
+from dataclasses import asdict
+
+import models
+from engine import cli, experiment, reproducibility
+from engine.config import TrainConfig
+from engine.datasets import open_dataset
+
+
+def train(config: TrainConfig) -> None:
+    run = experiment.claim(config)
+    if run is None:
+        return
+    reproducibility.set_up(config.seed, config.runtime.deterministic)
+    data = open_dataset(config.data)
+    model = models.build(
+        config.model.name,
+        config.model.attention,
+        config.model.weights,
+        num_classes=len(data.classes),
+        **asdict(config.attention),
+    )
+    experiment.train(config, run, data, model, models.transforms(config.model.name, config.model.weights))
+
+
+if __name__ == "__main__":
+    cli.run("train", train, models.ModelError)
