@@ -59,6 +59,11 @@ class Preprocessing:
             std=tuple(transforms.std),
         )
 
+    @classmethod
+    def of_record(cls, values: dict[str, Any]) -> "Preprocessing":
+        """Back from the JSON that a record keeps."""
+        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
     def apply(self, image: Tensor) -> Tensor:
         """uint8 [3, H, W] -> uint8 [3, crop, crop]."""
         if min(image.shape[1:]) != self.resize:

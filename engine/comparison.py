@@ -52,7 +52,7 @@ class Contender:
         }
         ours = ("model.attention", "attention.")
         setting = {key: value for key, value in identity(run.config()).items() if not key.startswith(ours)}
-        return cls(model, Preprocessing(**record["preprocessing"]), facts, record, setting)
+        return cls(model, Preprocessing.of_record(record["preprocessing"]), facts, record, setting)
 
     @classmethod
     def of_published(cls, name: str, model: nn.Module, entry: Any, data: DataConfig) -> "Contender":

@@ -1,5 +1,6 @@
 """Every key of the configuration, typed, with its unit and its range. `configs/` holds the values."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,8 +212,19 @@ def parse(config: DictConfig) -> Any:
     if missing:
         raise UserError(f"No value for {', '.join(sorted(missing))}; give it as KEY=VALUE.")
     parsed: Any = OmegaConf.to_object(config)
+    _refuse_unknown_keys(parsed)
     parsed.check()
     return parsed
+
+
+def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
+    """Hydra lets `+key=value` add to a schema; such a key would be ignored."""
+    known = {item.name for item in dataclasses.fields(section)}
+    for key, value in vars(section).items():
+        if key not in known:
+            raise UserError(f"There is no key {prefix}{key}; known are {', '.join(sorted(known))}.")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown_keys(value, f"{prefix}{key}.")
 
 
 def _one_of(key: str, value: str, choices: Sequence[str]) -> None:

@@ -1,0 +1,193 @@
+"""train.py and evaluate.py as a user runs them, on small data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import models
+from tests.conftest import REPOSITORY, Command
+
+
+def arguments(root: Path, *more: str) -> list[str]:
+    """A training run of seconds: three classes of 32-pixel images, two epochs."""
+    return [
+        *("data=imagenet", f"data.root={root}", "data.name=small", "data.total_classes=3"),
+        *("data.image_size=32", "data.resize=32", "recipe.batch_size=16", "recipe.epochs=2"),
+        *("runtime.device=cpu", "runtime.workers=1", "run.log_every_steps=1", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of resnet18 for three classes, as if downloaded."""
+    file = tmp_path_factory.mktemp("pretrained") / "resnet18.pt"
+    torch.manual_seed(5)
+    torch.save(models.build("resnet18", num_classes=3).state_dict(), file)
+    return file
+
+
+def test_the_main_job(command: Command, folders: Path, pretrained: Path, tmp_path: Path) -> None:
+    """Fine-tune without and with CBAM from the same weights, print the table, start the same again, change a key."""
+    for model in ("resnet18", "resnet18_cbam"):
+        done = command("train.py", f"model={model}", f"model.weights={pretrained}", *arguments(folders))
+        assert done.returncode == 0, done.stderr
+        assert "epoch 2/2; train loss" in done.stdout
+        assert done.stderr == ""
+    run = tmp_path / "runs" / "small" / "resnet18_cbam" / "seed51"
+    records = [
+        json.loads((run.parent.parent / m / "seed51" / "record.json").read_text())
+        for m in ("resnet18", run.parent.name)
+    ]
+    check_record(records[1], run)
+    assert records[0]["top1_start"] == records[1]["top1_start"]
+    assert records[0]["data_fingerprint"] == records[1]["data_fingerprint"]
+    check_curves(run / "tensorboard")
+
+    evaluated = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=table")
+    assert evaluated.returncode == 0, evaluated.stderr
+    check_table(tmp_path / "table", evaluated.stdout, records)
+
+    again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained}", *arguments(folders))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    other = command(
+        "train.py", "model=resnet18_cbam", f"model.weights={pretrained}", *arguments(folders, "recipe.lr=0.5")
+    )
+    assert_one_line(other, "holds a run that differs in recipe.lr (0.01 there, 0.5 here)")
+
+
+def check_record(record: dict[str, object], run: Path) -> None:
+    assert record["status"] == "finished"
+    assert (record["model"], record["attention"], record["seed"], record["epochs"]) == ("resnet18", "cbam", 51, 2)
+    assert len(str(record["weights_sha256"])) == len(str(record["data_fingerprint"])) == 64
+    assert {"top1_start", "top1", "top5", "code_revision", "code_clean", "packages", "device"} <= record.keys()
+    predictions = np.load(run / "predictions.npz")
+    assert 100 * (predictions["ranked"][:, 0] == predictions["labels"]).mean() == pytest.approx(record["top1"])
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["attention"] == "cbam"
+    assert {"last.pt", "best.pt"} == {file.name for file in (run / "checkpoint").iterdir()}
+    assert "epoch 2/2" in (run / "log.txt").read_text()
+
+
+def check_curves(directory: Path) -> None:
+    events = EventAccumulator(str(directory)).Reload()
+    scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars["val/top1"] == scalars["val/top5"] == scalars["val/loss"] == [0, 48, 96]
+    assert scalars["train/loss"] == scalars["train/top1"] == scalars["train/top5"] == scalars["train/lr"] == [48, 96]
+    assert scalars["speed/images_per_second"] == scalars["speed/data_wait"] == [48, 96]
+    assert scalars["step/lr"] == scalars["step/loss"] == [16, 32, 48, 64, 80, 96]
+
+
+def check_table(directory: Path, printed: str, records: list[dict[str, object]]) -> None:
+    assert (directory / "table.md").read_text() in printed
+    assert printed.count("| resnet18 |") == 2
+    assert r"\toprule" in (directory / "table.tex").read_text()
+    rows = json.loads((directory / "table.json").read_text())["rows"]
+    assert [row["attention"] for row in rows] == ["none", "cbam"]
+    for row, record in zip(rows, records, strict=True):
+        assert row["top1_error"] == pytest.approx(100 - record["top1"])
+        assert row["top1_error_start"] == pytest.approx(100 - record["top1_start"])
+        assert json.loads((directory / f"{row['raw']}.json").read_text()) == record
+        assert len(np.load(directory / f"{row['raw']}.npz")["labels"]) == 21
+    assert rows[0]["difference"] is None
+    assert rows[1]["difference"] == pytest.approx(rows[1]["top1_error"] - rows[0]["top1_error"])
+    assert rows[1]["parameters"] > rows[0]["parameters"]
+    with (directory / "table.csv").open() as file:
+        assert [row["attention"] for row in csv.DictReader(file)] == ["none", "cbam"]
+
+
+def test_a_killed_run_continues_to_the_same_bits(command: Command, folders: Path, tmp_path: Path) -> None:
+    common = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3")
+    assert command("train.py", *common, "run.dir=straight").returncode == 0
+    killed = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *common, "run.dir=killed"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if line.startswith("epoch 1/3"):
+            os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    continued = command("train.py", *common, "run.dir=killed")
+    assert continued.returncode == 0, continued.stderr
+    assert "Continuing after" in continued.stdout
+    straight, resumed = (json.loads((tmp_path / run / "record.json").read_text()) for run in ("straight", "killed"))
+    assert resumed["weights_sha256"] == straight["weights_sha256"]
+    assert resumed["history"] == straight["history"]
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["model=nope"], "Could not find 'model/nope' Available options in 'model': mobilenet_v2"),
+        (["model.name=nope"], "Unknown model 'nope'; known are resnet18"),
+        (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
+        (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
+        (["recipe.epochs=many"], "recipe.epochs=many"),
+        (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
+        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulate, batch_size"),
+        (["recipe.schedule=linear"], "recipe.schedule=linear is not known; it is one of cosine, step"),
+        ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),
+        (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published are"),
+        (["model=resnet18_cbam", "attention.kernel_size=4"], "kernel_size must be odd"),
+        (["runtime.device=cuda", "model.weights=null"], "torch sees no CUDA device; set"),
+        (["run.dir=/proc/run", "model=resnet18", "model.weights=null"], "/proc/run cannot be written"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(
+    given: list[str], complaint: str, command: Command, folders: Path, tmp_path: Path
+) -> None:
+    done = command("train.py", f"data.root={folders}", "data.total_classes=3", "data.image_size=32", *given)
+    assert_one_line(done, complaint)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_imagenet_it_says_where_it_looked_and_what_to_try(command: Command, tmp_path: Path) -> None:
+    done = command("train.py", "model=resnet50_cbam")
+    assert_one_line(done, str(tmp_path / "data" / "imagenet"), "data.root", "data=shapes")
+
+
+def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> None:
+    common = ["data.name=small", "data.total_classes=3", f"data.root={folders}"]
+    assert_one_line(command("evaluate.py", *common), "There is no finished run in", "train one first")
+    assert_one_line(command("evaluate.py", *common, "runs=[nowhere]"), "There is no finished run in nowhere")
+
+
+def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_path: Path) -> None:
+    """The real path of published weights, on a file of ours under the published name and a thousand class folders."""
+    import torchvision
+
+    from tests.conftest import write_image
+
+    root = tmp_path / "imagenet"
+    for label in range(1000):
+        for split in ("train", "val"):
+            write_image(root / split / f"n{label:08d}" / "image.JPEG", 120, seed=label, height=8, width=8)
+    torch.manual_seed(0)
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    cached = tmp_path / "torch_home" / "hub" / "checkpoints" / Path(url).name
+    cached.parent.mkdir(parents=True)
+    torch.save(torchvision.models.resnet18().state_dict(), cached)
+    done = command("evaluate.py", f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64")
+    assert done.returncode == 0, done.stderr
+    assert "published top-1 error 30.24%, measured" in done.stdout
+    assert "NOT as published" in done.stdout
+    (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["rows"]
+    assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)
