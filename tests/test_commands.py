@@ -148,7 +148,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
         (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published are"),
         (["model=resnet18_cbam", "attention.kernel_size=4"], "kernel_size must be odd"),
         (["runtime.device=cuda", "model.weights=null"], "torch sees no CUDA device; set"),
-        (["run.dir=/proc/run", "model=resnet18", "model.weights=null", "recipe.batch_size=16"], "/proc/run cannot be written"),
+        (["run.dir=/proc/run", "model.weights=null", "recipe.batch_size=8"], "/proc/run cannot be written"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(
