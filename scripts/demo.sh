@@ -12,9 +12,9 @@ run() {
 }
 
 run "$python" train.py model=resnet18 data=shapes model.weights=null recipe=scratch \
-    recipe.epochs=5 recipe.batch_size=64 recipe.lr=0.02 run.dir="$pretrained"
+    recipe.epochs=4 recipe.batch_size=32 recipe.lr=0.03 run.dir="$pretrained"
 for model in resnet18 resnet18_cbam; do
     run "$python" train.py model=$model data=shapes model.weights="$pretrained/checkpoint/last.pt" \
-        recipe.epochs=2 recipe.batch_size=64
+        recipe.epochs=2 recipe.batch_size=32
 done
 run "$python" evaluate.py data=shapes table.dir=runs/shapes/table
