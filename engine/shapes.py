@@ -14,7 +14,7 @@ from torchvision.io import write_jpeg
 
 from engine.reproducibility import Purpose, stream
 
-SIZE = 64  # pixels
+SIZE = 48  # pixels
 TRAIN_PER_CLASS = 200
 VAL_PER_CLASS = 100
 SHAPES = ("cross", "disc", "ring", "square", "triangle")
@@ -75,7 +75,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A texture of two colours over the whole image, float [SIZE, SIZE, 3]."""
     u, v = _rotate(x, y, random.uniform(0, 2 * np.pi))
-    cycles = random.uniform(7, 11)
+    cycles = random.uniform(6, 9)
     phase = random.uniform(0, 1, size=2)
     along = np.sin(2 * np.pi * (cycles * u + phase[0])) > 0
     across = np.sin(2 * np.pi * (cycles * v + phase[1])) > 0
