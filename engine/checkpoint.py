@@ -13,31 +13,42 @@ from torch import Tensor
 from engine.errors import UserError
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+class UnreadableCheckpoint(UserError):
+    """A checkpoint that is damaged, or holds something other than tensors and plain values."""
+
+
+def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write a checkpoint in place of an earlier one, which stays until the new one is on the disk.
+
+    Args:
+        state: tensors and plain values.
+        path: where the newest checkpoint is.
+        previous: where to keep the one that it takes the place of; None to drop it.
 
     Raises:
         UserError: if it cannot be written, the disk full for instance.
     """
-    write_whole(path, lambda file: torch.save(state, file))
+    write_whole(path, lambda file: torch.save(state, file), previous)
 
 
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Only tensors and plain values are read, never code.
 
     Raises:
-        UserError: if it cannot be read.
+        UnreadableCheckpoint: if it is damaged, or holds anything but tensors and plain values.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"The checkpoint {path} cannot be read ({reason}). Delete it to start anew.") from error
+        raise UnreadableCheckpoint(f"The checkpoint {path} cannot be read ({reason}).") from error
     return state
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
     """Call `write` on a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    What was at `path` is renamed to `previous` just before, if that is given.
 
     Raises:
         UserError: if that fails; `path` is then as it was.
@@ -48,6 +59,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         draft.replace(path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         draft.unlink(missing_ok=True)

@@ -127,12 +127,15 @@ class RunConfig:
 
     root: str = "runs"  # folder of all runs
     dir: str | None = None  # null: ROOT/DATA/MODEL/seedSEED
-    checkpoint_every_steps: int | None = None  # besides the ends of epochs; null: only those
+    checkpoint_every_steps: int | None = None  # besides the ends of epochs; null: not by steps
+    checkpoint_every_minutes: float | None = 15.0  # likewise, by the clock
     log_every_steps: int = 50  # loss and learning rate to TensorBoard
 
     def check(self) -> None:
         if self.checkpoint_every_steps is not None:
             _at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
+        if self.checkpoint_every_minutes is not None:
+            _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0.0)
         _at_least("run.log_every_steps", self.log_every_steps, 1)
 
 

@@ -1,5 +1,7 @@
 """Exact accuracy: every image once, its predictions kept; several models in one pass over the images."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from engine.augment import Preprocessing, normalise
 from engine.checkpoint import write_whole
+from engine.errors import UserError
 from engine.loader import EvalLoader
 
 CANDIDATES = 5
@@ -48,6 +51,19 @@ class Predictions:
     @property
     def mean_loss(self) -> float:
         return float(self.loss.astype(np.float64).mean())
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """What `save` wrote.
+
+        Raises:
+            UserError: if it is absent or damaged.
+        """
+        try:
+            with np.load(path) as arrays:
+                return cls(arrays["labels"], arrays["ranked"], arrays["loss"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"The predictions {path} cannot be read ({error}).") from error
 
     def save(self, path: Path) -> None:
         labels, ranked, loss = self.labels, self.ranked, self.loss

@@ -70,8 +70,9 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
     run.start(config)
     progress.log_to_file(run.log_file)
     _introduce(config, run, facts)
-    if run.last.is_file():
-        trainer.load_state_dict(checkpoint.load(run.last))
+    state = run.load_state(config)
+    if state is not None:
+        trainer.load_state_dict(state)
         progress.log.info(f"Continuing after {trainer.position.epoch} epochs and {trainer.position.step} steps.")
     run.write_record({"status": "running", **facts})
     predictions = fit(trainer, partial(_validate, trainer, data, config), run, config)

@@ -1,7 +1,8 @@
 """Batches: which images, in which order, read by which processes, moved to the device ahead of their use."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from engine import augment
 from engine.augment import Preprocessing
 from engine.datasets import Split
 from engine.errors import UserError
+from engine.interruption import ignore_in_worker
 from engine.reproducibility import Purpose, stream
 
 
@@ -98,6 +100,15 @@ class EvalLoader:
         return _on_device(self.loader, self.device)
 
 
+def digest(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> str:
+    """sha256 over every byte of the images, labels and indices: equal digests, equal data in equal order."""
+    sha256 = hashlib.sha256()
+    for batch in batches:
+        for tensor in batch:
+            sha256.update(tensor.cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
+
+
 def _data_loader(samples: Dataset, workers: int | None, device: torch.device, **batching: Any) -> DataLoader:
     if workers is None:
         workers = min(8, len(os.sched_getaffinity(0)))
@@ -107,6 +118,9 @@ def _data_loader(samples: Dataset, workers: int | None, device: torch.device, **
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         collate_fn=default_collate,
+        # Forked workers share the index, and notice when the main process dies; servers' children would not.
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=ignore_in_worker,
         # A generator of its own: otherwise each epoch draws from torch's global one.
         generator=torch.Generator(),
         **batching,
@@ -120,6 +134,13 @@ def _on_device(loader: DataLoader, device: torch.device) -> Iterator:
         for images, labels, indices in loader:
             moved = [move(part) for part in images] if isinstance(images, list) else move(images)
             yield moved, move(labels), indices
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"A process that reads images died ({str(error).splitlines()[0]}), of too little memory perhaps; "
+            "set runtime.workers lower and start the same command: it goes on from the last checkpoint."
+        ) from error
     except UserError as error:
         # From a worker the message comes with a traceback, whose last line is the error itself.
         last_line = str(error).strip().splitlines()[-1]

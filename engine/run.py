@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import socket
 from pathlib import Path
@@ -13,6 +14,8 @@ from omegaconf import OmegaConf
 from engine import checkpoint
 from engine.config import TrainConfig
 from engine.errors import UserError
+
+log = logging.getLogger("run")
 
 # Where it runs and what it writes on the way leave the result as it is, and so may change between two starts.
 _NOT_IDENTITY = ("run.", "data.root", "runtime.device", "runtime.workers", "runtime.eval_batch_size")
@@ -29,6 +32,7 @@ class Run:
         self.tensorboard = directory / "tensorboard"
         self.predictions = directory / "predictions.npz"
         self.last = directory / "checkpoint" / "last.pt"
+        self.previous = directory / "checkpoint" / "previous.pt"
         self.best = directory / "checkpoint" / "best.pt"
 
     @property
@@ -73,6 +77,34 @@ class Run:
             text = OmegaConf.to_yaml(OmegaConf.structured(config))
             checkpoint.write_whole(self.config_file, lambda file: file.write(text.encode()))
 
+    def save_state(self, state: dict[str, Any], config: TrainConfig) -> None:
+        """Keep the state to go on from, and the one before it in case this one is damaged."""
+        checkpoint.save({**state, "identity": identity(config)}, self.last, self.previous)
+
+    def load_state(self, config: TrainConfig) -> dict[str, Any] | None:
+        """The newest state that can be read, None where there is none yet.
+
+        Raises:
+            UserError: if there are checkpoints but none can be read, or it belongs to another configuration.
+        """
+        problems = []
+        for path in (self.last, self.previous):
+            if not path.is_file():
+                continue
+            try:
+                state = checkpoint.load(path)
+            except checkpoint.UnreadableCheckpoint as error:
+                problems.append(str(error))
+                continue
+            if state.get("identity") != identity(config):
+                raise UserError(f"The checkpoint {path} is of another run than {self.config_file}; delete it.")
+            if problems:
+                log.warning(f"{' '.join(problems)} Going on from {path}.")
+            return state
+        if problems:
+            raise UserError(f"{' '.join(problems)} Delete {self.directory} to start anew.")
+        return None
+
     def config(self) -> TrainConfig:
         try:
             loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config_file))
@@ -95,11 +127,12 @@ class Run:
         checkpoint.write_whole(self.record_file, lambda file: file.write(text.encode()))
 
     def _lock(self) -> None:
-        # The kernel drops the lock with the process, however that ends, so that none is ever stale.
+        # The kernel drops a POSIX lock with the process, however that ends, so that none is ever stale; the
+        # processes that read images, which may outlive it by seconds, do not inherit it as they would a flock.
         self._lock_file = (self.directory / "lock").open("a+")
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             self._lock_file.seek(0)
             holder = self._lock_file.read().strip() or "another process"
             raise UserError(f"{self.directory} is being written by {holder}; wait for it, or stop it.") from error

@@ -15,6 +15,7 @@ from engine.augment import Preprocessing, normalise
 from engine.config import RecipeConfig, TrainConfig
 from engine.errors import UserError
 from engine.evaluator import Predictions
+from engine.interruption import Interrupted, StopRequest
 from engine.loader import TrainLoader
 from engine.reproducibility import seed_step
 from engine.run import Run
@@ -101,7 +102,14 @@ class Trainer:
             lr = schedule.learning_rate(self.recipe, self.steps_done, self.loader.steps_per_epoch)
             schedule.set_learning_rate(self.optimizer, lr)
             seed_step(self.seed, self.steps_done)
-            self._step(images, labels, indices)
+            try:
+                self._step(images, labels, indices)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"The device has too little memory for {len(images) // self.recipe.accumulate} images at a time "
+                    f"(recipe.batch_size={self.recipe.batch_size}, recipe.accumulate={self.recipe.accumulate}); "
+                    "set recipe.accumulate higher: the batch stays the same, worked through in more parts."
+                ) from error
             self.position.step += 1
             yield lr
             now = time.perf_counter()
@@ -168,49 +176,81 @@ class Trainer:
         self._unchecked.clear()
 
 
+class Keeper:
+    """Saves the trainer's state into the run: when asked to, and when a checkpoint is due."""
+
+    def __init__(self, trainer: Trainer, tracker: Tracker, run: Run, config: TrainConfig) -> None:
+        self.trainer, self.tracker, self.run, self.config = trainer, tracker, run, config
+        self.saved_at = time.monotonic()
+
+    def save(self) -> None:
+        # First what the curves have: a start from this state drops only what was written after it.
+        self.tracker.flush()
+        self.run.save_state(self.trainer.state_dict(), self.config)
+        self.saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        steps, minutes = self.config.run.checkpoint_every_steps, self.config.run.checkpoint_every_minutes
+        by_steps = steps is not None and self.trainer.position.step % steps == 0
+        return by_steps or (minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes)
+
+
 def fit(trainer: Trainer, validate: Callable[[], Predictions], run: Run, config: TrainConfig) -> Predictions:
     """Train from the trainer's position to the end of its recipe, keeping checkpoints and curves in the run.
 
     Returns:
         The validation predictions after the last epoch.
+
+    Raises:
+        Interrupted: if a signal asked for a stop; the state is saved.
+        UserError: if a loss is not finite.
     """
-    history = trainer.position.history
-    tracker = Tracker(run.tensorboard, resumed_at=trainer.images_seen if history else None)
+    position = trainer.position
+    tracker = Tracker(run.tensorboard, resumed_at=trainer.images_seen if position.history else None)
+    keeper = Keeper(trainer, tracker, run, config)
     predictions = None
-    if not history:
-        _end_row(trainer, tracker, {}, validate())
-        checkpoint.save(trainer.state_dict(), run.last)
-    while trainer.position.epoch < config.recipe.epochs:
-        _train_epoch(trainer, tracker, run, config)
-        train_metrics = trainer.metrics()
-        tracker.scalars("speed", trainer.speed(), trainer.images_seen)
-        predictions = validate()
-        best = max((row["val_top1"] for row in history[1:]), default=-1.0)
-        trainer.end_epoch()
-        _end_row(trainer, tracker, train_metrics, predictions)
-        if predictions.top1 > best:
-            checkpoint.save({"model": trainer.model.state_dict(), "epoch": trainer.position.epoch}, run.best)
-        checkpoint.save(trainer.state_dict(), run.last)
+    with StopRequest() as stop:
+        if not position.history:
+            _end_row(trainer, tracker, {}, validate())
+            keeper.save()
+        while position.epoch < config.recipe.epochs:
+            _train_epoch(trainer, keeper, stop)
+            train_metrics = trainer.metrics()
+            predictions = validate()
+            best = max((row["val_top1"] for row in position.history[1:]), default=-1.0)
+            trainer.end_epoch()
+            _end_row(trainer, tracker, train_metrics, predictions)
+            if predictions.top1 > best:
+                checkpoint.save({"model": trainer.model.state_dict(), "epoch": position.epoch}, run.best)
+            keeper.save()
     tracker.close()
     return predictions or validate()
 
 
-def _train_epoch(trainer: Trainer, tracker: Tracker, run: Run, config: TrainConfig) -> None:
-    """The steps of one epoch, with the curves and checkpoints that fall between its ends."""
-    title = f"epoch {trainer.position.epoch + 1}/{config.recipe.epochs}"
-    with progress.bar(trainer.steps(), trainer.loader.steps_per_epoch, trainer.position.step, title) as steps:
+def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
+    """The rest of the epoch under way, with the curves and checkpoints that fall into it and at its end."""
+    position, config = trainer.position, keeper.config
+    title = f"epoch {position.epoch + 1}/{config.recipe.epochs}"
+    with progress.bar(trainer.steps(), trainer.loader.steps_per_epoch, position.step, title) as steps:
         for lr in steps:
-            step = trainer.position.step
-            if step % config.run.log_every_steps == 0:
+            if position.step % config.run.log_every_steps == 0:
                 metrics = trainer.metrics()
-                tracker.scalars("step", {"loss": metrics["loss"], "lr": lr}, trainer.images_seen)
+                keeper.tracker.scalars("step", {"loss": metrics["loss"], "lr": lr}, trainer.images_seen)
                 steps.set_postfix_str(
                     f"loss {metrics['loss']:.3f}, top-1 {metrics['top1']:.1f}%, "
                     f"{trainer.speed()['images_per_second']:.0f} images/s"
                 )
-            if config.run.checkpoint_every_steps and step % config.run.checkpoint_every_steps == 0:
+            is_last = position.step == trainer.loader.steps_per_epoch
+            if is_last or keeper.due or stop.signal:
                 trainer.metrics()  # a checkpoint after a loss that is not finite would be worthless
-                checkpoint.save(trainer.state_dict(), run.last)
+                keeper.save()
+            if stop.signal:
+                raise Interrupted(
+                    f"Stopped by {stop.signal.name} after {position.epoch} epochs and {position.step} steps."
+                )
+    if trainer.clock.steps:
+        keeper.tracker.scalars("speed", trainer.speed(), trainer.images_seen)
 
 
 def _end_row(trainer: Trainer, tracker: Tracker, train: dict[str, float], predictions: Predictions) -> None:

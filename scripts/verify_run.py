@@ -1,0 +1,69 @@
+"""Check a finished run against its own record, and repeat it if asked.
+
+    python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51
+    python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51 --rerun    # from the start, comparing bits
+
+Exit code 0 if everything agrees, 2 with one line that names what does not.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+from engine import checkpoint, cli
+from engine.errors import UserError
+from engine.evaluator import Predictions
+from engine.run import Run, identity
+from train import train
+
+
+def verify(run: Run) -> None:
+    """Raises UserError for the first thing in the run that its record does not tell of."""
+    if not run.finished:
+        raise UserError(f"There is no finished run in {run.directory}.")
+    record = run.record()
+    state = checkpoint.load(run.last)
+    if state["identity"] != identity(run.config()):
+        raise UserError(f"{run.last} was made under another configuration than {run.config_file}.")
+    if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
+        raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of.")
+    predictions = Predictions.load(run.predictions)
+    told = (record["top1"], record["top5"], record["val_loss"])
+    if (predictions.top1, predictions.top5, predictions.mean_loss) != told:
+        raise UserError(
+            f"The predictions in {run.predictions} do not give the metrics that {run.record_file} tells of."
+        )
+    print(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
+
+
+def repeat(run: Run) -> None:
+    """Raises UserError if the same configuration, run again, gives other bits."""
+    config = run.config()
+    with tempfile.TemporaryDirectory() as folder:
+        train(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=f"{folder}/run")))
+        again, before = Run(Path(folder) / "run").record(), run.record()
+    for key in ("start_weights_sha256", "data_fingerprint", "history", "weights_sha256"):
+        if again[key] != before[key]:
+            raise UserError(f"Repeated, {run.directory} differs from its record, first in {key}.")
+    print(f"{run.directory}: repeated to the same bits.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="directory of a finished run")
+    parser.add_argument("--rerun", action="store_true", help="train it again and compare bits")
+    arguments = parser.parse_args()
+    run = Run(arguments.run)
+    verify(run)
+    if arguments.rerun:
+        repeat(run)
+
+
+if __name__ == "__main__":
+    with cli.one_line_errors(models.ModelError):
+        main()
