@@ -20,10 +20,12 @@ def train(config: TrainConfig) -> None:
         return
     reproducibility.set_up(config.seed, config.runtime.deterministic)
     data = open_dataset(config.data)
+    # A run under way holds its weights itself: those that it started from may be gone.
+    weights = None if run.under_way else config.model.weights
     model = models.build(
         config.model.name,
         config.model.attention,
-        config.model.weights,
+        weights,
         num_classes=len(data.classes),
         **asdict(config.attention),
     )

@@ -79,10 +79,14 @@ def decode(path: str) -> Tensor:
         UnreadableImage: if it is absent, truncated or no image.
     """
     try:
-        return decode_image(path, mode=ImageReadMode.RGB)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnreadableImage(f"The image {path} cannot be decoded ({reason}). Restore the file.") from error
+        # Read here and not by torchvision, which takes no file names but UTF-8.
+        image = decode_image(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), mode=ImageReadMode.RGB)
+        if image.ndim != 3:
+            raise ValueError("it is an animation")
+    except (RuntimeError, OSError, ValueError) as error:
+        name, reason = path.replace("\n", "\\n"), str(error).splitlines()[0]
+        raise UnreadableImage(f"The image {name} cannot be decoded ({reason}). Restore the file.") from error
+    return image
 
 
 def augment(image: Tensor, size: int, crop_scale: float, random: np.random.Generator) -> Tensor:

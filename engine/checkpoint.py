@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
+
+DRAFT = ".draft"  # ending of a file that is not whole yet
 
 
 class UnreadableCheckpoint(UserError):
@@ -38,10 +40,14 @@ def load(path: Path) -> dict[str, Any]:
         UnreadableCheckpoint: if it is damaged, or holds anything but tensors and plain values.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnreadableCheckpoint(f"The checkpoint {path} cannot be read ({reason}).") from error
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly every kind of exception for a file that is not its own
+        raise UnreadableCheckpoint(
+            f"{path} cannot be read: it is damaged, or holds something other than tensors."
+        ) from error
+    if not isinstance(state, dict):
+        raise UnreadableCheckpoint(f"{path} cannot be read: it holds no checkpoint.")
     return state
 
 
@@ -53,7 +59,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], previous: Path
     Raises:
         UserError: if that fails; `path` is then as it was.
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f"{path.name}.{os.getpid()}{DRAFT}")
     try:
         with draft.open("wb") as file:
             write(file)

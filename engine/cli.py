@@ -3,7 +3,6 @@
 2: the user has to put something right. 75: stopped by a signal, its state saved; the same command goes on.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -33,30 +32,45 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
         user_errors: further exceptions whose message is a sentence for the user.
     """
 
+    composing = True
+
     def job(composed: DictConfig) -> None:
+        nonlocal composing
+        composing = False
         # Inside Hydra's own handling of errors, which would print more.
-        with one_line_errors(*user_errors):
+        with one_line_errors(*user_errors, OmegaConfBaseException):
             command(config.parse(composed))
 
     config.register()
     # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+        except ValueError as error:
+            if not composing:
+                raise
+            raise UserError(f"The arguments do not compose to a configuration: {error}.") from error
 
 
 @contextmanager
 def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
-    """End the process with one line on stderr for a UserError, one of `user_errors`, a full disk, or a stop."""
+    """End the process with one line for a UserError, one of `user_errors`, what the system refuses, or a stop."""
     expected: tuple[type[Exception], ...] = (UserError, *user_errors)
     try:
         yield
     except expected as error:
         _fail(_sentence(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
+    except RuntimeError as error:
+        # torch raises it wherever the main process happens to be when a worker dies.
+        if "DataLoader worker" not in str(error):
             raise
-        _fail(f"{error.filename or 'A file'} cannot be written ({error.strerror}). Make room, then repeat the command.")
+        _fail(
+            f"A process that reads images died ({str(error).splitlines()[0]}), of too little memory perhaps; "
+            "set runtime.workers lower. The same command goes on from the last checkpoint."
+        )
     except Interrupted as stop:
         print(f"{stop} The same command goes on from there.", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
@@ -69,7 +83,7 @@ def _sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not hold: every key is typed.
-        lines = [line for line in lines if not line.startswith("To append to your config")]
+        lines = [line for line in lines if not line.startswith("To append to your")]
         lines += str(error.__cause__ or "").splitlines()[:1]
     return " ".join(line for line in lines if line)
 

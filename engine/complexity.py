@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.errors import UserError
+
 
 def parameters(model: nn.Module) -> int:
     """Learned values."""
@@ -11,11 +13,19 @@ def parameters(model: nn.Module) -> int:
 
 
 def gflops(model: nn.Module, image_size: int) -> float:
-    """Multiply-adds of convolutions and linear layers for one image, in 1e9: what papers on ImageNet call GFLOPs."""
+    """Multiply-adds of convolutions and linear layers for one image, in 1e9: what papers on ImageNet call GFLOPs.
+
+    Raises:
+        UserError: if the network cannot take images of this size.
+    """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
     was_training = model.training
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(image)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model.eval()(image)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The network cannot take images of {image_size} pixels ({reason}).") from error
     model.train(was_training)
     return counter.get_total_flops() / 2 / 1e9

@@ -1,6 +1,8 @@
 """Every key of the configuration, typed, with its unit and its range. `configs/` holds the values."""
 
 import dataclasses
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,13 +46,15 @@ class DataConfig:
     crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
 
     def check(self) -> None:
+        _name("data.name", self.name)
+        _filled("data.root", self.root)
         _one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
         _at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
             _between("data.classes", self.classes, 1, self.total_classes)
-        _at_least("data.image_size", self.image_size, 1)
+        _between("data.image_size", self.image_size, 1, 4096)
         if self.resize is not None:
-            _at_least("data.resize", self.resize, self.image_size)
+            _between("data.resize", self.resize, self.image_size, 8192)
         _between("data.crop_scale", self.crop_scale, 0.0, 1.0)
 
     @property
@@ -69,7 +73,7 @@ class RecipeConfig:
 
     epochs: int = MISSING
     batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
-    accumulate: int = 1  # parts that each batch is worked through in, to save memory
+    accumulate: int = 1  # parts that each batch is worked through in, to save memory; norms see one part at a time
     lr: float = MISSING  # peak learning rate, for the whole batch
     momentum: float = 0.9
     nesterov: bool = False
@@ -89,6 +93,8 @@ class RecipeConfig:
             raise UserError(
                 f"recipe.batch_size={self.batch_size} does not divide into recipe.accumulate={self.accumulate} parts."
             )
+        if self.batch_size // self.accumulate < 2:
+            raise UserError("recipe.batch_size / recipe.accumulate is 1; batch normalisation needs at least 2 images.")
         _at_least("recipe.lr", self.lr, 0.0)
         _between("recipe.momentum", self.momentum, 0.0, 1.0)
         if self.nesterov and self.momentum == 0:
@@ -117,8 +123,8 @@ class RuntimeConfig:
         _one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
         _one_of("runtime.precision", self.precision, ("fp32", "bf16", "fp16"))
         if self.workers is not None:
-            _at_least("runtime.workers", self.workers, 0)
-        _at_least("runtime.eval_batch_size", self.eval_batch_size, 1)
+            _between("runtime.workers", self.workers, 0, 1024)
+        _between("runtime.eval_batch_size", self.eval_batch_size, 1, 65536)
 
 
 @dataclass
@@ -132,6 +138,7 @@ class RunConfig:
     log_every_steps: int = 50  # loss and learning rate to TensorBoard
 
     def check(self) -> None:
+        _filled("run.root", self.root)
         if self.checkpoint_every_steps is not None:
             _at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
         if self.checkpoint_every_minutes is not None:
@@ -230,13 +237,23 @@ def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
             _refuse_unknown_keys(value, f"{prefix}{key}.")
 
 
+def _filled(key: str, value: str) -> None:
+    if not value:
+        raise UserError(f"{key} is empty; give it a path.")
+
+
+def _name(key: str, value: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", value):
+        raise UserError(f"{key}={value!r} is no name for a folder; use letters, digits, '_', '-' and '.'.")
+
+
 def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise UserError(f"{key}={value} is not known; it is one of {', '.join(choices)}.")
 
 
 def _at_least(key: str, value: float, low: float) -> None:
-    if not value >= low:
+    if not low <= value < math.inf:
         raise UserError(f"{key}={value} is out of range; it is at least {low}.")
 
 

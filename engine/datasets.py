@@ -50,7 +50,10 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.val):
             for index, (file, label) in enumerate(zip(split.files, split.labels, strict=True)):
-                size = Path(split.path(index)).stat().st_size
+                try:
+                    size = Path(split.path(index)).stat().st_size
+                except OSError as error:
+                    raise UserError(f"The image {split.path(index)} cannot be read ({error.strerror}).") from error
                 digest.update(b"%s\0%d\0%d\n" % (file, size, label))
         return digest.hexdigest()
 
@@ -105,7 +108,7 @@ def _files_in_class_folders(folder: Path, classes: list[str]) -> Iterator[tuple[
     for label, name in enumerate(classes):
         files = sorted(
             Path(directory) / file
-            for directory, _, names in os.walk(folder / name)
+            for directory, _, names in os.walk(folder / name, followlinks=True)
             for file in names
             if file.lower().endswith(EXTENSIONS)
         )
@@ -120,16 +123,23 @@ def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iter
     if not annotations.is_file():
         raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")
     labels = {name: label for label, name in enumerate(classes)}
-    lines = annotations.read_text().splitlines()
+    lines = annotations.read_text(errors="replace").splitlines()
+    seen = set()
     for number, line in enumerate(lines, start=1):
         file, _, rest = line.partition("\t")
         name = rest.partition("\t")[0]
         if name not in known:
             raise UserError(f"Line {number} of {annotations} names no known class: '{line[:60]}'.")
+        if file in seen:
+            raise UserError(f"Line {number} of {annotations} names {file} for the second time.")
+        seen.add(file)
         if name in labels:
             yield folder / "images" / file, labels[name]
 
 
 def _split(root: Path, samples: Iterator[tuple[Path, int]]) -> Split:
-    files, labels = zip(*((os.fsencode(path.relative_to(root)), label) for path, label in samples), strict=True)
+    listed = [(os.fsencode(path.relative_to(root)), label) for path, label in samples]
+    if not listed:
+        raise UserError(f"{root} lists no validation images of the classes asked for.")
+    files, labels = zip(*listed, strict=True)
     return Split(root, np.array(files), np.array(labels, dtype=np.int64))

@@ -12,6 +12,7 @@ from engine import checkpoint, complexity, device, progress, provenance
 from engine.augment import Preprocessing
 from engine.config import TrainConfig
 from engine.datasets import Dataset
+from engine.errors import UserError
 from engine.evaluator import Candidate, Predictions, evaluate
 from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
 from engine.run import Run
@@ -44,11 +45,11 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         transforms: torchvision's preprocessing of the start weights, None for weights that are not published.
     """
     started = time.monotonic()
-    start_sha256 = checkpoint.sha256(model.state_dict())
     preprocessing = Preprocessing.choose(config.data, transforms)
     where = device.choose(config.runtime.device)
     samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
     loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, where)
+    start_sha256 = checkpoint.sha256(model.state_dict())
     trainer = Trainer(model, loader, preprocessing, config)
     facts = {
         "model": config.model.name,
@@ -72,6 +73,7 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
     _introduce(config, run, facts)
     state = run.load_state(config)
     if state is not None:
+        facts |= _facts_from_the_start(run, facts)
         trainer.load_state_dict(state)
         progress.log.info(f"Continuing after {trainer.position.epoch} epochs and {trainer.position.step} steps.")
     run.write_record({"status": "running", **facts})
@@ -83,6 +85,21 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         f"Finished in {time.monotonic() - started:.0f} s: top-1 {results['top1_start']:.2f}% at the start, "
         f"{results['top1']:.2f}% after {config.recipe.epochs} epochs. {run.record_file}"
     )
+
+
+def _facts_from_the_start(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """What only the first start of a run knows.
+
+    Raises:
+        UserError: if the images are not those that the run was started on.
+    """
+    before = run.record()
+    if before.get("data_fingerprint") != facts["data_fingerprint"]:
+        raise UserError(
+            f"{run.directory} was started on other images than those under data.root; "
+            "restore them, or set run.dir to another folder."
+        )
+    return {"start_weights_sha256": before["start_weights_sha256"]}
 
 
 def _validate(trainer: Trainer, data: Dataset, config: TrainConfig) -> Predictions:

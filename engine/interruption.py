@@ -38,6 +38,9 @@ class StopRequest:
 
 
 def ignore_in_worker(_: int) -> None:
-    """For processes that read images: a signal to the whole group is the main process's to answer."""
-    for number in SIGNALS:
+    """For processes that read images: the main one answers Ctrl-C and Slurm's warning, which reach them too.
+
+    SIGTERM stays: it is how the main process ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

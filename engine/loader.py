@@ -134,13 +134,6 @@ def _on_device(loader: DataLoader, device: torch.device) -> Iterator:
         for images, labels, indices in loader:
             moved = [move(part) for part in images] if isinstance(images, list) else move(images)
             yield moved, move(labels), indices
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"A process that reads images died ({str(error).splitlines()[0]}), of too little memory perhaps; "
-            "set runtime.workers lower and start the same command: it goes on from the last checkpoint."
-        ) from error
     except UserError as error:
         # From a worker the message comes with a traceback, whose last line is the error itself.
         last_line = str(error).strip().splitlines()[-1]

@@ -12,9 +12,9 @@ log = logging.getLogger("run")
 
 def log_to_console() -> None:
     """Lines of the log to stdout, above the bar where there is one."""
-    root = logging.getLogger()
-    root.setLevel(logging.INFO)
-    root.addHandler(_AboveTheBar())
+    logging.raiseExceptions = False  # a full disk is reported once, where it stops the run
+    # `force` drops the handlers of the run before, when one process makes several.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_AboveTheBar()], force=True)
 
 
 def log_to_file(path: Path) -> None:

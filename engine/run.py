@@ -15,6 +15,8 @@ from engine import checkpoint
 from engine.config import TrainConfig
 from engine.errors import UserError
 
+_RESULTS = {"model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5", "weights_sha256"}
+
 log = logging.getLogger("run")
 
 # Where it runs and what it writes on the way leave the result as it is, and so may change between two starts.
@@ -39,6 +41,11 @@ class Run:
     def finished(self) -> bool:
         return self.record_file.is_file() and self.record()["status"] == "finished"
 
+    @property
+    def under_way(self) -> bool:
+        """Whether there is a state to go on from."""
+        return self.last.is_file() or self.previous.is_file()
+
     def require_same_config(self, config: TrainConfig) -> None:
         """Refuse a directory that holds another run.
 
@@ -46,8 +53,8 @@ class Run:
             UserError: naming the keys whose values differ.
         """
         if not self.config_file.is_file():
-            if self.directory.is_dir() and any(self.directory.iterdir()):
-                raise UserError(f"{self.directory} holds something other than a run; set run.dir to another folder.")
+            if self.directory.exists() and not self._is_ours():
+                raise UserError(f"{self.directory} is there and is no run; set run.dir to another folder.")
             return
         there, here = identity(self.config()), identity(config)
         differing = [
@@ -73,6 +80,9 @@ class Run:
         except OSError as error:
             reason = f"The run directory {self.directory} cannot be written ({error.strerror})"
             raise UserError(f"{reason}; set run.dir or run.root to a folder that can.") from error
+        self.require_same_config(config)  # another process may have come between the first look and the lock
+        for draft in self.directory.rglob(f"*{checkpoint.DRAFT}"):  # of a start that was killed while writing
+            draft.unlink()
         if not self.config_file.is_file():
             text = OmegaConf.to_yaml(OmegaConf.structured(config))
             checkpoint.write_whole(self.config_file, lambda file: file.write(text.encode()))
@@ -97,7 +107,7 @@ class Run:
                 problems.append(str(error))
                 continue
             if state.get("identity") != identity(config):
-                raise UserError(f"The checkpoint {path} is of another run than {self.config_file}; delete it.")
+                raise UserError(f"{path} is not a checkpoint of the run in {self.config_file}; delete it.")
             if problems:
                 log.warning(f"{' '.join(problems)} Going on from {path}.")
             return state
@@ -110,21 +120,30 @@ class Run:
             loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config_file))
             parsed = OmegaConf.to_object(loaded)
         except Exception as error:  # YAML and OmegaConf have many, all of them saying that the file is not ours
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{self.config_file} is not the configuration of a run ({reason}).") from error
+            raise UserError(f"{self.config_file} is damaged; restore it, or delete {self.directory}.") from error
         assert isinstance(parsed, TrainConfig)
         return parsed
 
     def record(self) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads(self.record_file.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"The record {self.record_file} cannot be read: {error}.") from error
-        return record
+            record = json.loads(self.record_file.read_text())
+            complete = record["status"] == "running" or (record["status"] == "finished" and record.keys() >= _RESULTS)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{self.record_file} is damaged; restore it, or delete {self.directory}.") from error
+        if not complete:
+            raise UserError(f"{self.record_file} lacks results; restore it, or delete {self.directory}.")
+        return dict(record)
 
     def write_record(self, record: dict[str, Any]) -> None:
-        text = json.dumps(record, indent=2) + "\n"
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         checkpoint.write_whole(self.record_file, lambda file: file.write(text.encode()))
+
+    def _is_ours(self) -> bool:
+        """Whether a directory without a configuration is empty, or where a start was killed at once."""
+        return self.directory.is_dir() and all(
+            entry.name in ("lock", "checkpoint") or entry.name.endswith(checkpoint.DRAFT)
+            for entry in self.directory.iterdir()
+        )
 
     def _lock(self) -> None:
         # The kernel drops a POSIX lock with the process, however that ends, so that none is ever stale; the

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torchvision.io import write_jpeg
 
+from engine.errors import UserError
 from engine.reproducibility import Purpose, stream
 
 SIZE = 48  # pixels
@@ -27,19 +28,26 @@ def generate(root: Path) -> None:
     if root.exists():
         return
     draft = root.with_name(f"{root.name}.{os.getpid()}.draft")
+    try:
+        _write(draft)
+        draft.rename(root)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if not root.exists():  # else another process was first
+            raise UserError(f"The images of {root} cannot be written ({error.strerror}); set data.root.") from error
+
+
+def _write(folder: Path) -> None:
+    """Draw every image below train/ and val/ of a folder."""
     classes = [(shape, texture) for shape in SHAPES for texture in TEXTURES]
     for split, per_class in (("train", TRAIN_PER_CLASS), ("val", VAL_PER_CLASS)):
         for label, (shape, texture) in enumerate(classes):
-            folder = draft / split / f"{shape}_{texture}"
-            folder.mkdir(parents=True)
+            into = folder / split / f"{shape}_{texture}"
+            into.mkdir(parents=True)
             for i in range(per_class):
                 random = stream(SEED, Purpose.SHAPES, epoch=label, index=i + (0 if split == "train" else 2**32))
                 image = torch.from_numpy(draw(shape, texture, random)).permute(2, 0, 1)
-                write_jpeg(image, str(folder / f"{i:04d}.jpeg"), quality=90)
-    try:
-        draft.rename(root)
-    except OSError:  # another process was first
-        shutil.rmtree(draft)
+                write_jpeg(image, str(into / f"{i:04d}.jpeg"), quality=90)
 
 
 def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:

@@ -8,8 +8,8 @@ from torch.utils.tensorboard import SummaryWriter
 class Tracker:
     """Writes to the run's own `tensorboard/`; what an earlier start wrote after `resumed_at` images is dropped."""
 
-    def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
-        self.writer = SummaryWriter(str(directory), purge_step=None if resumed_at is None else resumed_at + 1)
+    def __init__(self, directory: Path, resumed_at: int) -> None:
+        self.writer = SummaryWriter(str(directory), purge_step=resumed_at + 1)
 
     def scalars(self, group: str, values: dict[str, float], images_seen: int) -> None:
         for name, value in values.items():

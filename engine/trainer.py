@@ -170,8 +170,8 @@ class Trainer:
                 lr = schedule.learning_rate(self.recipe, step, self.loader.steps_per_epoch)
                 raise UserError(
                     f"The loss is {loss.item()} at step {step} (learning rate {lr:.3g}, training images "
-                    f"{', '.join(map(str, indices.tolist()[:8]))}, ...). Lower recipe.lr, or look at these images; "
-                    "the last checkpoint is from before."
+                    f"{', '.join(map(str, indices.tolist()[:8]))}, ...). The last checkpoint is from before. "
+                    "Look at these images, or delete the run and start anew with a lower recipe.lr."
                 )
         self._unchecked.clear()
 
@@ -206,26 +206,40 @@ def fit(trainer: Trainer, validate: Callable[[], Predictions], run: Run, config:
         Interrupted: if a signal asked for a stop; the state is saved.
         UserError: if a loss is not finite.
     """
-    position = trainer.position
-    tracker = Tracker(run.tensorboard, resumed_at=trainer.images_seen if position.history else None)
+    resumed_at = trainer.images_seen if trainer.position.history else -1
+    tracker = Tracker(run.tensorboard, resumed_at)
     keeper = Keeper(trainer, tracker, run, config)
-    predictions = None
     with StopRequest() as stop:
-        if not position.history:
-            _end_row(trainer, tracker, {}, validate())
-            keeper.save()
-        while position.epoch < config.recipe.epochs:
-            _train_epoch(trainer, keeper, stop)
-            train_metrics = trainer.metrics()
-            predictions = validate()
-            best = max((row["val_top1"] for row in position.history[1:]), default=-1.0)
-            trainer.end_epoch()
-            _end_row(trainer, tracker, train_metrics, predictions)
-            if predictions.top1 > best:
-                checkpoint.save({"model": trainer.model.state_dict(), "epoch": position.epoch}, run.best)
-            keeper.save()
+        try:
+            predictions = _fit(trainer, validate, keeper, stop)
+        except RuntimeError as error:
+            if stop.signal is None:
+                raise
+            # The signal also ended the workers, which torch reports in the middle of anything: nothing can be saved.
+            raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint counts.") from error
     tracker.close()
     return predictions or validate()
+
+
+def _fit(
+    trainer: Trainer, validate: Callable[[], Predictions], keeper: Keeper, stop: StopRequest
+) -> Predictions | None:
+    position = trainer.position
+    predictions = None
+    if not position.history:
+        _end_row(trainer, keeper.tracker, {}, _require_finite(validate(), "before the first step"))
+        keeper.save()
+    while position.epoch < keeper.config.recipe.epochs:
+        _train_epoch(trainer, keeper, stop)
+        train_metrics = trainer.metrics()
+        predictions = _require_finite(validate(), f"after epoch {position.epoch + 1}")
+        best = max((row["val_top1"] for row in position.history[1:]), default=-1.0)
+        trainer.end_epoch()
+        _end_row(trainer, keeper.tracker, train_metrics, predictions)
+        if predictions.top1 > best:
+            checkpoint.save({"model": trainer.model.state_dict(), "epoch": position.epoch}, keeper.run.best)
+        keeper.save()
+    return predictions
 
 
 def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
@@ -251,6 +265,16 @@ def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
                 )
     if trainer.clock.steps:
         keeper.tracker.scalars("speed", trainer.speed(), trainer.images_seen)
+
+
+def _require_finite(predictions: Predictions, when: str) -> Predictions:
+    """A network whose outputs are not numbers still gets a class for each image: it must not pass for a result."""
+    if not math.isfinite(predictions.mean_loss):
+        raise UserError(
+            f"The validation loss is {predictions.mean_loss} {when}. Look at the start weights, or lower recipe.lr, "
+            "and delete the run to start anew."
+        )
+    return predictions
 
 
 def _end_row(trainer: Trainer, tracker: Tracker, train: dict[str, float], predictions: Predictions) -> None:

@@ -143,6 +143,13 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
         (["recipe.epochs=many"], "recipe.epochs=many"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulate, batch_size"),
+        (["recipe=null"], "do not compose to a configuration"),
+        (["recipe.lr=${nothing}"], "nothing"),
+        (["recipe.lr=inf"], "recipe.lr=inf is out of range"),
+        (["recipe.batch_size=4", "recipe.accumulate=4"], "batch normalisation needs at least 2 images"),
+        (["data.name=../elsewhere"], "is no name for a folder"),
+        (["run.root=''"], "run.root is empty"),
+        (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "cannot take images of 31 pixels"),
         (["recipe.schedule=linear"], "recipe.schedule=linear is not known; it is one of cosine, step"),
         ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),
         (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published are"),
@@ -154,7 +161,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
 def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(
     given: list[str], complaint: str, command: Command, folders: Path, tmp_path: Path
 ) -> None:
-    done = command("train.py", f"data.root={folders}", "data.total_classes=3", "data.image_size=32", *given)
+    done = command("train.py", f"data.root={folders}", "data.total_classes=3", "data.image_size=31", *given)
     assert_one_line(done, complaint)
     assert not (tmp_path / "runs").exists()
 
