@@ -1,5 +1,6 @@
 """The command line: Hydra composes the configuration; what goes wrong ends in one line and exit code 2."""
 
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,25 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
+        _fail(error)
+
+
+def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> None:
+    """Call a script's command with the KEY=VALUE arguments of the command line, its parameters being the keys.
+
+    Args:
+        command: takes strings.
+        user_errors: further exceptions whose message is a sentence for the user.
+    """
+    expected: tuple[type[Exception], ...] = (UserError, *user_errors)
+    keys = list(inspect.signature(command).parameters)
+    given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    try:
+        if given.keys() != set(keys):
+            usage = " ".join(f"{key}={key.upper()}" for key in keys)
+            raise UserError(f"The arguments are {usage}; got {' '.join(sys.argv[1:]) or 'none'}.")
+        command(**given)
+    except expected as error:
         _fail(error)
 
 

@@ -29,7 +29,10 @@ def _sites(net: nn.Module) -> Iterator[Site]:
 
 
 BACKBONES = [
-    Backbone("mobilenet_v2", partial(_build, "mobilenet_v2"), _sites, head="classifier.1"),
-    Backbone("mobilenet_v3_small", partial(_build, "mobilenet_v3_small"), _sites, head="classifier.3"),
-    Backbone("mobilenet_v3_large", partial(_build, "mobilenet_v3_large"), _sites, head="classifier.3"),
+    Backbone(name, family, partial(_build, name), _sites, head, body="features")
+    for name, family, head in (
+        ("mobilenet_v2", "MobileNet V2", "classifier.1"),
+        ("mobilenet_v3_small", "MobileNet V3", "classifier.3"),
+        ("mobilenet_v3_large", "MobileNet V3", "classifier.3"),
+    )
 ]

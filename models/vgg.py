@@ -32,4 +32,6 @@ def _attach(features: nn.Sequential, position: int, attention: nn.Module) -> Non
 
 _NAMES = ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
-BACKBONES = [Backbone(name, partial(_build, name), _sites, head="classifier.6") for name in _NAMES]
+BACKBONES = [
+    Backbone(name, "VGG", partial(_build, name), _sites, head="classifier.6", body="features") for name in _NAMES
+]
