@@ -6,8 +6,8 @@
 """
 
 from models.detection import backbone
-from models.errors import ModelError
 from models.downloads import published, published_entry, transforms
+from models.errors import ModelError
 from models.zoo import build, names
 
 __all__ = ["ModelError", "backbone", "build", "names", "published", "published_entry", "transforms"]

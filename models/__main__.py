@@ -11,7 +11,7 @@ import torch
 
 import models
 from engine import complexity
-from models.backbone import Backbone
+from models.architecture import Backbone
 from models.paper import ERRORS
 from models.zoo import BACKBONES
 

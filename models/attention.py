@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from cbam import CBAM
-from models.backbone import Site
+from models.architecture import Site
 from models.errors import ModelError
 
 KINDS = ("none", "cbam", "se")

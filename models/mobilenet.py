@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
 
-from models.backbone import Backbone, Site
+from models.architecture import Backbone, Site
 
 
 def _build(name: str, num_classes: int) -> nn.Module:

@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from models.backbone import Backbone, Site
+from models.architecture import Backbone, Site
 
 _STEM = 32  # channels of the first convolution
 # Channels and stride of each block (Table 1 of the MobileNet paper).

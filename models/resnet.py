@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from models.backbone import Backbone, Site
+from models.architecture import Backbone, Site
 
 
 class AttentionBasicBlock(BasicBlock):

@@ -6,7 +6,7 @@ from functools import partial
 import torchvision
 from torch import nn
 
-from models.backbone import Backbone, Site
+from models.architecture import Backbone, Site
 
 
 def _build(name: str, num_classes: int) -> nn.Module:

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.backbone import Backbone
-from models.errors import ModelError
+from models.architecture import Backbone
 from models.downloads import fetch, published, published_entry
+from models.errors import ModelError
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from torch import nn
 from models import attention as attention_layers
 from models import mobilenet, mobilenet_v1, resnet, vgg
 from models import weights as start_weights
-from models.backbone import Backbone
+from models.architecture import Backbone
 from models.errors import ModelError
 
 _FAMILIES = (resnet, vgg, mobilenet_v1, mobilenet)
