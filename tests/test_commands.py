@@ -137,7 +137,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["model=nope"], "Could not find 'model/nope' Available options in 'model': mobilenet_v2"),
+        (["model=nope"], "Could not find 'model/nope' Available options in 'model': mobilenet_v1"),
         (["model.name=nope"], "Unknown model 'nope'; known are resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
