@@ -7,8 +7,6 @@
 Writes the table to results/DATA (table.dir=DIR) and prints it.
 """
 
-from dataclasses import asdict
-
 import models
 from engine import cli, comparison, progress, report, reproducibility
 from engine.comparison import Contender
@@ -35,7 +33,7 @@ def finished(run: Run) -> Contender:
         trained.model.attention,
         weights=str(run.last),
         num_classes=record["classes"],
-        **asdict(trained.attention),
+        **trained.attention_options,
     )
     return Contender.of_run(run, model)
 

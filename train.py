@@ -6,8 +6,6 @@
 The same command started again continues the run. The keys are in engine/config.py, the presets in configs/.
 """
 
-from dataclasses import asdict
-
 import models
 from engine import cli, experiment, reproducibility
 from engine.config import TrainConfig
@@ -27,7 +25,7 @@ def train(config: TrainConfig) -> None:
         config.model.attention,
         weights,
         num_classes=len(data.classes),
-        **asdict(config.attention),
+        **config.attention_options,
     )
     experiment.train(config, run, data, model, models.transforms(config.model.name, config.model.weights))
 

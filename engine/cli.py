@@ -3,6 +3,7 @@
 2: the user has to put something right. 75: stopped by a signal, its state saved; the same command goes on.
 """
 
+import inspect
 import os
 import signal
 import sys
@@ -77,6 +78,22 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
+
+
+def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> None:
+    """Call a script's command with the KEY=VALUE arguments of the command line, its parameters being the keys.
+
+    Args:
+        command: takes strings.
+        user_errors: further exceptions whose message is a sentence for the user.
+    """
+    keys = list(inspect.signature(command).parameters)
+    given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    with one_line_errors(*user_errors):
+        if given.keys() != set(keys):
+            usage = " ".join(f"{key}={key.upper()}" for key in keys)
+            raise UserError(f"The arguments are {usage}; got {' '.join(sys.argv[1:]) or 'none'}.")
+        command(**given)
 
 
 def _sentence(error: Exception) -> str:

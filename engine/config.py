@@ -18,18 +18,41 @@ class ModelConfig:
     """The network and what it starts from."""
 
     name: str = MISSING  # a backbone: `resnet50`; models.names() lists them
-    attention: str = "none"  # none | cbam
+    attention: str = "none"  # none | cbam | se
     weights: str | None = None  # a published name, the path of a file, or null for random ones
 
 
 @dataclass
 class AttentionConfig:
-    """Options of the attention module."""
+    """Options of the attention module; squeeze-and-excitation has `ratio` and `start` alone."""
 
     ratio: int = 16  # reduction of the channel gate's MLP
     kernel_size: int = 7  # side of the spatial gate's convolution, odd
+    pooling: str = "both"  # of the channel gate: avg | max | both
+    mlp_bias: bool = False  # biases in the channel gate's MLP
+    spatial_pooling: str = "mean_max"  # of the spatial gate: mean_max | conv: a 1x1 convolution to one plane
+    spatial_norm: bool = False  # BatchNorm after the spatial gate's convolution
+    order: str = "channel_spatial"  # channel_spatial | spatial_channel | parallel | channel | spatial
     output: str = "refined"  # refined: F''; residual: F'' + F
     start: str | None = None  # identity | random; null: identity on weights without attention, random without weights
+
+    def options(self, kind: str) -> dict[str, Any]:
+        """The keyword arguments of `models.build` for attention of this kind.
+
+        Raises:
+            UserError: naming an option that is set and that squeeze-and-excitation does not have.
+        """
+        if kind != "se":
+            return dataclasses.asdict(self)
+        for key in self.changed():
+            if key not in ("ratio", "start"):
+                raise UserError(f"attention.{key} is an option of cbam; leave it out with attention=se.")
+        return {"ratio": self.ratio, "start": self.start}
+
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from the defaults."""
+        default = AttentionConfig()
+        return {key: value for key, value in vars(self).items() if value != getattr(default, key)}
 
 
 @dataclass
@@ -161,14 +184,21 @@ class TrainConfig:
     def check(self) -> None:
         for part in (self.data, self.recipe, self.runtime, self.run):
             part.check()
+        self.attention.options(self.model.attention)
         _between("seed", self.seed, 0, 2**63 - 1)
 
     @property
     def attention_label(self) -> str:
-        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio=8`."""
-        default = AttentionConfig()
-        changed = [f"{key}={value}" for key, value in vars(self.attention).items() if value != getattr(default, key)]
-        return "-".join([self.model.attention, *(changed if self.model.attention != "none" else [])])
+        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio=8-spatial_norm`."""
+        if self.model.attention == "none":
+            return "none"
+        changed = self.attention.changed().items()
+        return "-".join([self.model.attention, *(key if value is True else f"{key}={value}" for key, value in changed)])
+
+    @property
+    def attention_options(self) -> dict[str, Any]:
+        """The keyword arguments of `models.build` for the attention."""
+        return self.attention.options(self.model.attention)
 
     @property
     def model_label(self) -> str:
@@ -179,6 +209,22 @@ class TrainConfig:
     @property
     def run_directory(self) -> str:
         return self.run.dir or f"{self.run.root}/{self.data.label}/{self.model_label}/seed{self.seed}"
+
+
+@dataclass
+class ExportConfig:
+    """One network as a file for other runtimes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    classes: int = 1000  # outputs of the head
+    image_size: int = 224  # side of the images, pixels
+    file: str = MISSING  # where to: NAME.onnx, or NAME.pt2 for torch.export
+
+    def check(self) -> None:
+        _at_least("image_size", self.image_size, 1)
+        if not self.file.endswith((".onnx", ".pt2")):
+            raise UserError(f"file={self.file} has to end in .onnx or .pt2.")
 
 
 @dataclass
@@ -206,10 +252,11 @@ class EvaluateConfig:
 
 
 def register() -> None:
-    """Give Hydra the schemas that `configs/train.yaml` and `configs/evaluate.yaml` are checked against."""
+    """Give Hydra the schemas that the files in `configs/` are checked against."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="export_schema", node=ExportConfig)
 
 
 def parse(config: DictConfig) -> Any:

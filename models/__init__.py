@@ -5,8 +5,9 @@
 >>> models.names()
 """
 
+from models.detection import backbone
+from models.downloads import published, published_entry, transforms
 from models.errors import ModelError
-from models.weights import published, published_entry, transforms
 from models.zoo import build, names
 
-__all__ = ["ModelError", "build", "names", "published", "published_entry", "transforms"]
+__all__ = ["ModelError", "backbone", "build", "names", "published", "published_entry", "transforms"]

@@ -1,39 +1,83 @@
-"""Attention as a layer of a network, and the start that leaves a pretrained network as it is."""
+"""Attention as a layer of a network, and the start that leaves a pretrained network as it is.
+
+With its gates at 0.5 a layer would scale its input by 0.25, or 0.5 where it has one gate. The gain takes that back: a
+power of two, so that in evaluation the network's outputs stay equal to the bit. It stands in the layer, and not in the
+pretrained parameters before it, because those would then learn at another pace than the baseline's: four times as
+large under a gradient four times as small.
+"""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
 
 from cbam import CBAM
-from models.backbone import Site
+from models.architecture import Site
 from models.errors import ModelError
 
-KINDS = ("none", "cbam")
+KINDS = ("none", "cbam", "se")
 OUTPUTS = ("refined", "residual")
 
 
 class CBAMLayer(nn.Module):
-    """CBAM with one output: the refined map, as in the paper, or the residual one (refined + input)."""
+    """CBAM with one output: the refined map, as in the paper, or the residual one (refined + input).
 
-    def __init__(self, planes: int, output: str = "refined", **options: int) -> None:
+    The options are those of `cbam.CBAM`. The output is multiplied by `gain`: 1, or what makes the layer the identity
+    while its gates are at 0.5.
+    """
+
+    gain: Tensor
+
+    def __init__(self, planes: int, output: str = "refined", **options: object) -> None:
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}.")
-        self.cbam = CBAM(planes, **options)
+        self.cbam = CBAM(planes, **options)  # type: ignore[arg-type]
         self.output = output
+        self.register_buffer("gain", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        refined = self.cbam.refine(x)
-        return refined + x if self.output == "residual" else refined
+        refined = self.cbam.refine(x, self.gain)
+        return refined + self.gain * x if self.output == "residual" else refined
 
-    def zero_gates_(self) -> float:
-        """Make every gate exactly 0.5 and return the factor by which the layer now scales its input."""
+    def start_at_identity(self) -> None:
+        """Make every gate exactly 0.5 and the layer, but for rounding if its output is residual, the identity."""
         factor = self.cbam.zero_gates_()
-        return factor + 1 if self.output == "residual" else factor
+        self.gain.fill_(1 / (factor + 1 if self.output == "residual" else factor))
 
 
-def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list[tuple[Site, CBAMLayer]]:
+class SELayer(nn.Module):
+    """Squeeze-and-excitation (Hu et al., CVPR 2018), with biases: the paper's SE rows have its parameter counts.
+
+    `gain` is as in CBAMLayer.
+    """
+
+    gain: Tensor
+
+    def __init__(self, planes: int, ratio: int = 16) -> None:
+        super().__init__()
+        if ratio < 1:
+            raise ValueError(f"ratio must be a positive integer; got {ratio!r}.")
+        self.se = SqueezeExcitation(planes, max(1, planes // ratio))
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        se = self.se
+        gate = se.scale_activation(se.fc2(se.activation(se.fc1(se.avgpool(x)))))
+        return gate * self.gain * x
+
+    def start_at_identity(self) -> None:
+        """Make the gate exactly 0.5, by zeroing its last layer, and the layer the identity."""
+        nn.init.zeros_(self.se.fc2.weight)
+        nn.init.zeros_(self.se.fc2.bias)
+        self.gain.fill_(2)
+
+
+AttentionLayer = CBAMLayer | SELayer
+
+
+def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list[AttentionLayer]:
     """Put an attention layer of this kind at every site, randomly initialised.
 
     Raises:
@@ -43,25 +87,13 @@ def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list
         raise ModelError(f"Unknown attention '{kind}'; known are {', '.join(KINDS)}.")
     if kind == "none":
         return []
+    layer_class = SELayer if kind == "se" else CBAMLayer
     attached = []
     for site in sites:
         try:
-            layer = CBAMLayer(site.planes, **options)  # type: ignore[arg-type]
+            layer = layer_class(site.planes, **options)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise ModelError(f"Attention '{kind}' cannot be built with {options}: {error}") from error
         site.attach(layer)
-        attached.append((site, layer))
+        attached.append(layer)
     return attached
-
-
-@torch.no_grad()
-def start_at_identity(attached: Iterable[tuple[Site, CBAMLayer]]) -> None:
-    """Leave the network's function as it was before attention was inserted, and let attention learn from there.
-
-    With every gate at 0.5 a layer only scales its input; the inverse of that factor goes into the affine just
-    before. For the refined output it is 4, a power of two: outputs in evaluation mode stay equal to the bit.
-    """
-    for site, layer in attached:
-        inverse = 1 / layer.zero_gates_()
-        for parameter in site.affine.parameters(recurse=False):
-            parameter.mul_(inverse)

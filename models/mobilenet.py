@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
 
-from models.backbone import Backbone, Site
+from models.architecture import Backbone, Site
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
@@ -25,11 +25,14 @@ def _sites(net: nn.Module) -> Iterator[Site]:
         else:
             continue
         norm = [layer for layer in layers.modules() if isinstance(layer, nn.BatchNorm2d)][-1]
-        yield Site(norm.num_features, norm, layers.append)
+        yield Site(norm.num_features, layers.append)
 
 
 BACKBONES = [
-    Backbone("mobilenet_v2", partial(_build, "mobilenet_v2"), _sites, head="classifier.1"),
-    Backbone("mobilenet_v3_small", partial(_build, "mobilenet_v3_small"), _sites, head="classifier.3"),
-    Backbone("mobilenet_v3_large", partial(_build, "mobilenet_v3_large"), _sites, head="classifier.3"),
+    Backbone(name, family, partial(_build, name), _sites, head, body="features")
+    for name, family, head in (
+        ("mobilenet_v2", "MobileNet V2", "classifier.1"),
+        ("mobilenet_v3_small", "MobileNet V3", "classifier.3"),
+        ("mobilenet_v3_large", "MobileNet V3", "classifier.3"),
+    )
 ]

@@ -3,15 +3,41 @@
 from collections.abc import Iterator
 from functools import partial
 
+import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
-from models.backbone import Backbone, Site
+from models.architecture import Backbone, Site
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
     net: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    net.avgpool = AveragePool(7)
     return net
+
+
+class AveragePool(nn.Module):
+    """Adaptive average pooling to side x side, as two matrix products: its usual backward on CUDA is not deterministic.
+
+    [N, C, H, W] -> [N, C, side, side]; for H = W = side, as at 224 pixels, the identity.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return _bins(height, self.side).to(x) @ x @ _bins(width, self.side).to(x).T
+
+
+def _bins(length: int, side: int) -> Tensor:
+    """[side, length]: row i averages the positions from floor(i length / side) to ceil((i + 1) length / side)."""
+    weights = torch.zeros(side, length)
+    for i in range(side):
+        first, end = i * length // side, -(-(i + 1) * length // side)
+        weights[i, first:end] = 1 / (end - first)
+    return weights
 
 
 def _sites(net: nn.Module) -> Iterator[Site]:
@@ -19,10 +45,10 @@ def _sites(net: nn.Module) -> Iterator[Site]:
     assert isinstance(features, nn.Sequential)
     for i, layer in enumerate(features):
         if isinstance(layer, nn.MaxPool2d):
-            affine = features[i - 2]
-            assert isinstance(affine, nn.BatchNorm2d | nn.Conv2d)
-            planes = affine.num_features if isinstance(affine, nn.BatchNorm2d) else affine.out_channels
-            yield Site(planes, affine, partial(_attach, features, i - 1))
+            before = features[i - 2]
+            assert isinstance(before, nn.BatchNorm2d | nn.Conv2d)
+            planes = before.num_features if isinstance(before, nn.BatchNorm2d) else before.out_channels
+            yield Site(planes, partial(_attach, features, i - 1))
 
 
 def _attach(features: nn.Sequential, position: int, attention: nn.Module) -> None:
@@ -32,4 +58,6 @@ def _attach(features: nn.Sequential, position: int, attention: nn.Module) -> Non
 
 _NAMES = ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
-BACKBONES = [Backbone(name, partial(_build, name), _sites, head="classifier.6") for name in _NAMES]
+BACKBONES = [
+    Backbone(name, "VGG", partial(_build, name), _sites, head="classifier.6", body="features") for name in _NAMES
+]

@@ -3,21 +3,38 @@
 from torch import nn
 
 from models import attention as attention_layers
-from models import mobilenet, resnet, vgg
+from models import mobilenet, mobilenet_v1, resnet, vgg
 from models import weights as start_weights
-from models.backbone import Backbone
+from models.architecture import Backbone
 from models.errors import ModelError
 
-_BACKBONES: dict[str, Backbone] = {
-    backbone.name: backbone for family in (resnet, vgg, mobilenet) for backbone in family.BACKBONES
-}
+_FAMILIES = (resnet, vgg, mobilenet_v1, mobilenet)
+
+BACKBONES: dict[str, Backbone] = {backbone.name: backbone for family in _FAMILIES for backbone in family.BACKBONES}
 
 STARTS = ("identity", "random")
 
 
 def names() -> list[str]:
-    """Every backbone, by torchvision's names."""
-    return list(_BACKBONES)
+    """Every backbone, by torchvision's names where it has the network."""
+    return list(BACKBONES)
+
+
+def parse(name: str, attention: str | None = None) -> tuple[Backbone, str]:
+    """`resnet50_cbam` -> (the backbone `resnet50`, `cbam`); an attention given beside such a name has to agree.
+
+    Raises:
+        ModelError: if there is no such backbone, or the two contradict each other.
+    """
+    for kind in attention_layers.KINDS:
+        if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
+            if attention not in (None, kind):
+                raise ModelError(f"The name '{name}' and attention='{attention}' contradict each other.")
+            return BACKBONES[name.removesuffix(f"_{kind}")], kind
+    if name not in BACKBONES:
+        known = ", ".join(BACKBONES)
+        raise ModelError(f"Unknown model '{name}'; known are {known}, each also as NAME_cbam and NAME_se.")
+    return BACKBONES[name], attention or "none"
 
 
 def build(
@@ -34,42 +51,31 @@ def build(
 
     Args:
         name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`).
-        attention: `none` or `cbam`; None takes it from the name.
+        attention: `none`, `cbam` or `se`; None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
         num_classes: outputs of the head; a head for another number in the weights starts anew.
         start: `identity` puts attention in without changing what the network computes, `random` initialises it
             plainly; None is `identity` for weights without attention and `random` without weights.
-        options: of the attention: `ratio`, `kernel_size`, `output`.
+        options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
+            `cbam.CBAM`.
 
     Raises:
         ModelError: if a name is unknown, the weights cannot be had or do not fit, or an option is out of range.
     """
-    backbone_name, kind = _split(name, attention)
-    if backbone_name not in _BACKBONES:
-        raise ModelError(f"Unknown model '{name}'; known are {', '.join(_BACKBONES)}, each also as NAME_cbam.")
+    backbone, kind = parse(name, attention)
     if start is not None and start not in STARTS:
         raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
     if num_classes < 1:
         raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
-    backbone = _BACKBONES[backbone_name]
     net = backbone.build(num_classes)
     plain_keys = net.state_dict().keys()
     attached = attention_layers.attach(list(backbone.sites(net)), kind, options)
     has_learned_attention = False
     if weights is not None:
         attention_keys = net.state_dict().keys() - plain_keys
-        state = start_weights.read(backbone_name, weights)
+        state = start_weights.read(backbone.name, weights)
         has_learned_attention = start_weights.load(net, backbone, state, attention_keys)
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
-        attention_layers.start_at_identity(attached)
+        for layer in attached:
+            layer.start_at_identity()
     return net
-
-
-def _split(name: str, attention: str | None) -> tuple[str, str]:
-    """`resnet50_cbam` -> (`resnet50`, `cbam`); an attention given beside such a name has to agree with it."""
-    for kind in attention_layers.KINDS:
-        if name.endswith(f"_{kind}") and name not in _BACKBONES:
-            if attention not in (None, kind):
-                raise ModelError(f"The name '{name}' and attention='{attention}' contradict each other.")
-            return name.removesuffix(f"_{kind}"), kind
-    return name, attention or "none"

@@ -127,6 +127,83 @@ def test_residual_is_refined_plus_input_in_the_gradient_too() -> None:
     torch.testing.assert_close(of_residual, of_refined + grad, rtol=0, atol=1e-12)
 
 
+def random_normed(module: CBAM) -> CBAM:
+    """In evaluation mode, in float64, with the norm's statistics as after training."""
+    for name, value in module.state_dict().items():
+        if ".norm." in name and value.is_floating_point():
+            value.uniform_(0.5, 1.5)
+    return module.double().eval()
+
+
+def variant(module: CBAM, x: Array, order: str, pooling: str) -> Array:
+    """The formula of a variant in numpy, from the parameters that the module has."""
+    p = {name: value.numpy() for name, value in module.state_dict().items()}
+
+    def mlp(v: Array) -> Array:
+        hidden = np.maximum(v @ p["ca.shared_MLP.0.weight"][:, :, 0, 0].T + p.get("ca.shared_MLP.0.bias", 0), 0)
+        return hidden @ p["ca.shared_MLP.2.weight"][:, :, 0, 0].T + p.get("ca.shared_MLP.2.bias", 0)
+
+    def channel(y: Array) -> Array:
+        pooled = {"avg": [y.mean(axis=(2, 3))], "max": [y.max(axis=(2, 3))]}
+        pooled["both"] = pooled["avg"] + pooled["max"]
+        return sigmoid(sum(mlp(v) for v in pooled[pooling]))[:, :, None, None]
+
+    def spatial(y: Array) -> Array:
+        planes = np.stack([y.mean(axis=1), y.max(axis=1)], axis=1)
+        if "sa.reduce.weight" in p:
+            planes = (y * p["sa.reduce.weight"][0][None]).sum(axis=1, keepdims=True)
+        kernel = p["sa.conv.weight"][0]
+        k = kernel.shape[1]
+        padded = np.pad(planes, ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(2, 3))
+        z = np.einsum("nchwij,cij->nhw", windows, kernel)[:, None]
+        if "sa.norm.weight" in p:
+            z = (z - p["sa.norm.running_mean"]) / np.sqrt(p["sa.norm.running_var"] + 1e-5)
+            z = z * p["sa.norm.weight"] + p["sa.norm.bias"]
+        return sigmoid(z)
+
+    if order == "parallel":
+        return x * channel(x) * spatial(x)
+    for gate in order.split("_"):
+        x = x * (channel(x) if gate == "channel" else spatial(x))
+    return x
+
+
+@pytest.mark.parametrize("order", ["channel_spatial", "spatial_channel", "parallel", "channel", "spatial"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "both"])
+@pytest.mark.parametrize("spatial_pooling", ["mean_max", "conv"])
+@pytest.mark.parametrize("official", [False, True], ids=["plain", "biases_and_norm"])
+def test_every_variant_equals_its_formula(order: str, pooling: str, spatial_pooling: str, official: bool) -> None:
+    torch.manual_seed(0)
+    options = {"mlp_bias": official, "spatial_norm": official, "spatial_pooling": spatial_pooling}
+    module = random_normed(CBAM(8, 2, 3, order=order, pooling=pooling, **options))
+    x = feature_map("normal", (2, 8, 5, 6))
+    with torch.no_grad():
+        got = module.refine(x).numpy()
+    np.testing.assert_allclose(got, variant(module, x.numpy(), order, pooling), rtol=0, atol=1e-10)
+    has = {name.split(".")[0] for name in module.state_dict()}
+    assert has == {"channel": {"ca"}, "spatial": {"sa"}}.get(order, {"ca", "sa"})
+
+
+@pytest.mark.parametrize("order", ["channel_spatial", "spatial_channel", "parallel", "channel", "spatial"])
+@pytest.mark.parametrize("spatial_norm", [False, True])
+@pytest.mark.parametrize("spatial_pooling", ["mean_max", "conv"])
+@pytest.mark.parametrize("training", [False, True])
+def test_zeroed_gates_of_every_variant_scale_exactly_and_learn(
+    order: str, spatial_norm: bool, spatial_pooling: str, training: bool
+) -> None:
+    module = CBAM(6, 2, mlp_bias=True, order=order, spatial_norm=spatial_norm, spatial_pooling=spatial_pooling)
+    module.train(training)
+    x = torch.randn(2, 6, 4, 5)
+    factor = module.zero_gates_()
+    assert factor == (0.5 if order in ("channel", "spatial") else 0.25)
+    refined = module.refine(x)
+    assert torch.equal(refined, factor * x)
+    refined.square().sum().backward()
+    gates = {name.split(".")[0] for name, value in module.named_parameters() if value.grad.abs().sum() > 0}
+    assert gates == {"channel": {"ca"}, "spatial": {"sa"}}.get(order, {"ca", "sa"})
+
+
 def test_parameters_have_the_names_of_the_usual_implementation_and_no_biases() -> None:
     shapes = {name: tuple(value.shape) for name, value in CBAM(32, 16, 7).state_dict().items()}
     assert shapes == {
@@ -146,13 +223,6 @@ def test_gates_have_the_documented_shapes() -> None:
     assert SpatialAttention(3)(x).shape == (2, 1, 4, 5)
 
 
-def test_zeroed_gates_scale_by_exactly_a_quarter() -> None:
-    module = CBAM(6, 2)
-    x = torch.randn(2, 6, 4, 5)
-    factor = module.zero_gates_()
-    assert torch.equal(module.refine(x), factor * x)
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -160,10 +230,14 @@ def test_zeroed_gates_scale_by_exactly_a_quarter() -> None:
         ({"in_planes": 8, "ratio": 0}, "ratio must be a positive integer; got 0"),
         ({"in_planes": 8, "ratio": 2.5}, "ratio must be a positive integer; got 2.5"),
         ({"in_planes": 8, "kernel_size": -1}, "kernel_size must be a positive integer; got -1"),
+        ({"in_planes": 8, "order": "both"}, "order must be one of channel_spatial, spatial_channel, parallel"),
+        ({"in_planes": 8, "pooling": "mean"}, "pooling must be one of avg, max, both; got 'mean'"),
+        ({"in_planes": 8, "spatial_pooling": "avg"}, "spatial_pooling must be one of mean_max, conv; got 'avg'"),
+        ({"in_planes": 0, "order": "spatial"}, "in_planes must be a positive integer; got 0"),
         ({"in_planes": 8, "kernel_size": 4}, "kernel_size must be odd so that the map keeps its size; got 4"),
     ],
 )
-def test_values_out_of_range_are_refused(arguments: dict[str, int], complaint: str) -> None:
+def test_values_out_of_range_are_refused(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         CBAM(**arguments)
 

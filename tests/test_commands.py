@@ -15,6 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models
+from models import downloads
 from tests.conftest import REPOSITORY, Command
 
 
@@ -136,7 +137,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["model=nope"], "Could not find 'model/nope' Available options in 'model': mobilenet_v2"),
+        (["model=nope"], "Could not find 'model/nope' Available options in 'model': mobilenet_v1"),
         (["model.name=nope"], "Unknown model 'nope'; known are resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
@@ -178,7 +179,10 @@ def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> 
 
 
 def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_path: Path) -> None:
-    """The real path of published weights, on a file of ours under the published name and a thousand class folders."""
+    """The real path of published weights, on a file of ours under the published name and a thousand class folders.
+
+    Its digest, which cannot be the published one, is put in place of that for this process.
+    """
     import torchvision
 
     from tests.conftest import write_image
@@ -192,7 +196,17 @@ def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_p
     cached = tmp_path / "torch_home" / "hub" / "checkpoints" / Path(url).name
     cached.parent.mkdir(parents=True)
     torch.save(torchvision.models.resnet18().state_dict(), cached)
-    done = command("evaluate.py", f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64")
+    arguments = [f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64"]
+    assert_one_line(command("evaluate.py", *arguments), f"{cached} is not the published file")
+    (tmp_path / "digests").write_text(f"{downloads.sha256(cached)}  {cached.name}\n")
+    (tmp_path / "evaluate_ours.py").write_text(
+        "import pathlib, runpy, sys\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from models import downloads\n"
+        "downloads._DIGESTS = pathlib.Path('digests')\n"
+        "runpy.run_module('evaluate', run_name='__main__')\n"
+    )
+    done = command(str(tmp_path / "evaluate_ours.py"), *arguments)
     assert done.returncode == 0, done.stderr
     assert "published top-1 error 30.24%, measured" in done.stdout
     assert "NOT as published" in done.stdout

@@ -12,13 +12,10 @@ class Site:
 
     Attributes:
         planes: channels of the feature map there.
-        affine: the normalisation or convolution just before, with nothing but a ReLU between: scaling its weight
-            and bias by a positive factor scales the feature map by the same.
         attach: puts a module there; called once.
     """
 
     planes: int
-    affine: nn.Module
     attach: Callable[[nn.Module], None]
 
 
@@ -27,13 +24,20 @@ class Backbone:
     """A network without attention.
 
     Attributes:
-        name: torchvision's name.
+        name: torchvision's name, where it has the network.
+        family: the architecture's, for people.
         build: the network with random weights, for a number of classes.
         sites: the places for attention in a network that `build` made, in the order of the forward pass.
         head: dotted name of the final linear layer.
+        body: dotted name of the module whose children, called in turn, are the convolutional part; empty for the
+            network itself.
+        image_size: side of the images that it was designed for, pixels.
     """
 
     name: str
+    family: str
     build: Callable[[int], nn.Module]
     sites: Callable[[nn.Module], Iterable[Site]]
     head: str
+    body: str = ""
+    image_size: int = 224

@@ -1,0 +1,64 @@
+"""The channel gate."""
+
+import torch
+from torch import Tensor, nn
+
+from cbam.checks import require_feature_map, require_one_of, require_positive
+
+POOLINGS = ("avg", "max", "both")
+
+
+class ChannelAttention(nn.Module):
+    """The channel gate Mc(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))), section 3.1, equation 2.
+
+    The MLP is shared by the two pooled vectors: two 1x1 convolutions with a ReLU between, of hidden width
+    ``max(1, in_planes // ratio)``. The gradient of the maximum goes to the first position that attains it.
+
+    Args:
+        in_planes: channels C of the feature map.
+        ratio: reduction ratio r of the MLP; 16 in the paper.
+        pooling: ``both``, or ``avg`` or ``max`` alone (Table 1).
+        mlp_bias: whether the two convolutions have biases. Equation 2 has none, the paper's parameter counts do.
+
+    Raises:
+        ValueError: if ``in_planes`` or ``ratio`` is not a positive integer, or ``pooling`` unknown.
+    """
+
+    def __init__(self, in_planes: int, ratio: int = 16, pooling: str = "both", mlp_bias: bool = False) -> None:
+        super().__init__()
+        require_positive("in_planes", in_planes)
+        require_positive("ratio", ratio)
+        require_one_of("pooling", pooling, POOLINGS)
+        self.in_planes = in_planes
+        self.pooling = pooling
+        hidden = max(1, in_planes // ratio)
+        self.shared_MLP = nn.Sequential(
+            nn.Conv2d(in_planes, hidden, 1, bias=mlp_bias),
+            nn.ReLU(),
+            nn.Conv2d(hidden, in_planes, 1, bias=mlp_bias),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate of a feature map: [N, C, H, W] floating point -> [N, C, 1, 1] in (0, 1)."""
+        require_feature_map(x, self.in_planes)
+        if self.pooling == "avg":
+            return torch.sigmoid(self.shared_MLP(_average(x)))
+        if self.pooling == "max":
+            return torch.sigmoid(self.shared_MLP(_maximum(x)))
+        return torch.sigmoid(self.shared_MLP(_average(x)) + self.shared_MLP(_maximum(x)))
+
+    def zero_(self) -> None:
+        """Zero the MLP's last layer, so that the gate is exactly 0.5 whatever the input."""
+        for parameter in self.shared_MLP[-1].parameters():
+            nn.init.zeros_(parameter)
+
+
+# Reductions over dimensions, because adaptive pooling has no deterministic backward on CUDA.
+
+
+def _average(x: Tensor) -> Tensor:
+    return x.mean(dim=(2, 3), keepdim=True)
+
+
+def _maximum(x: Tensor) -> Tensor:
+    return x.flatten(2).max(dim=2).values[:, :, None, None]

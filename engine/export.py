@@ -1,0 +1,54 @@
+"""A network as a file for other runtimes, its outputs checked against the network's."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import UserError
+
+TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
+
+
+def export(model: nn.Module, image_size: int, file: Path) -> float:
+    """Write the network in evaluation mode, by the file's suffix for ONNX Runtime (.onnx) or torch.export (.pt2).
+
+    The batch size stays free. The file is read back and run on a batch of another size than the example's.
+
+    Returns:
+        The largest difference between its logits and the network's, relative to the largest logit.
+
+    Raises:
+        UserError: if a package or the file's folder is missing, or the difference is over `TOLERANCE`.
+    """
+    if not file.parent.is_dir():
+        raise UserError(f"There is no folder {file.parent} for {file.name}; make it first.")
+    model.eval()
+    example, images = torch.randn(2, 3, image_size, image_size), torch.randn(3, 3, image_size, image_size)
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with torch.inference_mode():
+        expected = model(images)
+        run = _through_onnx if file.suffix == ".onnx" else _through_torch
+        outputs = run(program, file, images)
+    difference = ((outputs - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= TOLERANCE:
+        raise UserError(f"The outputs of {file} differ from the network's by {difference:.1e}; do not use it.")
+    return difference
+
+
+def _through_torch(program: torch.export.ExportedProgram, file: Path, images: Tensor) -> Tensor:
+    torch.export.save(program, file)
+    outputs: Tensor = torch.export.load(file).module()(images)
+    return outputs
+
+
+def _through_onnx(program: torch.export.ExportedProgram, file: Path, images: Tensor) -> Tensor:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch.onnx needs it)
+    except ImportError as error:
+        raise UserError(f"{error}; ONNX needs the extra: pip install onnx onnxscript onnxruntime.") from error
+    torch.onnx.export(program, f=file, external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    return torch.from_numpy(outputs)

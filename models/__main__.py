@@ -1,0 +1,46 @@
+"""Print every network of the zoo.
+
+    python -m models
+
+Parameters are in millions and multiply-adds in 1e9, for a thousand classes and the image size that the network was
+designed for. The paper's GFLOPs of the bottleneck networks are smaller (ResNet-50: 3.858): torchvision has the
+stride of a block in its 3x3 convolution, which costs more than in the 1x1 before.
+"""
+
+import torch
+
+import models
+from engine import complexity
+from models.architecture import Backbone
+from models.paper import ERRORS
+from models.zoo import BACKBONES
+
+_HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
+
+
+def row(backbone: Backbone) -> list[str]:
+    with torch.device("meta"):  # shapes without memory
+        net = models.build(backbone.name)
+        gflops = complexity.gflops(net, backbone.image_size)
+    paper = [f"{errors.top1:.2f} / {errors.top5:.2f}" for errors in ERRORS.get(backbone.name, {}).values()]
+    return [
+        backbone.name,
+        backbone.family,
+        f"{complexity.parameters(net) / 1e6:.2f}M",
+        f"{gflops:.3f}",
+        str(backbone.image_size),
+        ", ".join(models.published(backbone.name)) or "-",
+        *(paper or ["-"] * 3),
+    ]
+
+
+def main() -> None:
+    rows = [_HEADER, *map(row, BACKBONES.values())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print("\nEach also as NAME_se and NAME_cbam. Paper: its top-1 / top-5 errors in %, Tables 4 and 5.")
+
+
+if __name__ == "__main__":
+    main()

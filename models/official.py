@@ -1,0 +1,44 @@
+"""The official implementation's checkpoints (github.com/Jongchan/attention-module), in this repository's names.
+
+Its CBAM is `mlp_bias` and `spatial_norm` here. The networks are torchvision's, parameter by parameter; the modules
+differ in three ways: names; linear layers [out, in] where ours are 1x1 convolutions [out, in, 1, 1]; and the 7x7
+convolution takes (maximum, mean) where ours takes (mean, maximum).
+"""
+
+import re
+
+from models.errors import ModelError
+from models.weights import StateDict
+
+_OFFICIAL = re.compile(r"(?P<block>layer\d\.\d+)\.cbam\.(?P<part>.+)")
+_PARTS = {
+    "ChannelGate.mlp.1": "ca.shared_MLP.0",
+    "ChannelGate.mlp.3": "ca.shared_MLP.2",
+    "SpatialGate.spatial.conv": "sa.conv",
+    "SpatialGate.spatial.bn": "sa.norm",
+}
+
+
+def convert(state: StateDict) -> StateDict:
+    """The state dict of `build(NAME, "cbam", mlp_bias=True, spatial_norm=True)` from the official one.
+
+    Raises:
+        ModelError: if the official module has a parameter that is not known here, or is not there at all.
+    """
+    converted: StateDict = {}
+    for name, value in state.items():
+        match = _OFFICIAL.fullmatch(name)
+        if match is None:
+            converted[name] = value
+            continue
+        part, _, parameter = match["part"].rpartition(".")
+        if part not in _PARTS:
+            raise ModelError(f"{name} is not a name of the official implementation's CBAM.")
+        if part.startswith("ChannelGate") and parameter == "weight":
+            value = value[:, :, None, None]
+        if part == "SpatialGate.spatial.conv":
+            value = value.flip(1)
+        converted[f"{match['block']}.attention.cbam.{_PARTS[part]}.{parameter}"] = value
+    if converted.keys() == state.keys():
+        raise ModelError("There is no CBAM of the official implementation in this checkpoint.")
+    return converted

@@ -1,0 +1,27 @@
+"""Convert a checkpoint of the official CBAM implementation, such as its ResNet-50 + CBAM, for use here.
+
+python scripts/convert_official.py model=resnet50 source=official.pth target=resnet50_cbam_official.pt
+python train.py model=resnet50 attention=cbam_official model.weights=resnet50_cbam_official.pt
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+from engine import checkpoint, cli
+from models import official, weights, zoo
+
+
+def convert_official(model: str, source: str, target: str) -> None:
+    state = official.convert(weights.read_file(Path(source)))
+    backbone, _ = zoo.parse(model)
+    net = models.build(model, "cbam", mlp_bias=True, spatial_norm=True)
+    weights.load(net, backbone, state, attention_keys=frozenset())
+    checkpoint.save({"model": state}, Path(target))
+    print(f"{target}: use it as model={model} attention=cbam_official model.weights={target}")
+
+
+if __name__ == "__main__":
+    cli.run_script(convert_official, models.ModelError)

@@ -1,0 +1,33 @@
+"""Networks as they are after training, to put attention into."""
+
+import torch
+import torchvision
+from torch import nn
+
+import models
+
+CLASSES = 5
+
+
+def plain(name: str) -> nn.Module:
+    """The network without attention, torchvision's own where it has it, in evaluation mode.
+
+    Its norms are as after training: neither unit weights nor zero biases.
+    """
+    torch.manual_seed(3)
+    net: nn.Module
+    if name in torchvision.models.list_models():
+        net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
+    else:
+        net = models.build(name, num_classes=CLASSES)
+    randomise_norms(net)
+    return net.eval()
+
+
+def randomise_norms(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)

@@ -1,0 +1,112 @@
+"""The networks outside this repository: torch.hub, ONNX Runtime, torch.export, torchvision's detection models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+
+import models
+from engine.errors import UserError
+from engine.export import export
+from tests.conftest import REPOSITORY, Command
+from tests.networks import CLASSES, randomise_norms
+from tests.test_commands import assert_one_line
+
+ONE_OF_EACH_FAMILY = ["resnet18", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v2", "mobilenet_v3_small"]
+
+
+def with_cbam(name: str) -> nn.Module:
+    torch.manual_seed(4)
+    net = models.build(f"{name}_cbam", num_classes=CLASSES, mlp_bias=True, spatial_norm=True)
+    randomise_norms(net)
+    return net
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_onnx_runtime_computes_the_same_logits(name: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net, file = with_cbam(name), tmp_path / "net.onnx"
+    assert export(net, 64, file) <= 1e-4
+    images = torch.randn(5, 3, 64, 64)
+    session = onnxruntime.InferenceSession(file)
+    (got,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(got), net(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_an_exported_program_computes_the_same_logits(name: str, tmp_path: Path) -> None:
+    net, file = with_cbam(name), tmp_path / "net.pt2"
+    assert export(net, 64, file) <= 1e-4
+    images = torch.randn(5, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.export.load(file).module()(images), net(images), rtol=1e-4, atol=1e-4)
+
+
+def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(with_cbam("mobilenet_v3_small").eval(), (torch.zeros(3, 3, 64, 64),))
+    torch.export.save(program, tmp_path / "other.pt2")
+    monkeypatch.setattr(torch.export, "load", lambda _, load=torch.export.load: load(tmp_path / "other.pt2"))
+    with pytest.raises(UserError, match="differ from the network's by"):
+        export(models.build("mobilenet_v3_small_cbam", num_classes=CLASSES), 64, tmp_path / "net.pt2")
+
+
+def test_the_export_command(command: Command, tmp_path: Path) -> None:
+    torch.save(models.build("resnet18_cbam", num_classes=CLASSES, kernel_size=3).state_dict(), tmp_path / "ours.pt")
+    arguments = ["model=resnet18_cbam", "attention.kernel_size=3", "model.weights=ours.pt", f"classes={CLASSES}"]
+    done = command("scripts/export.py", *arguments, "image_size=64", "file=net.pt2")
+    assert done.returncode == 0, done.stderr
+    assert "net.pt2: its logits differ from PyTorch's by at most" in done.stdout
+    assert (tmp_path / "net.pt2").is_file()
+    assert_one_line(command("scripts/export.py", *arguments, "file=net.tflite"), "has to end in .onnx or .pt2")
+    assert_one_line(command("scripts/export.py", *arguments, "file=no/net.pt2"), "There is no folder no")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18_cbam", [64, 128, 256, 512]), ("vgg11", [256, 512, 512, 512])]
+)
+def test_a_backbone_gives_a_pyramid_of_strides_4_to_64(name: str, channels: list[int]) -> None:
+    extractor = models.backbone(name)
+    assert [block[0].in_channels for block in extractor.fpn.inner_blocks] == channels
+    maps = extractor(torch.zeros(1, 3, 64, 96))
+    assert [tuple(level.shape) for level in maps.values()] == [
+        (1, extractor.out_channels, max(1, 64 // stride), max(1, 96 // stride + (96 % stride > 0)))
+        for stride in (4, 8, 16, 32, 64)
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet18_cbam", "mobilenet_v1_a07_se", "mobilenet_v2_cbam", "mobilenet_v3_small"])
+def test_torchvisions_detector_takes_a_training_step_on_a_backbone(name: str) -> None:
+    torch.manual_seed(0)
+    detector = FasterRCNN(models.backbone(name), num_classes=3, min_size=96, max_size=96).train()
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 60.0, 70.0]]), "labels": torch.tensor([label])} for label in (1, 2)]
+    losses = detector([torch.rand(3, 96, 96), torch.rand(3, 96, 96)], targets)
+    loss = sum(losses.values())
+    assert isinstance(loss, torch.Tensor)
+    loss.backward()
+    gradients = {key: value.grad for key, value in detector.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    if "_" in name and name != "mobilenet_v3_small":
+        kind = name.rpartition("_")[2]
+        assert any(f".{kind}." in key and gradient.abs().sum() > 0 for key, gradient in gradients.items())
+
+
+def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
+    entries = torch.hub.list(str(REPOSITORY), source="local")  # type: ignore[call-arg]
+    assert set(entries) == {name + suffix for name in models.names() for suffix in ("", "_cbam", "_se")}
+    net = models.build("resnet18_cbam", num_classes=CLASSES)
+    torch.save(net.state_dict(), tmp_path / "ours.pt")
+    loaded = torch.hub.load(
+        str(REPOSITORY), "resnet18_cbam", source="local", weights=str(tmp_path / "ours.pt"), num_classes=CLASSES
+    )
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded.eval()(images), net.eval()(images))
+
+
+def test_fetching_weights_that_nobody_publishes_is_one_line(command: Command) -> None:
+    assert_one_line(command("scripts/fetch_weights.py", "model=mobilenet_v1"), "publishes no weights for mobilenet_v1")
+    assert_one_line(command("scripts/fetch_weights.py", "model=resnet51"), "Unknown model 'resnet51'")
+    assert_one_line(command("scripts/fetch_weights.py"), "The arguments are model=MODEL; got none")

@@ -1,0 +1,173 @@
+"""Start weights: published ones that are verified, files that fit, and what does not fit listed by name."""
+
+import hashlib
+import logging
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+
+import models
+from models import downloads
+from tests.networks import CLASSES, plain
+
+
+def test_weights_with_learned_attention_load_without_a_new_start(tmp_path: Path) -> None:
+    trained = models.build("resnet18_cbam", num_classes=CLASSES, start="random")
+    torch.save({"model": {f"module.{key}": value for key, value in trained.state_dict().items()}}, tmp_path / "ours.pt")
+    net = models.build("resnet18_cbam", weights=str(tmp_path / "ours.pt"), num_classes=CLASSES)
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenet_v2", "mobilenet_v3_small"])
+def test_a_head_for_another_number_of_classes_starts_anew_and_says_so(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = plain(name)
+    torch.save(reference.state_dict(), tmp_path / "weights.pt")
+    with caplog.at_level(logging.INFO):
+        net = models.build(f"{name}_cbam", weights=str(tmp_path / "weights.pt"), num_classes=7)
+    assert "starts anew" in caplog.text
+    assert net(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+
+
+def refusal(name: str, state: dict[str, torch.Tensor], file: Path) -> str:
+    torch.save(state, file)
+    with pytest.raises(models.ModelError) as caught:
+        models.build(name, weights=str(file), num_classes=CLASSES)
+    return str(caught.value)
+
+
+def test_what_does_not_fit_is_listed_by_name(tmp_path: Path) -> None:
+    state = plain("resnet18").state_dict()
+    file = tmp_path / "weights.pt"
+    without = {key: value for key, value in state.items() if key != "layer1.0.conv1.weight"}
+    assert "missing: layer1.0.conv1.weight" in refusal("resnet18", without, file)
+    assert "unexpected: extra" in refusal("resnet18", state | {"extra": torch.zeros(1)}, file)
+    assert "reshaped: conv1.weight" in refusal("resnet18", state | {"conv1.weight": torch.zeros(1)}, file)
+    with_cbam = models.build("resnet18_cbam", num_classes=CLASSES).state_dict()
+    assert "unexpected: layer1.0.attention.cbam.ca" in refusal("resnet18", with_cbam, file)
+    del with_cbam["layer1.0.attention.cbam.sa.conv.weight"]
+    assert "missing: layer1.0.attention.cbam.sa.conv.weight." in refusal("resnet18_cbam", with_cbam, file)
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    with pytest.raises(models.ModelError, match="cannot be read"):
+        models.build("resnet18", weights=str(tmp_path / "broken.pt"))
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(models.ModelError, match="holds no state dict"):
+        models.build("resnet18", weights=str(tmp_path / "list.pt"))
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of ours in the download cache, under the name of resnet18's published weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / Path(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url).name
+    file.parent.mkdir(parents=True)
+    torch.manual_seed(1)
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def listed(cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, its digest being the published one as far as the code knows."""
+    table = cached.with_name("digests")
+    table.write_text(f"{downloads.sha256(cached)}  {cached.name}\n")
+    monkeypatch.setattr(downloads, "_DIGESTS", table)
+    return cached
+
+
+@pytest.mark.usefixtures("listed")
+def test_published_weights_come_from_the_download_cache() -> None:
+    torch.manual_seed(1)
+    published = torchvision.models.resnet18()
+    net = models.build("resnet18_cbam", weights="IMAGENET1K_V1")
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(net.eval()(images), published.eval()(images))
+
+
+def test_a_cached_file_that_is_not_the_published_one_is_refused(cached: Path) -> None:
+    with pytest.raises(models.ModelError, match="is not the published file: its sha256 is") as caught:
+        models.build("resnet18", weights="IMAGENET1K_V1")
+    assert downloads.sha256(cached) in str(caught.value)
+    assert "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec" in str(caught.value)
+    assert "python scripts/fetch_weights.py model=resnet18" in str(caught.value)
+
+
+def test_one_changed_byte_is_enough(listed: Path) -> None:
+    content = bytearray(listed.read_bytes())
+    content[len(content) // 2] ^= 1
+    listed.write_bytes(content)
+    with pytest.raises(models.ModelError, match="is not the published file"):
+        models.build("resnet18", weights="IMAGENET1K_V1")
+
+
+def test_a_digest_that_only_the_download_tells_is_kept_and_holds_ever_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is a file here; everything from torch's downloader on is real."""
+    content = b"weights"
+    digest = hashlib.sha256(content).hexdigest()
+    served = tmp_path / f"new-{digest[:8]}.pth"
+    served.write_bytes(content)
+    entry = type("Entry", (), {"url": served.as_uri(), "name": "IMAGENET1K_V1"})
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+
+    file = downloads.fetch("new", entry)
+    assert file.read_bytes() == content
+    assert file.with_name(f"{file.name}.sha256").read_text() == f"{digest}  {file.name}\n"
+    assert downloads.fetch("new", entry) == file
+
+    # As if somebody had found other content with the same first eight digits.
+    monkeypatch.setattr(downloads, "sha256", lambda _: digest[:8] + "0" * 56)
+    with pytest.raises(models.ModelError, match=f"should be {digest}"):
+        downloads.fetch("new", entry)
+
+
+def test_a_download_that_does_not_have_the_digits_of_its_name_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new-01234567.pth").write_bytes(b"truncated")
+    entry = type("Entry", (), {"url": (tmp_path / "new-01234567.pth").as_uri(), "name": "IMAGENET1K_V1"})
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    with pytest.raises(models.ModelError, match=r"could not be downloaded \(invalid hash value"):
+        downloads.fetch("new", entry)
+    assert not list((tmp_path / "home").rglob("*.*"))
+
+
+def test_offline_and_uncached_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no internet")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(models.ModelError, match=r"run `python scripts/fetch_weights\.py model=vgg16`"):
+        models.build("vgg16", weights="IMAGENET1K_V1")
+
+
+def test_every_digest_in_the_table_is_of_a_published_file_and_begins_as_its_name_says() -> None:
+    urls = [
+        models.published_entry(name, weights).url
+        for name in models.names()
+        for weights in models.published(name)
+    ]  # fmt: skip
+    names = {Path(url).name for url in urls}
+    for line in Path(downloads.__file__).with_name("downloads.sha256").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert len(digest) == 64
+        assert f"-{digest[:8]}.pth" in name
+        assert name in names
+
+
+def test_weights_without_a_classifier_do_not_count_as_published() -> None:
+    assert models.published("vgg16") == ["IMAGENET1K_V1"]
+
+
+def test_what_torchvision_does_not_have_has_no_published_weights() -> None:
+    assert models.published("mobilenet_v1") == models.published("resnext101_32x4d") == []
+    assert models.published_entry("mobilenet_v1", "DEFAULT") is None
