@@ -3,6 +3,7 @@
     python evaluate.py data=imagenet                               # every finished run under runs/imagenet
     python evaluate.py data=imagenet runs=[DIR,DIR]                # these runs
     python evaluate.py data=imagenet published=[resnet50,vgg16]    # published weights as they are, no run needed
+    python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
 
 Writes the table to results/DATA (table.dir=DIR) and prints it.
 """
@@ -11,8 +12,8 @@ from dataclasses import asdict
 
 import models
 from engine import cli, comparison, progress, report, reproducibility
-from engine.comparison import Contender
 from engine.config import EvaluateConfig
+from engine.contender import Contender
 from engine.datasets import open_dataset
 from engine.run import Run
 
@@ -23,8 +24,8 @@ def evaluate(config: EvaluateConfig) -> None:
     data = open_dataset(config.data)
     contenders = [published(name, config) for name in config.published]
     contenders += [finished(run) for run in comparison.find_runs(config)]
-    table = comparison.compare(contenders, data, config)
-    print(report.write(table, report.folder(config)))
+    table, evidence = comparison.compare(contenders, data, config)
+    print(report.write(table, evidence, report.folder(config)))
 
 
 def finished(run: Run) -> Contender:
@@ -37,7 +38,7 @@ def finished(run: Run) -> Contender:
         num_classes=record["classes"],
         **asdict(trained.attention),
     )
-    return Contender.of_run(run, model)
+    return Contender.of_run(run, model, models.published_entry(trained.model.name, trained.model.weights))
 
 
 def published(name: str, config: EvaluateConfig) -> Contender:

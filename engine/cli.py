@@ -32,7 +32,7 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
         try:
             command(config.parse(composed))
         except expected as error:
-            _fail(error)
+            fail(error)
         except KeyboardInterrupt:
             print("interrupted; the same command continues the run.", file=sys.stderr)
             sys.exit(130)
@@ -43,10 +43,11 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(error)
+        fail(error)
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: Exception) -> NoReturn:
+    """End the process with one line on stderr and exit code 2."""
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not hold: every key is typed.

@@ -1,5 +1,7 @@
 """Exact accuracy: every image once, its predictions kept; several models in one pass over the images."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine import checkpoint
 from engine.augment import Preprocessing, normalise
-from engine.checkpoint import write_whole
+from engine.errors import UserError
 from engine.loader import EvalLoader
 
 CANDIDATES = 5
@@ -49,9 +52,28 @@ class Predictions:
     def mean_loss(self) -> float:
         return float(self.loss.astype(np.float64).mean())
 
+    def sha256(self) -> str:
+        """Digest of the arrays, whatever file holds them."""
+        return checkpoint.sha256({name: torch.from_numpy(array) for name, array in vars(self).items()})
+
     def save(self, path: Path) -> None:
-        labels, ranked, loss = self.labels, self.ranked, self.loss
-        write_whole(path, lambda file: np.savez_compressed(file, labels=labels, ranked=ranked, loss=loss))
+        checkpoint.write_whole(path, lambda file: np.savez_compressed(file, **vars(self)))
+
+    @classmethod
+    def load(cls, path: Path, sha256: str) -> "Predictions":
+        """Predictions as they were saved.
+
+        Raises:
+            UserError: if the file cannot be read, or its digest is not `sha256`.
+        """
+        try:
+            with np.load(path) as arrays:
+                predictions = cls(arrays["labels"], arrays["ranked"], arrays["loss"])
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"The predictions {path} cannot be read ({error}); restore the file.") from error
+        if predictions.sha256() != sha256:
+            raise UserError(f"The predictions {path} are not those that were recorded; restore the file.")
+        return predictions
 
 
 @dataclass(frozen=True)
