@@ -31,7 +31,7 @@ def write(table: dict[str, Any], directory: Path) -> bool:
         return False
     # Without these settings names inside the SVG are random, and both files carry the date or the version.
     with mpl.rc_context({"svg.hashsalt": "table", "font.size": 9}):
-        figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+        figure = Figure(figsize=(8, 4.8), layout="constrained")
         _draw(figure.subplots(), table)
         png = partial(figure.savefig, format="png", dpi=200, metadata={"Software": None})
         svg = partial(figure.savefig, format="svg", metadata={"Date": None, "Creator": None})
@@ -50,7 +50,9 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     for position, kind in enumerate(kinds):
         colour, marker = _style(position)
         axes.plot([], [], marker, color=colour, label="no attention" if kind == "none" else kind)
-    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+    axes.legend(
+        fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+    )  # beside the data, whatever they are
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("GFLOPs (multiply-adds) of the baseline; attention is drawn to its right")
@@ -71,7 +73,8 @@ def _draw_cell(axes: "Axes", cell: Row, cells: Sequence[Row], position: int) -> 
     beside = offset_copy(axes.transData, axes.figure, x=_APART * position, units="points")  # type: ignore[arg-type]
     axes.plot([x], [y], marker, color=colour, markersize=5, transform=beside, zorder=3)
     if cell["attention"] == "none":
-        axes.annotate(cell["model"], (x, y), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
+        place = (-6, _away(cell, cells, axes.get_ylim()))
+        axes.annotate(cell["model"], (x, y), place, textcoords="offset points", ha="right", va="center", fontsize=8)
     if cell["recipe_deviation"]:
         axes.annotate("†", (x, y), (0, 8), xycoords=beside, textcoords="offset points", ha="center", va="center")
     if baseline is None:
@@ -88,13 +91,24 @@ def _set_limits(axes: "Axes", cells: Sequence[Row]) -> None:
     costs = [cell["gflops"] for cell in cells]
     errors = [bound for cell in cells for bound in _interval(cell)]
     room = 0.08 * (max(errors) - min(errors)) + 0.1
-    left, right = min(costs) / 1.7, max(costs) * 1.5
+    left, right = min(costs) / 2.2, max(costs) * 1.5
     axes.set_xlim(left, right)
     axes.set_ylim(min(errors) - room, max(errors) + room)
     steps = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
     ticks = [step for step in steps if left <= step <= right]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
+
+
+def _away(cell: Row, cells: Sequence[Row], limits: tuple[float, float]) -> int:
+    """Points by which a name goes up or down, away from that of a baseline of nearly the same cost and error."""
+    near = 0.05 * (limits[1] - limits[0])
+    for other in cells:
+        gap = cell["top1_error"] - other["top1_error"]
+        alike = abs(gap) < near and 0.6 < cell["gflops"] / other["gflops"] < 1.7
+        if other["attention"] == "none" and other is not cell and alike:
+            return 5 if (gap, cell["gflops"], cell["model"]) > (0, other["gflops"], other["model"]) else -5
+    return 0
 
 
 def _interval(cell: Row) -> tuple[float, float]:
