@@ -3,15 +3,17 @@
     python evaluate.py data=imagenet                               # every finished run under runs/imagenet
     python evaluate.py data=imagenet runs=[DIR,DIR]                # these runs
     python evaluate.py data=imagenet published=[resnet50,vgg16]    # published weights as they are, no run needed
+    python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
 
 Writes the table to results/DATA (table.dir=DIR) and prints it.
 """
 
 import models
 from engine import cli, comparison, progress, report, reproducibility
-from engine.comparison import Contender
 from engine.config import EvaluateConfig
+from engine.contender import Contender
 from engine.datasets import open_dataset
+from engine.errors import UserError
 from engine.run import Run
 
 
@@ -21,13 +23,15 @@ def evaluate(config: EvaluateConfig) -> None:
     data = open_dataset(config.data)
     contenders = [published(name, config) for name in config.published]
     contenders += [finished(run) for run in comparison.find_runs(config)]
-    table = comparison.compare(contenders, data, config)
-    print(report.write(table, report.folder(config)))
+    table, evidence = comparison.compare(contenders, data, config)
+    print(report.write(table, evidence, report.folder(config)))
 
 
 def finished(run: Run) -> Contender:
     """A finished run with its final weights."""
     trained, record = run.config(), run.record()
+    if not run.last.is_file():
+        raise UserError(f"The weights {run.last} are gone; restore them, or delete {run.directory} and repeat the run.")
     model = models.build(
         trained.model.name,
         trained.model.attention,
@@ -35,13 +39,23 @@ def finished(run: Run) -> Contender:
         num_classes=record["classes"],
         **trained.attention_options,
     )
-    return Contender.of_run(run, model)
+    return Contender.of_run(run, model, models.published_entry(trained.model.name, trained.model.weights))
 
 
 def published(name: str, config: EvaluateConfig) -> Contender:
     """A network with its published weights, as they are."""
+    if name not in models.names():
+        raise UserError(f"published={name} is no backbone; they are {', '.join(models.names())}.")
     entry = models.published_entry(name, config.weights)
-    model = models.build(name, weights=config.weights, num_classes=config.data.num_classes)
+    if entry is None:
+        known = ", ".join(models.published(name)) or "none"
+        raise UserError(f"weights={config.weights} are not published for {name}; published are {known}.")
+    if config.data.num_classes != len(entry.meta["categories"]):
+        raise UserError(
+            f"The published weights of {name} tell {len(entry.meta['categories'])} classes apart, "
+            f"{config.data.label} has {config.data.num_classes}; leave published=[{name}] out, or train it."
+        )
+    model = models.build(name, weights=config.weights)
     return Contender.of_published(name, model, entry, config.data)
 
 

@@ -1,74 +1,33 @@
-"""Rows of a comparison: which networks enter, how each does on every image, and against which baseline."""
+"""A comparison: which runs enter, how each does on every image, and the table that comes of it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
 
-from engine import checkpoint, complexity, device, provenance
-from engine.augment import Preprocessing
-from engine.config import DataConfig, EvaluateConfig
+from engine import device, pairing, paper, provenance, statistics, summary
+from engine.config import EvaluateConfig
+from engine.contender import Contender
 from engine.datasets import Dataset
 from engine.errors import UserError
 from engine.evaluator import Candidate, Predictions, evaluate
 from engine.loader import EvalLoader, EvalSamples
-from engine.run import Run, identity
+from engine.run import Run
+from engine.throughput import images_per_second
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A network that enters the comparison.
+class Evidence:
+    """What a row of the table rests on; a row of published weights has neither record nor config."""
 
-    Attributes:
-        model: with the weights to evaluate.
-        preprocessing: of the images it sees.
-        facts: its row so far: what is known before it is evaluated.
-        record: of its run; empty for published weights.
-        setting: the keys of its run that its baseline has to share; empty for published weights.
-    """
-
-    model: nn.Module
-    preprocessing: Preprocessing
-    facts: dict[str, Any]
+    predictions: Predictions
     record: dict[str, Any]
-    setting: dict[str, Any]
-
-    @classmethod
-    def of_run(cls, run: Run, model: nn.Module) -> "Contender":
-        """A finished run's final weights.
-
-        Raises:
-            UserError: if the weights are not those of the run's record.
-        """
-        record = run.record()
-        if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
-            raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of; repeat the run.")
-        facts = {
-            **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
-            "top1_error_start": 100 - record["top1_start"],
-            "recorded_top1_error": 100 - record["top1"],
-            "source": str(run.directory),
-        }
-        ours = ("model.attention", "attention.")
-        setting = {key: value for key, value in identity(run.config()).items() if not key.startswith(ours)}
-        return cls(model, Preprocessing.of_record(record["preprocessing"]), facts, record, setting)
-
-    @classmethod
-    def of_published(cls, name: str, model: nn.Module, entry: Any, data: DataConfig) -> "Contender":
-        """Published weights as they are; `entry` is torchvision's."""
-        preprocessing = Preprocessing.choose(data, entry.transforms())
-        facts = {
-            "model": name,
-            "attention": "none",
-            "seed": None,
-            "epochs": 0,
-            "parameters": complexity.parameters(model),
-            "gflops": complexity.gflops(model, preprocessing.crop),
-            "published_top1_error": 100 - entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
-            "source": f"torchvision {entry.name}",
-        }
-        return cls(model, preprocessing, facts, {}, {})
+    config: str
 
 
 def find_runs(config: EvaluateConfig) -> list[Run]:
@@ -95,14 +54,17 @@ def find_runs(config: EvaluateConfig) -> list[Run]:
     return runs
 
 
-def compare(contenders: list[Contender], data: Dataset, config: EvaluateConfig) -> dict[str, Any]:
+def compare(
+    contenders: list[Contender], data: Dataset, config: EvaluateConfig
+) -> tuple[dict[str, Any], list[Evidence]]:
     """Evaluate all contenders in one pass over the validation images.
 
     Returns:
-        The table: its rows, the predictions behind them, and what they were measured on.
+        The table, of plain values: what was measured on what, `rows` (one for each run) and `cells` (the printed
+        rows: the seeds of one network together); and what each row rests on.
 
     Raises:
-        UserError: if a run was trained on other data, or differs from its baseline in more than attention.
+        UserError: if a run was trained on other data, or differently from the others.
     """
     fingerprint = data.fingerprint()
     for contender in contenders:
@@ -110,19 +72,15 @@ def compare(contenders: list[Contender], data: Dataset, config: EvaluateConfig) 
             raise UserError(
                 f"{contender.facts['source']} was trained on other images than {config.data.root}; set data.root."
             )
-    baselines = [_baseline(contender, contenders) for contender in contenders]
+    deviating = pairing.deviations(contenders, config.table.allow_mixed)
+    baselines = pairing.baselines(contenders, deviating)
     where = device.choose(config.runtime.device)
-    predictions = _predict(contenders, data, config)
-    rows = [
-        {
-            **contender.facts,
-            "top1_error": 100 - said.top1,
-            "top5_error": 100 - said.top5,
-            "difference": None if baseline is None else predictions[baseline].top1 - said.top1,
-        }
-        for contender, baseline, said in zip(contenders, baselines, predictions, strict=True)
-    ]
-    return {
+    predictions = _predict(contenders, data, config, where)
+    rows = _rows(contenders, deviating, baselines, predictions)
+    cells = summary.cells(rows, [said.hits() for said in predictions])
+    for cell in cells:
+        cell |= _beside(cell, contenders[cell["rows"][0]], config)
+    table = {
         "data": {
             "name": data.name,
             "classes": len(data.classes),
@@ -130,15 +88,20 @@ def compare(contenders: list[Contender], data: Dataset, config: EvaluateConfig) 
             "val_images": len(data.val),
             "fingerprint": fingerprint,
         },
-        "evaluated": {"precision": config.runtime.precision, **provenance.describe(where)},
+        "evaluated": {
+            "precision": config.runtime.precision,
+            "throughput_batch_size": config.table.throughput_batch_size,
+            **provenance.describe(where),
+        },
+        "cells": cells,
         "rows": rows,
-        "records": [contender.record for contender in contenders],
-        "predictions": predictions,
     }
+    return table, [Evidence(p, c.record, c.config) for c, p in zip(contenders, predictions, strict=True)]
 
 
-def _predict(contenders: list[Contender], data: Dataset, config: EvaluateConfig) -> list[Predictions]:
-    where = device.choose(config.runtime.device)
+def _predict(
+    contenders: Sequence[Contender], data: Dataset, config: EvaluateConfig, where: torch.device
+) -> list[Predictions]:
     ways = tuple(dict.fromkeys(contender.preprocessing for contender in contenders))
     loader = EvalLoader(EvalSamples(data.val, ways), config.runtime.eval_batch_size, config.runtime.workers, where)
     candidates = [
@@ -148,27 +111,58 @@ def _predict(contenders: list[Contender], data: Dataset, config: EvaluateConfig)
     return evaluate(candidates, loader, device.PRECISIONS[config.runtime.precision])
 
 
-def _baseline(contender: Contender, contenders: list[Contender]) -> int | None:
-    """Position of the same backbone without attention, trained alike; None where there is none, or for itself."""
-    if contender.facts["attention"] == "none":
+def _rows(
+    contenders: Sequence[Contender],
+    deviating: Sequence[str],
+    baselines: Sequence[int | None],
+    predictions: Sequence[Predictions],
+) -> list[Row]:
+    rows: list[Row] = []
+    for contender, deviation, baseline, said in zip(contenders, deviating, baselines, predictions, strict=True):
+        row = contender.facts | {
+            "recipe_deviation": deviation,
+            "top1_error": 100 - said.top1,
+            "top5_error": 100 - said.top5,
+            "baseline": baseline,
+            "difference": None,
+        }
+        row["published_gap"] = _published_gap(row)
+        if baseline is not None:
+            hits = [p.hits()[np.newaxis] for p in (said, predictions[baseline])]
+            row |= asdict(statistics.paired_difference(*hits))
+        row["predictions_sha256"] = said.sha256()
+        row["raw"] = _raw(row, [other["raw"] for other in rows])
+        rows.append(row)
+    return rows
+
+
+def _published_gap(row: Row) -> float | None:
+    """Points of top-1 error by which the start weights, as measured here, are worse than as published."""
+    if row["published_top1_error"] is None:
         return None
-    keys = ("model", "seed")
-    for position, other in enumerate(contenders):
-        if (
-            other.record
-            and other.facts["attention"] == "none"
-            and all(contender.facts[key] == other.facts[key] for key in keys)
-        ):
-            _require_same_setting(contender, other)
-            return position
-    return None
+    measured = row["top1_error"] if row["seed"] is None else row["top1_error_start"]
+    return float(measured - row["published_top1_error"])
 
 
-def _require_same_setting(contender: Contender, baseline: Contender) -> None:
-    here, there = contender.setting, baseline.setting
-    differing = [f"{key} ({here[key]} against {there[key]})" for key in here if here[key] != there.get(key)]
-    if differing:
-        raise UserError(
-            f"{contender.facts['source']} cannot be compared with {baseline.facts['source']}: they differ in "
-            f"{', '.join(differing)}. Train them alike, or name the runs to compare with runs=[DIR,...]."
-        )
+def _raw(row: Row, taken: Sequence[str]) -> str:
+    """Where a row's raw data go, without ending: rows/resnet18_cbam_seed51."""
+    attention = "" if row["attention"] == "none" else f"_{row['attention']}"
+    seed = "published" if row["seed"] is None else f"seed{row['seed']}"
+    name = f"rows/{row['model']}{attention}_{seed}"
+    if not row["recipe_deviation"]:
+        return name
+    return f"{name}_mixed{sum(other.startswith(f'{name}_mixed') for other in taken) + 1}"
+
+
+def _beside(cell: Row, contender: Contender, config: EvaluateConfig) -> Row:
+    """What stands beside the measured errors: the paper's, on ImageNet-1K alone, and the speed, where asked for."""
+    known = paper.errors(cell["model"], cell["attention"]) if config.data.is_imagenet_1k else None
+    batch_size = config.table.throughput_batch_size
+    precision = device.PRECISIONS[config.runtime.precision]
+    return {
+        "paper_top1_error": None if known is None else known[0],
+        "paper_top5_error": None if known is None else known[1],
+        "images_per_second": None
+        if batch_size is None
+        else images_per_second(contender.model, batch_size, contender.preprocessing.crop, precision),
+    }

@@ -85,6 +85,11 @@ class DataConfig:
         return self.total_classes if self.classes is None else self.classes
 
     @property
+    def is_imagenet_1k(self) -> bool:
+        """Whether accuracies published for ImageNet-1K may stand beside those measured here."""
+        return self.name == "imagenet" and self.num_classes == self.total_classes == 1000
+
+    @property
     def label(self) -> str:
         """`tiny_imagenet`, or `tiny_imagenet_20` where not all classes are taken."""
         return self.name if self.num_classes == self.total_classes else f"{self.name}_{self.num_classes}"
@@ -229,9 +234,15 @@ class ExportConfig:
 
 @dataclass
 class TableConfig:
-    """Where the table goes."""
+    """Where the table goes, and what it holds besides errors."""
 
     dir: str | None = None  # null: results/DATA
+    throughput_batch_size: int | None = None  # images per batch to measure images/s at; null: not measured
+    allow_mixed: bool = False  # take runs of several recipes, and mark those that differ from the first run's
+
+    def check(self) -> None:
+        if self.throughput_batch_size is not None:
+            _at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
 
 
 @dataclass
@@ -247,8 +258,8 @@ class EvaluateConfig:
     weights: str = "IMAGENET1K_V1"  # which published weights
 
     def check(self) -> None:
-        self.data.check()
-        self.runtime.check()
+        for part in (self.data, self.runtime, self.table):
+            part.check()
 
 
 def register() -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine import checkpoint
 from engine.augment import Preprocessing, normalise
-from engine.checkpoint import write_whole
 from engine.errors import UserError
 from engine.loader import EvalLoader
 
@@ -52,22 +52,28 @@ class Predictions:
     def mean_loss(self) -> float:
         return float(self.loss.astype(np.float64).mean())
 
+    def sha256(self) -> str:
+        """Digest of the arrays, whatever file holds them."""
+        return checkpoint.sha256({name: torch.from_numpy(array) for name, array in vars(self).items()})
+
+    def save(self, path: Path) -> None:
+        checkpoint.write_whole(path, lambda file: np.savez_compressed(file, **vars(self)))
+
     @classmethod
-    def load(cls, path: Path) -> "Predictions":
-        """What `save` wrote.
+    def load(cls, path: Path, sha256: str) -> "Predictions":
+        """Predictions as they were saved.
 
         Raises:
-            UserError: if it is absent or damaged.
+            UserError: if the file cannot be read, or its digest is not `sha256`.
         """
         try:
             with np.load(path) as arrays:
-                return cls(arrays["labels"], arrays["ranked"], arrays["loss"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"The predictions {path} cannot be read ({error}).") from error
-
-    def save(self, path: Path) -> None:
-        labels, ranked, loss = self.labels, self.ranked, self.loss
-        write_whole(path, lambda file: np.savez_compressed(file, labels=labels, ranked=ranked, loss=loss))
+                predictions = cls(arrays["labels"], arrays["ranked"], arrays["loss"])
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"The predictions {path} cannot be read ({error}); restore the file.") from error
+        if predictions.sha256() != sha256:
+            raise UserError(f"The predictions {path} are not those that were recorded; restore the file.")
+        return predictions
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def _results(trainer: Trainer, predictions: Predictions) -> dict[str, Any]:
         "val_loss": predictions.mean_loss,
         "best_top1": best["val_top1"],
         "best_epoch": best["epoch"],
+        "predictions_sha256": predictions.sha256(),
         "weights_sha256": checkpoint.sha256(trainer.model.state_dict()),
     }
 

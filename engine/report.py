@@ -1,30 +1,44 @@
-"""The table in four forms, and the raw rows beside it."""
+"""A table in its forms, all of them rendered from table.json, and the raw rows beside it."""
 
 import csv
 import io
 import json
+import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import checkpoint
+from engine import checkpoint, figure
+from engine.comparison import Evidence
 from engine.config import EvaluateConfig
 from engine.errors import UserError
+from engine.evaluator import Predictions
 
 Row = dict[str, Any]
+Table = dict[str, Any]
 
-# Title and text of each column of the printed table.
+TOLERANCE = 0.05  # points between a published accuracy and ours, beyond which the pipeline is at fault
+DAGGER = "†"
+
+# Title and text of each column of the printed table. A column without any text is left out.
 COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
-    ("Model", lambda row: row["model"]),
-    ("Attention", lambda row: row["attention"]),
-    ("Params (M)", lambda row: f"{row['parameters'] / 1e6:.2f}"),
-    ("GFLOPs", lambda row: f"{row['gflops']:.3f}"),
-    ("Epochs", lambda row: str(row["epochs"])),
-    ("Seed", lambda row: _or_dash(row["seed"], "d")),
-    ("Top-1 error at start (%)", lambda row: _or_dash(row.get("top1_error_start"), ".2f")),
-    ("Top-1 error (%)", lambda row: f"{row['top1_error']:.2f}"),
-    ("Top-5 error (%)", lambda row: f"{row['top5_error']:.2f}"),
-    ("Difference in top-1 error (points)", lambda row: _or_dash(row["difference"], "+.2f")),
+    ("Backbone", lambda cell: cell["model"] + (f" {DAGGER}" if cell["recipe_deviation"] else "")),
+    ("Attention", lambda cell: cell["attention"]),
+    ("Params (M)", lambda cell: f"{cell['parameters'] / 1e6:.2f}"),
+    ("GFLOPs", lambda cell: f"{cell['gflops']:.3f}"),
+    ("Epochs", lambda cell: str(cell["epochs"])),
+    ("Seeds", lambda cell: ", ".join(map(str, cell["seeds"]))),
+    ("Top-1 error at start (%)", lambda cell: _mean(cell, "top1_error_start")),
+    ("Top-1 error (%)", lambda cell: _mean(cell, "top1_error")),
+    ("Top-5 error (%)", lambda cell: _mean(cell, "top5_error")),
+    ("Difference in top-1 error (points) [95% interval]", lambda cell: _difference(cell)),
+    ("Won : lost (images)", lambda cell: "" if cell["baseline"] is None else f"{cell['won']} : {cell['lost']}"),
+    ("McNemar p", lambda cell: "" if cell["baseline"] is None else _p_value(cell["p_value"])),
+    ("Images/s", lambda cell: _number(cell["images_per_second"], ".0f")),
+    ("Paper: top-1 error (%)", lambda cell: _number(cell["paper_top1_error"], ".2f")),
+    ("Paper: top-5 error (%)", lambda cell: _number(cell["paper_top5_error"], ".2f")),
+    ("Start weights: published top-1 error (%)", lambda cell: _published(cell)),
 )
 
 
@@ -33,8 +47,8 @@ def folder(config: EvaluateConfig) -> Path:
     return Path(config.table.dir or f"results/{config.data.label}")
 
 
-def write(table: dict[str, Any], directory: Path) -> str:
-    """Write table.md, .csv, .json and .tex, and each row's record and predictions below rows/.
+def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
+    """Write table.json, each row's predictions, record and config below rows/, and every form of the table.
 
     Returns:
         The table as Markdown.
@@ -46,96 +60,212 @@ def write(table: dict[str, Any], directory: Path) -> str:
         (directory / "rows").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory} cannot be made ({error.strerror}); set table.dir to another folder.") from error
-    rows = [row | {"raw": f"rows/{_name(row)}"} for row in table["rows"]]
-    for row, record, predictions in zip(rows, table["records"], table["predictions"], strict=True):
-        predictions.save(directory / f"{row['raw']}.npz")
-        if record:
-            _write_text(directory / f"{row['raw']}.json", json.dumps(record, indent=2) + "\n")
-    kept = {"data": table["data"], "evaluated": table["evaluated"], "rows": rows}
-    markdown = _markdown(kept)
-    _write_text(directory / "table.json", json.dumps(kept, indent=2) + "\n")
+    for row, behind in zip(table["rows"], evidence, strict=True):
+        behind.predictions.save(directory / f"{row['raw']}.npz")
+        if behind.record:
+            _write_text(directory / f"{row['raw']}.json", json.dumps(behind.record, indent=2) + "\n")
+            _write_text(directory / f"{row['raw']}.yaml", behind.config)
+    _write_text(directory / "table.json", json.dumps(table, indent=2) + "\n")
+    return render(directory)
+
+
+def render(directory: Path) -> str:
+    """Write every form of the table from its table.json, once the predictions behind it are checked.
+
+    The same table.json gives the same bytes.
+
+    Returns:
+        The table as Markdown.
+
+    Raises:
+        UserError: if table.json cannot be read, or stored predictions are not those of the table.
+    """
+    try:
+        table: Table = json.loads((directory / "table.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"The table {directory / 'table.json'} cannot be read ({error}); run evaluate.py.") from error
+    check_predictions(table, directory)
+    markdown = _markdown(table)
     _write_text(directory / "table.md", markdown)
-    _write_text(directory / "table.csv", _csv(rows))
-    _write_text(directory / "table.tex", _latex(rows))
+    _write_text(directory / "table.csv", _csv(table["cells"]))
+    _write_text(directory / "table.tex", _latex(table))
+    if not figure.write(table, directory):
+        print("No figure without matplotlib: pip install matplotlib, then render the table again.", file=sys.stderr)
     return markdown
 
 
-def _markdown(table: dict[str, Any]) -> str:
-    header = [title for title, _ in COLUMNS]
-    lines = [" | ".join(header), " | ".join("---" if i < 2 else "--:" for i in range(len(header)))]
-    lines += [" | ".join(text(row) for _, text in COLUMNS) for row in table["rows"]]
+def check_predictions(table: Table, directory: Path) -> None:
+    """Compare the stored predictions of each row with the table; say which are not there to be compared.
+
+    Raises:
+        UserError: naming the first file that differs from what the table was made of.
+    """
+    for row in table["rows"]:
+        path = directory / f"{row['raw']}.npz"
+        if not path.exists():
+            print(f"Unchecked: {path} is not there.", file=sys.stderr)
+            continue
+        said = Predictions.load(path, row["predictions_sha256"])
+        if (100 - said.top1, 100 - said.top5) != (row["top1_error"], row["top5_error"]):
+            raise UserError(f"The errors of {row['raw']} in table.json do not follow from {path}; run evaluate.py.")
+
+
+def _columns(cells: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """Titles, and one text per cell; `-` where there is none."""
+    texts = [(title, [text(cell) for cell in cells]) for title, text in COLUMNS]
+    return [(title, [text or "-" for text in column]) for title, column in texts if any(column)]
+
+
+def _markdown(table: Table) -> str:
+    columns = [*_columns(table["cells"]), ("Config and records", [_links(c, table["rows"]) for c in table["cells"]])]
+    lines = [
+        " | ".join(title for title, _ in columns),
+        " | ".join("---" if i < 2 else "--:" for i in range(len(columns))),
+        *(" | ".join(texts) for texts in zip(*(column for _, column in columns), strict=True)),
+    ]
     body = "\n".join(f"| {line} |" for line in lines)
-    return f"{body}\n\n{_caption(table)}\n"
+    notes = "\n".join(f"- {note}" for note in _notes(table))
+    return f"{body}\n\n{notes}\n"
 
 
-def _caption(table: dict[str, Any]) -> str:
-    data, evaluated = table["data"], table["evaluated"]
-    sentences = [
+def _links(cell: Row, rows: Sequence[Row]) -> str:
+    trained = [rows[i] for i in cell["rows"] if rows[i]["seed"] is not None]
+    if not trained:
+        return str(rows[cell["rows"][0]]["source"])
+    records = [f"[{row['seed']}]({row['raw']}.json)" for row in trained]
+    return ", ".join([f"[config]({trained[0]['raw']}.yaml)", *records])
+
+
+def _notes(table: Table) -> list[str]:
+    """What a reader has to know of the table as a whole, then of single rows."""
+    data, evaluated, cells = table["data"], table["evaluated"], table["cells"]
+    notes = [
         f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, every one of the "
         f"{data['val_images']} validation images once, one crop.",
-        "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9.",
-        "The difference is to the same backbone without attention under the same recipe, seed and images; "
-        "negative is better.",
+        "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
+        "The difference is to the same backbone without attention under the same recipe, seed and images; negative "
+        "is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles): it speaks of "
+        "other images, for these trained networks. Called not distinguishable from 0 unless interval and test agree.",
+        "McNemar: exact and two-sided, on the images that one of the two got right and the other wrong.",
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
     ]
-    return "\n".join(sentences + [sentence for row in table["rows"] for sentence in _remarks(row)])
+    if any(len(cell["seeds"]) > 1 for cell in cells):
+        notes.append(
+            "Several seeds: mean ± standard deviation over seeds; the difference is pooled, an image's outcomes under "
+            "all seeds resampled together; an image is won where attention is right in more of the seeds. A "
+            "difference counts as supported only where every seed's has the same sign."
+        )
+    if evaluated["throughput_batch_size"] is not None:
+        notes.append(
+            f"Images/s: the network alone, in batches of {evaluated['throughput_batch_size']} in "
+            f"{evaluated['precision']} on {evaluated['device']}."
+        )
+    if any(cell["paper_top1_error"] is not None for cell in cells):
+        notes.append(
+            "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from nothing for 90 epochs by its authors; compare "
+            "with rows of that recipe only."
+        )
+    return notes + [note for cell in cells for note in _cell_notes(cell, table["rows"])]
 
 
-def _remarks(row: Row) -> list[str]:
-    """What a reader has to know of one row."""
-    remarks = []
-    recorded, published = row.get("recorded_top1_error"), row.get("published_top1_error")
-    if recorded is not None and recorded != row["top1_error"]:
-        remarks.append(f"{row['source']}: its record says {recorded:.2f}% top-1 error, this evaluation differs.")
-    if published is not None:
-        gap = row["top1_error"] - published
-        verdict = "as published" if abs(gap) <= 0.05 else "NOT as published: the pipeline is at fault, not the model"
-        remarks.append(f"{row['model']}: published top-1 error {published:.2f}%, measured {gap:+.2f}; {verdict}.")
-    return remarks
+def _cell_notes(cell: Row, rows: Sequence[Row]) -> list[str]:
+    name = f"{cell['model']} {cell['attention']}"
+    notes = []
+    if cell["recipe_deviation"]:
+        notes.append(f"{DAGGER} {name} was trained differently: {cell['recipe_deviation']}.")
+    if cell["baseline"] is not None and cell["baseline_seeds"] != cell["seeds"]:
+        seeds = ", ".join(map(str, cell["baseline_seeds"]))
+        notes.append(f"{name}: the difference is over seeds {seeds}, for which there is a baseline.")
+    if cell["published_gap"] is not None:
+        verdict = "as published" if _as_published(cell) else "NOT as published: the pipeline is at fault, not the model"
+        notes.append(
+            f"{name}: start weights of published top-1 error {cell['published_top1_error']:.2f}%, "
+            f"measured {cell['published_gap']:+.2f}; {verdict}."
+        )
+    for row in (rows[i] for i in cell["rows"]):
+        recorded = row["recorded_top1_error"]
+        if recorded is not None and recorded != row["top1_error"]:
+            notes.append(f"{row['source']}: its record says {recorded:.2f}% top-1 error, this evaluation differs.")
+    return notes
 
 
-def _csv(rows: list[Row]) -> str:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+def _csv(cells: Sequence[Row]) -> str:
+    """Every value of every cell, unrounded."""
+    keys = list(dict.fromkeys(key for cell in cells for key in cell))
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for cell in cells:
+        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in cell.items()})
     return text.getvalue()
 
 
-def _latex(rows: list[Row]) -> str:
-    """A booktabs table."""
-    header = " & ".join(_escape(title) for title, _ in COLUMNS)
-    body = [" & ".join(_escape(text(row)) for _, text in COLUMNS) + r" \\" for row in rows]
-    columns = "ll" + "r" * (len(COLUMNS) - 2)
+def _latex(table: Table) -> str:
+    """A booktabs table with its notes below."""
+    columns = _columns(table["cells"])
+    rows = zip(*(column for _, column in columns), strict=True)
     return "\n".join(
         (
-            rf"\begin{{tabular}}{{{columns}}}",
+            r"% \usepackage{booktabs}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 2)}}}",
             r"\toprule",
-            rf"{header} \\",
+            " & ".join(_escape(title) for title, _ in columns) + r" \\",
             r"\midrule",
-            *body,
+            *(" & ".join(map(_escape, texts)) + r" \\" for texts in rows),
             r"\bottomrule",
             r"\end{tabular}",
+            "",
+            r"\begin{flushleft}\footnotesize",
+            *(_escape(note) + r"\\" for note in _notes(table)),
+            r"\end{flushleft}",
             "",
         )
     )
 
 
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "%_&#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", DAGGER: r"$^\dagger$", "<": "$<$"}
+)
+
+
 def _escape(text: str) -> str:
-    for character in "%_&#":
-        text = text.replace(character, f"\\{character}")
-    return text
+    return re.sub(r"(?<![\w$])-(?=\d)", lambda _: "$-$", text.translate(_LATEX))
 
 
-def _name(row: Row) -> str:
-    """File name of a row's raw data: resnet18_cbam_seed51."""
-    attention = "" if row["attention"] == "none" else f"_{row['attention']}"
-    return f"{row['model']}{attention}_" + ("published" if row["seed"] is None else f"seed{row['seed']}")
+def _mean(cell: Row, key: str) -> str:
+    spread = cell[f"{key}_sd"]
+    return _number(cell[key], ".2f") + ("" if spread is None else f" ± {spread:.2f}")
 
 
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _difference(cell: Row) -> str:
+    if cell["baseline"] is None:
+        return "" if cell["attention"] == "none" else "no baseline"
+    mark = f" {DAGGER}" if cell["baseline_differs"] else ""
+    spread = "" if cell["difference_sd"] is None else f" ± {cell['difference_sd']:.2f}"
+    interval = f"[{cell['difference_low']:+.2f}, {cell['difference_high']:+.2f}]"
+    verdict = "" if cell["distinguishable"] else ", not distinguishable from 0"
+    return f"{cell['difference']:+.2f}{spread} {interval}{verdict}{mark}"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _published(cell: Row) -> str:
+    if cell["published_gap"] is None:
+        return ""
+    verdict = "" if _as_published(cell) else ", NOT as published"
+    return f"{cell['published_top1_error']:.2f} (measured {cell['published_gap']:+.2f}{verdict})"
+
+
+def _as_published(cell: Row) -> bool:
+    return abs(cell["published_gap"]) <= TOLERANCE
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _write_text(path: Path, text: str) -> None:

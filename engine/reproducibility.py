@@ -15,6 +15,7 @@ class Purpose(enum.IntEnum):
     ORDER = 1  # order of the images in one epoch
     STEP = 2  # dropout in one training step
     SHAPES = 3  # the generated data set
+    BOOTSTRAP = 4  # resampled images behind a confidence interval
 
 
 def stream(seed: int, purpose: Purpose, epoch: int = 0, index: int = 0) -> np.random.Generator:

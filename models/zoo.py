@@ -21,15 +21,16 @@ def names() -> list[str]:
 
 
 def parse(name: str, attention: str | None = None) -> tuple[Backbone, str]:
-    """`resnet50_cbam` -> (the backbone `resnet50`, `cbam`); an attention given beside such a name has to agree.
+    """`resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
 
     Raises:
-        ModelError: if there is no such backbone, or the two contradict each other.
+        ModelError: if there is no such backbone, or an attention is given beside a name that says one.
     """
     for kind in attention_layers.KINDS:
         if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
-            if attention not in (None, kind):
-                raise ModelError(f"The name '{name}' and attention='{attention}' contradict each other.")
+            if attention is not None:
+                backbone = name.removesuffix(f"_{kind}")
+                raise ModelError(f"The name '{name}' and attention='{attention}' are one too many; say '{backbone}'.")
             return BACKBONES[name.removesuffix(f"_{kind}")], kind
     if name not in BACKBONES:
         known = ", ".join(BACKBONES)

@@ -32,7 +32,7 @@ def verify(run: Run) -> None:
         raise UserError(f"{run.last} was made under another configuration than {run.config_file}.")
     if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
         raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of.")
-    predictions = Predictions.load(run.predictions)
+    predictions = Predictions.load(run.predictions, record["predictions_sha256"])
     told = (record["top1"], record["top5"], record["val_loss"])
     if (predictions.top1, predictions.top5, predictions.mean_loss) != told:
         raise UserError(

@@ -58,6 +58,11 @@ def test_the_main_job(command: Command, folders: Path, pretrained: Path, tmp_pat
     assert evaluated.returncode == 0, evaluated.stderr
     check_table(tmp_path / "table", evaluated.stdout, records)
 
+    corrupt_one_prediction(run / "predictions.npz")
+    refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
+    assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz are not those that were recorded")
+    assert not (tmp_path / "refused").exists()
+
     again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained}", *arguments(folders))
     assert again.returncode == 0
     assert "is finished" in again.stdout
@@ -77,6 +82,12 @@ def check_record(record: dict[str, object], run: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["attention"] == "cbam"
     assert {"last.pt", "best.pt"} == {file.name for file in (run / "checkpoint").iterdir()}
     assert "epoch 2/2" in (run / "log.txt").read_text()
+
+
+def corrupt_one_prediction(path: Path) -> None:
+    arrays = dict(np.load(path))
+    arrays["ranked"][3, 0] = (arrays["ranked"][3, 0] + 1) % 3
+    np.savez_compressed(path, **arrays)
 
 
 def check_curves(directory: Path) -> None:

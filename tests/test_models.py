@@ -188,7 +188,7 @@ def test_the_random_start_leaves_pretrained_weights_unscaled_and_gates_random(tm
     [
         ({"name": "resnet51"}, "Unknown model 'resnet51'; known are resnet18"),
         ({"name": "resnet50", "attention": "cbma"}, "Unknown attention 'cbma'; known are none, cbam, se"),
-        ({"name": "resnet50_cbam", "attention": "none"}, "contradict each other"),
+        ({"name": "resnet50_cbam", "attention": "none"}, "are one too many; say 'resnet50'"),
         ({"name": "resnet18", "weights": "IMAGENET1K_V9"}, "neither a file nor published for resnet18; published are"),
         ({"name": "resnet18_cbam", "ratio": 0}, "ratio must be a positive integer"),
         ({"name": "resnet18_cbam", "kernel_size": 4}, "kernel_size must be odd"),

@@ -1,0 +1,96 @@
+"""A network that enters the comparison: a finished run, or published weights as they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from engine import checkpoint, complexity
+from engine.augment import Preprocessing
+from engine.config import DataConfig, TrainConfig
+from engine.errors import UserError
+from engine.evaluator import Predictions
+from engine.run import Run, identity
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network and what is known of it before it is evaluated.
+
+    Attributes:
+        model: with the weights to evaluate.
+        preprocessing: of the images it sees.
+        facts: its row so far.
+        record: of its run; empty for published weights.
+        config: of its run, as YAML; empty for published weights.
+        setting: the keys of its run that the runs it is compared with have to share; empty for published weights.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    facts: dict[str, Any]
+    record: dict[str, Any]
+    config: str
+    setting: dict[str, Any]
+
+    @classmethod
+    def of_run(cls, run: Run, model: nn.Module, start_weights: Any | None) -> "Contender":
+        """A finished run's final weights.
+
+        Args:
+            run: finished.
+            model: with the run's final weights.
+            start_weights: torchvision's entry of the weights it started from, None where they are not published.
+
+        Raises:
+            UserError: if the weights or the predictions are not those of the run's record.
+        """
+        config, record = run.config(), run.record()
+        if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
+            raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of; repeat the run.")
+        if "predictions_sha256" in record:  # records from before the digest was kept stay readable
+            Predictions.load(run.predictions, record["predictions_sha256"])
+        facts = {
+            **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
+            "top1_error_start": 100 - record["top1_start"],
+            "recorded_top1_error": 100 - record["top1"],
+            "published_top1_error": _published_top1_error(start_weights, config),
+            "source": str(run.directory),
+        }
+        setting = {key: value for key, value in identity(config).items() if not key.startswith(_FREE)}
+        preprocessing = Preprocessing.of_record(record["preprocessing"])
+        return cls(model, preprocessing, facts, record, run.config_file.read_text(), setting)
+
+    @classmethod
+    def of_published(cls, name: str, model: nn.Module, entry: Any, data: DataConfig) -> "Contender":
+        """Published weights as they are; `entry` is torchvision's."""
+        preprocessing = Preprocessing.choose(data, entry.transforms())
+        facts = {
+            "model": name,
+            "attention": "none",
+            "seed": None,
+            "epochs": 0,
+            "parameters": complexity.parameters(model),
+            "gflops": complexity.gflops(model, preprocessing.crop),
+            "top1_error_start": None,
+            "recorded_top1_error": None,
+            "published_top1_error": _imagenet_top1_error(entry) if data.is_imagenet_1k else None,
+            "source": f"torchvision {entry.name}",
+        }
+        return cls(model, preprocessing, facts, record={}, config="", setting={})
+
+
+# What the table compares: everything else has to be alike.
+_FREE = ("model.name", "model.attention", "attention.", "seed")
+
+
+def _published_top1_error(entry: Any | None, config: TrainConfig) -> float | None:
+    """What the network measures before its first step if the pipeline is right; None where nothing is published."""
+    changed_at_start = config.model.attention != "none" and config.attention.start == "random"
+    if entry is None or changed_at_start or not config.data.is_imagenet_1k:
+        return None
+    return _imagenet_top1_error(entry)
+
+
+def _imagenet_top1_error(entry: Any) -> float:
+    return 100 - float(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])

@@ -1,0 +1,144 @@
+"""Measure what this repository claims of its speed, on this machine.
+
+    python scripts/benchmark.py --machine two-cores --images /path/to/class/folders
+    python scripts/benchmark.py --machine two-cores --images /path/to/class/folders --sections evaluation
+
+Writes results/benchmark/MACHINE.json and .md; sections that are not measured this time stay as they are there.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+import models
+from engine import cli, device, provenance
+from engine.augment import Preprocessing
+from engine.checkpoint import write_whole
+from engine.datasets import EXTENSIONS, Split
+from engine.errors import UserError
+from engine.evaluator import Candidate, evaluate
+from engine.loader import EvalLoader, EvalSamples
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
+
+Section = dict[str, Any]
+
+
+def evaluation(images: Path, where: torch.device) -> Section:
+    """Four networks in one pass over full-size images against four passes.
+
+    The networks are cheap and have random weights, so that at 64 px decoding is what takes the time; at 224 px, on
+    a CPU, it is not.
+    """
+    split = _repeated(images, at_least=384)
+    names = 2 * ["mobilenet_v3_small", "mobilenet_v3_small_cbam"]
+    rows = []
+    for size in (64, 224):
+        way = Preprocessing(resize=round(size * 256 / 224), crop=size)
+        candidates = [Candidate(device.place(models.build(name), where, channels_last=True), way) for name in names]
+        once, single = [], []
+        for _ in range(3):  # taking turns, so that whatever else the machine does meets both
+            once.append(_pass(candidates, split, way, where))
+            single.append(sum((_pass([candidate], split, way, where) for candidate in candidates), start=np.zeros(2)))
+        decoding, together, apart = _pass([], split, way, where), np.min(once, axis=0), np.min(single, axis=0)
+        for i, clock in enumerate(("wall", "processor")):
+            rows.append(
+                {
+                    "input (px)": size,
+                    "clock": clock,
+                    "decoding alone (s)": float(decoding[i]),
+                    "four passes (s)": float(apart[i]),
+                    "one pass (s)": float(together[i]),
+                    "one pass / four passes": float(together[i] / apart[i]),
+                }
+            )
+    return {
+        "about": f"{', '.join(names)}, random weights, fp32, over {len(split)} full-size JPEGs, each pass with "
+        f"a loader of its own ({_workers()} workers); the fastest of three. "
+        "Processor time, all cores and workers together, does not see what else the machine was doing.",
+        "rows": rows,
+    }
+
+
+SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {"evaluation": evaluation}
+
+
+def _repeated(folder: Path, at_least: int) -> Split:
+    """The images below a folder, again and again."""
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.name.lower().endswith(EXTENSIONS))
+    if not files:
+        raise UserError(f"There are no images below {folder.absolute()}; set --images to a folder of JPEGs.")
+    repeats = -(-at_least // len(files))
+    return Split(folder, np.array([bytes(file) for file in files] * repeats), np.zeros(len(files) * repeats, np.int64))
+
+
+def _pass(candidates: list[Candidate], split: Split, way: Preprocessing, where: torch.device) -> np.ndarray:
+    """Seconds to evaluate so many networks together: [wall clock, processor time with the loader's workers]."""
+    started = _clocks()
+    evaluate(candidates, EvalLoader(EvalSamples(split, (way,)), 64, _workers(), where), torch.float32)
+    return _clocks() - started
+
+
+def _clocks() -> np.ndarray:
+    return np.array([time.perf_counter(), sum(os.times()[:4])])
+
+
+def _workers() -> int:
+    return min(8, torch.get_num_threads())
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    lines = [f"# Benchmark: {report['machine']}", ""]
+    for name, section in report["sections"].items():
+        titles = list(section["rows"][0])
+        on = section["measured"]
+        lines += [
+            f"## {name}",
+            "",
+            section["about"],
+            f"{on['device']}, {on['threads']} threads, torch {on['torch']}.",
+            "",
+        ]
+        lines += [f"| {' | '.join(titles)} |", f"|{' --: |' * len(titles)}"]
+        lines += [f"| {' | '.join(_text(value) for value in row.values())} |" for row in section["rows"]]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    where = device.choose(arguments.device)
+    file = RESULTS / f"{arguments.machine}.json"
+    report = json.loads(file.read_text()) if file.is_file() else {"machine": arguments.machine, "sections": {}}
+    made = provenance.describe(where)
+    measured = {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
+    for name in arguments.sections:
+        report["sections"][name] = {"measured": measured, **SECTIONS[name](arguments.images, where)}
+    markdown, text = _markdown(report), json.dumps(report, indent=2) + "\n"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda out: out.write(text.encode()))
+    write_whole(file.with_suffix(".md"), lambda out: out.write(markdown.encode()))
+    print(markdown)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--machine", required=True, help="name of the report")
+    parser.add_argument("--images", type=Path, required=True, help="folder with full-size images, at any depth")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    with cli.one_line_errors():
+        main(parser.parse_args())

@@ -1,0 +1,89 @@
+"""What a preset still needs, as a shell script: each of its runs with its state and command, then the table.
+
+    python scripts/plan.py experiment=table4 data.root=/path/to/imagenet              # look
+    python scripts/plan.py experiment=table4 data.root=/path/to/imagenet | bash -e    # do
+
+Presets are in configs/experiment. Further KEY=VALUE arguments go into every command; those of data and runtime into
+that of the table too. Finished runs are comments; a run under way continues where it stopped.
+"""
+
+import itertools
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from engine import cli
+from engine.config import TrainConfig, parse, register
+from engine.errors import UserError
+from engine.run import Run
+
+PRESETS = cli.CONFIGS / "experiment"
+
+
+def plan(name: str, extra: list[str]) -> Iterator[str]:
+    """The lines of the script."""
+    preset = OmegaConf.load(PRESETS / f"{name}.yaml")
+    lines = []
+    states = []
+    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+        for line in preset.runs:
+            for overrides in expand([*preset.train, *shlex.split(line), *extra]):
+                run, state = look_up(overrides)
+                states.append(state)
+                command = shlex.join(["python", "train.py", *overrides])
+                lines.append(f"# {state}: {run.directory}\n" + (f"# {command}" if state == "done" else command))
+    counts = [f"{states.count(state)} {state}" for state in ("done", "under way", "missing")]
+    yield f"# {name}: {len(states)} runs; {', '.join(counts)}"
+    yield from lines
+    shared = [argument for argument in extra if argument.startswith(("data", "runtime"))]
+    yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
+
+
+def expand(overrides: list[str]) -> Iterator[list[str]]:
+    """Every combination of the comma-separated values, as Hydra's multirun makes them: a=1,2 -> a=1 and a=2."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+    return (list(combination) for combination in itertools.product(*choices))
+
+
+def look_up(overrides: list[str]) -> tuple[Run, str]:
+    """The run of a training command, and whether it is `done`, `under way` or `missing`.
+
+    Raises:
+        UserError: if its directory holds another run.
+    """
+    config: TrainConfig = parse(compose("train", overrides))
+    run = Run(Path(config.run_directory))
+    run.require_same_config(config)
+    if run.finished:
+        return run, "done"
+    return run, "under way" if run.config_file.is_file() else "missing"
+
+
+def main(arguments: list[str]) -> None:
+    presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    chosen = [argument.removeprefix("experiment=") for argument in arguments if argument.startswith("experiment=")]
+    if len(chosen) != 1 or chosen[0] not in presets:
+        raise UserError(f"Name one preset as experiment=NAME; there are {', '.join(presets)}.")
+    register()
+    extra = [argument for argument in arguments if not argument.startswith("experiment=")]
+    print("\n".join(plan(chosen[0], extra)))
+
+
+if __name__ == "__main__":
+    with cli.one_line_errors(HydraException, OmegaConfBaseException):
+        main(sys.argv[1:])

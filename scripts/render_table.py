@@ -1,0 +1,18 @@
+"""Render a table again from its table.json: python scripts/render_table.py results/tiny_imagenet
+
+Checks the stored predictions against the table first. No models, no images; the same table.json gives the same bytes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine import cli, report
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path, help="folder with table.json")
+    with cli.one_line_errors():
+        print(report.render(parser.parse_args().directory))

@@ -1,0 +1,82 @@
+"""scripts/plan.py: what a preset still needs."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from omegaconf import OmegaConf
+
+from engine import config
+from engine.cli import CONFIGS
+from engine.errors import UserError
+from engine.run import Run
+from tests.conftest import REPOSITORY, Command
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("plan", REPOSITORY / "scripts" / "plan.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config.register()
+    return module
+
+
+def test_commas_are_combinations_as_in_a_multirun(script: ModuleType) -> None:
+    expanded = list(script.expand(["model=a,b", "recipe.lr=0.1", "seed=51,52", "model.weights=null"]))
+    assert len(expanded) == 4
+    assert expanded[1] == ["model=a", "recipe.lr=0.1", "seed=52", "model.weights=null"]
+
+
+def test_a_run_is_missing_then_under_way_then_done(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = list(script.plan("demo", ["seed=7"]))
+    assert lines[0] == "# demo: 3 runs; 0 done, 0 under way, 3 missing"
+    assert lines[-1].splitlines()[-1] == "python evaluate.py data=shapes table.dir=runs/shapes/table"
+    pretraining = lines[1].splitlines()[-1]
+    assert pretraining.startswith("python train.py data=shapes ")
+
+    overrides = pretraining.split()[2:]
+    with script.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        trained = config.parse(script.compose("train", overrides))
+    run = Run(Path(trained.run_directory))
+    run.start(trained)
+    assert next(script.plan("demo", ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
+    run.write_record({"status": "finished"})
+    lines = list(script.plan("demo", ["seed=7"]))
+    assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
+    assert lines[1] == f"# done: {run.directory}\n# {pretraining}"
+    with pytest.raises(UserError, match=r"holds a run that differs in recipe.lr"):
+        list(script.plan("demo", ["seed=7", "recipe.lr=0.5"]))
+
+
+@pytest.mark.parametrize(("preset", "runs"), [("table_pretrained", 20), ("demo", 3)])
+def test_a_preset_lists_its_runs(preset: str, runs: int, script: ModuleType) -> None:
+    assert f"# {preset}: {runs} runs; " in next(script.plan(preset, ["run.root=nowhere"]))
+
+
+def test_every_preset_says_what_to_expect_and_how_to_start_it() -> None:
+    presets = sorted((CONFIGS / "experiment").glob("*.yaml"))
+    assert len(presets) == 8
+    for preset in presets:
+        comment = [line for line in preset.read_text().splitlines() if line.startswith("#")]
+        for part in ("Expected", "Hardware and time:", f"python scripts/plan.py experiment={preset.stem}"):
+            assert any(part in line for line in comment), (preset, part)
+        assert OmegaConf.load(preset).keys() == {"train", "runs", "evaluate"}
+
+
+def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) -> None:
+    done = command("scripts/plan.py", "experiment=demo", "runtime.device=cpu")
+    assert done.returncode == 0, done.stderr
+    commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert [line.split()[:2] for line in commands] == [["python", "train.py"]] * 3 + [["python", "evaluate.py"]]
+    assert str(REPOSITORY) not in done.stdout
+    assert all(line.endswith(" runtime.device=cpu") for line in commands)
+    wrong = command("scripts/plan.py", "experiment=table6")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: Name one preset as experiment=NAME; there are ablation_channel, ")

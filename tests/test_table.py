@@ -1,0 +1,248 @@
+"""The comparison table: pairing, seeds, what is refused, and its forms."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine import comparison, figure, pairing, paper, report
+from engine.augment import Preprocessing
+from engine.config import DataConfig, EvaluateConfig, RuntimeConfig, TableConfig
+from engine.contender import Contender
+from engine.datasets import open_dataset
+from engine.errors import UserError
+from engine.evaluator import Predictions
+from tests.conftest import Command
+
+Compared = tuple[dict[str, Any], list[comparison.Evidence]]
+
+SETTING = {"model.weights": "V1", "recipe.lr": 0.1, "recipe.epochs": 2}
+FORMS = ("table.md", "table.csv", "table.tex", "table.png", "table.svg")
+
+
+class Guess(nn.Module):
+    """Tells three classes by the mean of an image, and errs on some images, which ones depends on the seed."""
+
+    def __init__(self, seed: int, errors: float) -> None:
+        super().__init__()
+        self.seed, self.errors = seed, errors
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean(dim=(1, 2, 3))
+        scores = -(mean[:, None] - mean.new_tensor([-1.0, 0.2, 1.4])).abs()
+        random = torch.Generator().manual_seed(self.seed)
+        return torch.where(torch.rand(len(x), 1, generator=random) < self.errors, -scores, scores)
+
+
+def contender(attention: str = "none", seed: int | None = 51, errors: float = 0.6, **facts: Any) -> Contender:
+    facts = {
+        "model": "resnet18",
+        "attention": attention,
+        "seed": seed,
+        "epochs": 2,
+        "parameters": 11_689_512,
+        "gflops": 1.814 if attention == "none" else 1.815,
+        "top1_error_start": 30.0,
+        "recorded_top1_error": None,
+        "published_top1_error": None,
+        "source": f"runs/resnet18_{attention}/seed{seed}",
+    } | facts
+    model = Guess(seed or 0, errors)
+    return Contender(model, Preprocessing(32, 32), facts, {"seed": seed}, "seed: 51\n", dict(SETTING))
+
+
+def trained_with(contender: Contender, **setting: Any) -> Contender:
+    return replace(contender, setting=SETTING | {key.replace("__", "."): value for key, value in setting.items()})
+
+
+def compare(folders: Path, contenders: list[Contender], table: TableConfig | None = None) -> Compared:
+    data = DataConfig("small", "folders", str(folders), 3, None, image_size=32, resize=32)
+    config = EvaluateConfig(data, RuntimeConfig(device="cpu", workers=0), table or TableConfig())
+    return comparison.compare(contenders, open_dataset(data), config)
+
+
+@pytest.fixture
+def written(folders: Path, tmp_path: Path) -> Path:
+    """A table of two seeds with and without CBAM, and SE under one."""
+    contenders = [contender(seed=seed) for seed in (51, 52)]
+    contenders += [contender("cbam", seed, errors=0.0) for seed in (51, 52)] + [contender("se", errors=0.55)]
+    report.write(*compare(folders, contenders), tmp_path / "table")
+    return tmp_path / "table"
+
+
+def cells(directory: Path) -> list[dict[str, Any]]:
+    table: dict[str, Any] = json.loads((directory / "table.json").read_text())
+    return list(table["cells"])
+
+
+def test_seeds_of_one_network_are_one_cell_and_the_raw_rows_stay(written: Path) -> None:
+    table = json.loads((written / "table.json").read_text())
+    none, cbam, se = table["cells"]
+    rows = table["rows"]
+    assert [row["seed"] for row in rows] == [51, 52, 51, 52, 51]
+    assert (none["seeds"], cbam["seeds"], se["seeds"]) == ([51, 52], [51, 52], [51])
+    errors = [row["top1_error"] for row in rows[:2]]
+    assert none["top1_error"] == pytest.approx(np.mean(errors))
+    assert none["top1_error_sd"] == pytest.approx(np.std(errors, ddof=1))
+    assert cbam["difference"] == pytest.approx(np.mean([row["difference"] for row in rows[2:4]]))
+    assert cbam["difference"] == pytest.approx(cbam["top1_error"] - none["top1_error"])
+    assert cbam["difference_low"] < cbam["difference"] < cbam["difference_high"] < 0
+    assert (cbam["baseline"], se["baseline"], none["baseline"]) == (0, 0, None)
+    assert (cbam["top1_error_sd"], se["top1_error_sd"]) == (0.0, None)
+    markdown = (written / "table.md").read_text()
+    assert f"| {none['top1_error']:.2f} ± {none['top1_error_sd']:.2f} |" in markdown
+    assert "[config](rows/resnet18_seed51.yaml), [51](rows/resnet18_seed51.json)" in markdown
+
+
+def test_a_difference_that_the_data_do_not_support_is_printed_as_such(written: Path) -> None:
+    (se,) = (cell for cell in cells(written) if cell["attention"] == "se")
+    assert se["difference_low"] <= 0 <= se["difference_high"]
+    for form in ("md", "tex"):
+        assert (written / f"table.{form}").read_text().count(", not distinguishable from 0") == 1
+
+
+def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) -> None:
+    alone = [contender("cbam", 51), contender(seed=52), contender("cbam", 52)]
+    printed = report.write(*compare(folders, alone), tmp_path)
+    assert "resnet18 cbam: the difference is over seeds 52, for which there is a baseline." in printed
+    printed = report.write(*compare(folders, alone[:2]), tmp_path)
+    assert "| no baseline |" in printed
+    assert [cell["baseline"] for cell in cells(tmp_path)] == [None, None]
+
+
+def test_runs_of_two_recipes_are_refused_and_named(folders: Path) -> None:
+    mixed = [contender(), trained_with(contender("cbam"), recipe__lr=0.5)]
+    complaint = r"runs/resnet18_cbam/seed51 was .*: recipe.lr=0.5 \(0.1 in runs/resnet18_none/seed51\).*allow_mixed"
+    with pytest.raises(UserError, match=complaint):
+        compare(folders, mixed)
+    elsewhere = [contender(), trained_with(contender(model="vgg16"), recipe__lr=0.5)]
+    with pytest.raises(UserError, match=r"recipe.lr=0.5"):
+        compare(folders, elsewhere)
+    other_weights = [contender(), trained_with(contender("cbam"), model__weights="V2")]
+    with pytest.raises(UserError, match=r"model.weights=V2 \(V1 in"):
+        compare(folders, other_weights)
+    other_backbone = [contender(), trained_with(contender(model="vgg16"), model__weights="V2")]
+    assert pairing.deviations(other_backbone, allow_mixed=False) == ["", ""]
+
+
+def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: Path, tmp_path: Path) -> None:
+    mixed = [contender(), contender("cbam"), trained_with(contender("cbam", errors=0.1), recipe__lr=0.5)]
+    printed = report.write(*compare(folders, mixed, TableConfig(allow_mixed=True)), tmp_path)
+    assert printed.count("resnet18 † |") == 1
+    assert "† resnet18 cbam was trained differently: recipe.lr=0.5 (0.1 in" in printed
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["recipe_deviation"][:13] for row in csv.DictReader(file)] == ["", "", "recipe.lr=0.5"]
+    assert r"resnet18 $^\dagger$ &" in (tmp_path / "table.tex").read_text()
+    assert (tmp_path / "rows" / "resnet18_cbam_seed51_mixed1.npz").is_file()
+
+
+def test_the_same_network_under_the_same_seed_twice_is_refused(folders: Path) -> None:
+    with pytest.raises(UserError, match="again are the same network under the same seed"):
+        compare(folders, [contender(), contender(source="again")])
+
+
+def test_rendering_again_changes_no_byte(written: Path, command: Command) -> None:
+    before = {file: (written / file).read_bytes() for file in (*FORMS, "table.json")}
+    for file in FORMS:
+        (written / file).unlink()
+    done = command("scripts/render_table.py", str(written))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert before["table.md"].decode() in done.stdout
+    assert {file: (written / file).read_bytes() for file in before} == before
+
+
+def test_one_corrupted_prediction_is_detected_and_named(written: Path, command: Command) -> None:
+    path = written / "rows" / "resnet18_cbam_seed52.npz"
+    arrays = dict(np.load(path))
+    arrays["ranked"][7] = arrays["ranked"][7][::-1]
+    np.savez_compressed(path, **arrays)
+    done = command("scripts/render_table.py", str(written))
+    assert done.returncode == 2
+    assert done.stderr == f"error: The predictions {path} are not those that were recorded; restore the file.\n"
+
+
+def test_numbers_changed_in_the_json_are_detected(written: Path) -> None:
+    file = written / "table.json"
+    table = json.loads(file.read_text())
+    table["rows"][0]["top1_error"] -= 1
+    file.write_text(json.dumps(table))
+    with pytest.raises(UserError, match=r"errors of rows/resnet18_seed51 in table.json do not follow from"):
+        report.render(written)
+
+
+def test_a_table_renders_without_its_predictions_and_says_so(written: Path, capsys: pytest.CaptureFixture) -> None:
+    (written / "rows" / "resnet18_seed51.npz").unlink()
+    report.render(written)
+    assert capsys.readouterr().err == f"Unchecked: {written}/rows/resnet18_seed51.npz is not there.\n"
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip file", None])
+def test_unreadable_predictions_are_named(damage: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.npz"
+    said = Predictions(np.zeros(3, np.int64), np.zeros((3, 1), np.int64), np.zeros(3, np.float32))
+    said.save(path)
+    assert Predictions.load(path, said.sha256()).sha256() == said.sha256()
+    path.write_bytes(path.read_bytes()[:300] if damage is None else damage)
+    with pytest.raises(UserError, match=r"predictions.npz cannot be read"):
+        Predictions.load(path, said.sha256())
+
+
+def test_without_matplotlib_all_but_the_figure_is_written(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for file in FORMS:
+        (written / file).unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report.render(written)
+    assert [file for file in FORMS if (written / file).is_file()] == ["table.md", "table.csv", "table.tex"]
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = [contender(), contender("cbam-mlp_bias=True-spatial_norm=True")]
+    table, _ = compare(folders, pair)
+    assert [cell["paper_top1_error"] for cell in table["cells"]] == [None, None]
+    assert paper.errors("mobilenet_v1_a07", "se") == (32.50, 12.49)
+    assert paper.errors("resnet50", "cbam-order=parallel") is None
+    assert paper.errors("vgg16", "cbam") is None
+    assert not DataConfig("tiny_imagenet", total_classes=200).is_imagenet_1k
+    assert not DataConfig("imagenet", total_classes=1000, classes=20).is_imagenet_1k
+    monkeypatch.setattr(DataConfig, "is_imagenet_1k", True)
+    table, _ = compare(folders, pair)
+    assert [cell["paper_top1_error"] for cell in table["cells"]] == [29.60, 29.27]
+
+
+@pytest.mark.parametrize(("start", "verdict"), [(30.28, "+0.04; as published"), (30.30, "+0.06; NOT as published")])
+def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
+    start: float, verdict: str, folders: Path, tmp_path: Path
+) -> None:
+    table, evidence = compare(folders, [contender(top1_error_start=start, published_top1_error=30.24)])
+    assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
+
+
+def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -> None:
+    printed = report.write(*compare(folders, [contender()]), tmp_path)
+    assert "Images/s" not in printed
+    printed = report.write(*compare(folders, [contender()], TableConfig(throughput_batch_size=4)), tmp_path)
+    assert "Images/s: the network alone, in batches of 4 in fp32 on " in printed
+    assert cells(tmp_path)[0]["images_per_second"] > 0
+
+
+def test_the_figure_has_an_arrow_from_each_baseline_to_its_cbam(written: Path) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+
+    axes = Figure().subplots()
+    figure._draw(axes, json.loads((written / "table.json").read_text()))
+    arrows = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
+    none, cbam, _ = cells(written)
+    assert [(arrow.xyann[1], arrow.xy[1]) for arrow in arrows] == [(none["top1_error"], cbam["top1_error"])]
