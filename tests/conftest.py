@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from torch import nn
 from torchvision.io import write_jpeg
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -66,3 +68,16 @@ def write_image(path: Path, brightness: int, seed: int, height: int = 40, width:
     random = np.random.default_rng(seed)
     pixels = np.clip(random.normal(brightness, 20, (3, height, width)), 0, 255).astype(np.uint8)
     write_jpeg(torch.from_numpy(pixels), str(path))
+
+
+@pytest.fixture(scope="module")
+def narrow_classifiers() -> Iterator[None]:
+    """VGG's hidden layers of 4096 units get 64: no attention is there, and 120 million parameters take minutes."""
+
+    class NarrowLinear(nn.Linear):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(*(64 if width == 4096 else width for width in (inputs, outputs)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torchvision.models.vgg.nn, "Linear", NarrowLinear)
+        yield

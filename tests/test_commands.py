@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,8 +118,13 @@ def check_table(directory: Path, printed: str, records: list[dict[str, object]])
         assert [row["attention"] for row in csv.DictReader(file)] == ["none", "cbam"]
 
 
-def test_a_killed_run_continues_to_the_same_bits(command: Command, folders: Path, tmp_path: Path) -> None:
-    common = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3")
+def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
+    command: Command, folders: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    root, weights = tmp_path / "images", tmp_path / "start.pt"
+    shutil.copytree(folders, root)
+    shutil.copy(pretrained, weights)
+    common = arguments(root, "model=resnet18_cbam", f"model.weights={weights}", "recipe.epochs=3")
     assert command("train.py", *common, "run.dir=straight").returncode == 0
     killed = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *common, "run.dir=killed"],
@@ -129,12 +135,21 @@ def test_a_killed_run_continues_to_the_same_bits(command: Command, folders: Path
         if line.startswith("epoch 1/3"):
             os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    weights.unlink()  # a run under way holds its weights itself
+
+    changed = root / "val" / "class0" / "0.JPEG"
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    assert_one_line(
+        command("train.py", *common, "run.dir=killed"), "was started on other images than those under data.root"
+    )
+    shutil.copytree(folders, root, dirs_exist_ok=True)
+
     continued = command("train.py", *common, "run.dir=killed")
     assert continued.returncode == 0, continued.stderr
     assert "Continuing after" in continued.stdout
     straight, resumed = (json.loads((tmp_path / run / "record.json").read_text()) for run in ("straight", "killed"))
-    assert resumed["weights_sha256"] == straight["weights_sha256"]
-    assert resumed["history"] == straight["history"]
+    for key in ("weights_sha256", "history", "start_weights_sha256", "predictions_sha256"):
+        assert resumed[key] == straight[key], key
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:

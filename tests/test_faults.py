@@ -16,7 +16,6 @@ import PIL.Image
 import pytest
 import torch
 
-import models
 from engine import augment, checkpoint, cli
 from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
 from engine.datasets import open_dataset
@@ -249,28 +248,6 @@ def test_digests_tell_equal_data_from_different_data(command: Command, folders: 
     assert digests[0] == digests[1]
     assert digests[0][0] == digests[2][0]  # the same files
     assert digests[0][1:] != digests[2][1:]
-
-
-def test_a_run_goes_on_without_the_weights_it_started_from_but_not_on_other_images(
-    command: Command, folders: Path, tmp_path: Path
-) -> None:
-    root, weights = tmp_path / "copy", tmp_path / "start.pt"
-    shutil.copytree(folders, root)
-    torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), weights)
-    common = ["model=mobilenet_v3_small", f"model.weights={weights}", "run.dir=run", "run.checkpoint_every_steps=1"]
-    assert_one_line(command("train.py", *arguments(with_broken_image(root), *common)), "cannot be decoded")
-    started = json.loads((tmp_path / "run" / "record.json").read_text())
-    other = command("train.py", *arguments(with_broken_image(root, bytes_kept=250), *common))
-    assert_one_line(other, "was started on other images than those under data.root")
-    shutil.copytree(folders, root, dirs_exist_ok=True)
-    restored = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert restored["data_fingerprint"] == started["data_fingerprint"]
-
-
-def with_broken_image(root: Path, bytes_kept: int = 200) -> Path:
-    image = root / "train" / "class1" / "3.JPEG"
-    image.write_bytes(image.read_bytes()[:bytes_kept])
-    return root
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", '{"status": "finished"}', "no json"])

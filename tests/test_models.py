@@ -1,11 +1,9 @@
 """Every network of the zoo: attention goes in without changing what it computes, and it trains from there."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,18 +12,7 @@ from cbam import CBAM
 from models.attention import CBAMLayer, SELayer
 from tests.networks import CLASSES, plain
 
-
-@pytest.fixture(autouse=True, scope="module")
-def narrow_classifiers() -> Iterator[None]:
-    """VGG's hidden layers of 4096 units get 64: no attention is there, and 120 million parameters take minutes."""
-
-    class NarrowLinear(nn.Linear):
-        def __init__(self, inputs: int, outputs: int) -> None:
-            super().__init__(*(64 if width == 4096 else width for width in (inputs, outputs)))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchvision.models.vgg.nn, "Linear", NarrowLinear)
-        yield
+pytestmark = pytest.mark.usefixtures("narrow_classifiers")
 
 
 @pytest.fixture(params=models.names(), scope="module")

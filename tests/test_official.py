@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import models
+from engine import cli
 from models import official
 from tests.conftest import Command
 from tests.networks import CLASSES, randomise_norms
@@ -103,12 +104,21 @@ def test_the_converted_checkpoint_gives_the_official_logits(
 
 
 def test_a_checkpoint_of_something_else_is_one_line_and_nothing_is_written(command: Command, tmp_path: Path) -> None:
-    torch.save(models.build("resnet18").state_dict(), tmp_path / "plain.pt")
-    convert = ("scripts/convert_official.py", "model=resnet18", "target=ours.pt")
-    assert_one_line(command(*convert, "source=plain.pt"), "no CBAM of the official implementation")
-    assert_one_line(command(*convert, "source=nowhere.pt"), "nowhere.pt cannot be read")
-    assert_one_line(command(*convert), "The arguments are model=MODEL source=SOURCE target=TARGET; got model=resnet18")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.pt")
+    done = command("scripts/convert_official.py", "model=resnet18", "source=plain.pt", "target=ours.pt")
+    assert_one_line(done, "no CBAM of the official implementation")
     assert not (tmp_path / "ours.pt").exists()
+
+
+def test_arguments_that_a_script_does_not_have_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["convert", "model=resnet50", "sauce=official.pth"])
+    with pytest.raises(SystemExit) as caught:
+        cli.run_script(lambda model, source: print(model, source))
+    assert caught.value.code == 2
+    complaint = "error: The arguments are model=MODEL source=SOURCE; got model=resnet50 sauce=official.pth.\n"
+    assert capsys.readouterr() == ("", complaint)
 
 
 def test_a_name_that_the_official_module_does_not_have_is_refused() -> None:

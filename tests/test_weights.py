@@ -13,6 +13,8 @@ import models
 from models import downloads
 from tests.networks import CLASSES, plain
 
+pytestmark = pytest.mark.usefixtures("narrow_classifiers")
+
 
 def test_weights_with_learned_attention_load_without_a_new_start(tmp_path: Path) -> None:
     trained = models.build("resnet18_cbam", num_classes=CLASSES, start="random")
