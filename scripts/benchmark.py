@@ -64,7 +64,8 @@ def evaluation(images: Path, where: torch.device) -> Section:
     return {
         "about": f"{', '.join(names)}, random weights, inputs of 64 px, fp32, over {len(split)} full-size JPEGs; "
         f"the fastest of five. Each pass has its own loader (decoding processes: {_workers()}, computing threads: "
-        f"{torch.get_num_threads()}). Processor time counts all of them and does not see what else the machine was doing.",
+        f"{torch.get_num_threads()}). Processor time counts all of them and does not see what else the machine was "
+        "doing.",
         "rows": rows,
     }
 
