@@ -6,10 +6,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Tracker:
-    """Writes to the run's own `tensorboard/`; what an earlier start wrote after `resumed_at` images is dropped."""
+    """Writes to the run's own `tensorboard/`; what an earlier start wrote from `purge_from` images on is dropped."""
 
-    def __init__(self, directory: Path, resumed_at: int) -> None:
-        self.writer = SummaryWriter(str(directory), purge_step=resumed_at + 1)
+    def __init__(self, directory: Path, purge_from: int) -> None:
+        self.writer = SummaryWriter(str(directory), purge_step=purge_from)
 
     def scalars(self, group: str, values: dict[str, float], images_seen: int) -> None:
         for name, value in values.items():

@@ -206,8 +206,7 @@ def fit(trainer: Trainer, validate: Callable[[], Predictions], run: Run, config:
         Interrupted: if a signal asked for a stop; the state is saved.
         UserError: if a loss is not finite.
     """
-    resumed_at = trainer.images_seen if trainer.position.history else -1
-    tracker = Tracker(run.tensorboard, resumed_at)
+    tracker = Tracker(run.tensorboard, _first_unwritten(trainer))
     keeper = Keeper(trainer, tracker, run, config)
     with StopRequest() as stop:
         try:
@@ -247,15 +246,14 @@ def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
     position, config = trainer.position, keeper.config
     title = f"epoch {position.epoch + 1}/{config.recipe.epochs}"
     with progress.bar(trainer.steps(), trainer.loader.steps_per_epoch, position.step, title) as steps:
-        for lr in steps:
-            if position.step % config.run.log_every_steps == 0:
-                metrics = trainer.metrics()
-                keeper.tracker.scalars("step", {"loss": metrics["loss"], "lr": lr}, trainer.images_seen)
+        for _ in steps:
+            is_last = position.step == trainer.loader.steps_per_epoch
+            if position.step % config.run.log_every_steps == 0 and not is_last:
+                metrics = _log_step(trainer, keeper.tracker)
                 steps.set_postfix_str(
                     f"loss {metrics['loss']:.3f}, top-1 {metrics['top1']:.1f}%, "
                     f"{trainer.speed()['images_per_second']:.0f} images/s"
                 )
-            is_last = position.step == trainer.loader.steps_per_epoch
             if is_last or keeper.due or stop.signal:
                 trainer.metrics()  # a checkpoint after a loss that is not finite would be worthless
                 keeper.save()
@@ -263,8 +261,29 @@ def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
                 raise Interrupted(
                     f"Stopped by {stop.signal.name} after {position.epoch} epochs and {position.step} steps."
                 )
+    if position.step % config.run.log_every_steps == 0:
+        _log_step(trainer, keeper.tracker)
     if trainer.clock.steps:
         keeper.tracker.scalars("speed", trainer.speed(), trainer.images_seen)
+
+
+def _log_step(trainer: Trainer, tracker: Tracker) -> dict[str, float]:
+    """The epoch's mean loss so far and the last step's learning rate to TensorBoard; returns the metrics."""
+    metrics = trainer.metrics()
+    lr = schedule.learning_rate(trainer.recipe, trainer.steps_done - 1, trainer.loader.steps_per_epoch)
+    tracker.scalars("step", {"loss": metrics["loss"], "lr": lr}, trainer.images_seen)
+    return metrics
+
+
+def _first_unwritten(trainer: Trainer) -> int:
+    """From how many images on the curves are still to be written, at the trainer's position.
+
+    What is written at the end of an epoch comes after the checkpoint of its last step, at the same count of images.
+    """
+    if not trainer.position.history:
+        return 0
+    is_epoch_unended = trainer.position.step == trainer.loader.steps_per_epoch
+    return trainer.images_seen + (0 if is_epoch_unended else 1)
 
 
 def _require_finite(predictions: Predictions, when: str) -> Predictions:

@@ -81,7 +81,7 @@ def check_record(record: dict[str, object], run: Path) -> None:
     predictions = np.load(run / "predictions.npz")
     assert 100 * (predictions["ranked"][:, 0] == predictions["labels"]).mean() == pytest.approx(record["top1"])
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["attention"] == "cbam"
-    assert {"last.pt", "best.pt"} == {file.name for file in (run / "checkpoint").iterdir()}
+    assert {"last.pt", "previous.pt", "best.pt"} == {file.name for file in (run / "checkpoint").iterdir()}
     assert "epoch 2/2" in (run / "log.txt").read_text()
 
 
