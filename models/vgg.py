@@ -6,6 +6,7 @@ from functools import partial
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.architecture import Backbone, Site
 
@@ -17,9 +18,10 @@ def _build(name: str, num_classes: int) -> nn.Module:
 
 
 class AveragePool(nn.Module):
-    """Adaptive average pooling to side x side, as two matrix products: its usual backward on CUDA is not deterministic.
+    """Adaptive average pooling to side x side: [N, C, H, W] -> [N, C, side, side].
 
-    [N, C, H, W] -> [N, C, side, side]; for H = W = side, as at 224 pixels, the identity.
+    On CUDA as two matrix products, because the usual backward is not deterministic there; equal but for rounding, and
+    to the bit for H = W = side, as at 224 pixels.
     """
 
     def __init__(self, side: int) -> None:
@@ -27,6 +29,8 @@ class AveragePool(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return F.adaptive_avg_pool2d(x, self.side)
         height, width = x.shape[2:]
         return _bins(height, self.side).to(x) @ x @ _bins(width, self.side).to(x).T
 

@@ -47,7 +47,8 @@ def test_a_run_is_missing_then_under_way_then_done(
     run = Run(Path(trained.run_directory))
     run.start(trained)
     assert next(script.plan("demo", ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
-    run.write_record({"status": "finished"})
+    results = ("model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5", "weights_sha256")
+    run.write_record({**dict.fromkeys(results, 1), "status": "finished"})
     lines = list(script.plan("demo", ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
     assert lines[1] == f"# done: {run.directory}\n# {pretraining}"
