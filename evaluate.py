@@ -8,23 +8,32 @@
 Writes the table to results/DATA (table.dir=DIR) and prints it.
 """
 
+import os
+
 import models
-from engine import cli, comparison, progress, report, reproducibility
+from engine import cli, comparison, distributed, launcher, progress, report, reproducibility
 from engine.config import EvaluateConfig
 from engine.contender import Contender
 from engine.datasets import open_dataset
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.run import Run
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    progress.log_to_console()
     reproducibility.set_up(seed=0, deterministic=config.runtime.deterministic)
+    with distributed.join(launcher.place(os.environ), "table") as ranks:
+        evaluate_together(config, ranks)
+
+
+def evaluate_together(config: EvaluateConfig, ranks: Ranks) -> None:
+    progress.log_to_console(ranks.is_first)
     data = open_dataset(config.data)
     contenders = [published(name, config) for name in config.published]
     contenders += [finished(run) for run in comparison.find_runs(config)]
-    table, evidence = comparison.compare(contenders, data, config)
-    print(report.write(table, evidence, report.folder(config)))
+    table, evidence = comparison.compare(contenders, data, config, ranks)
+    if ranks.is_first:
+        print(report.write(table, evidence, report.folder(config)))
 
 
 def finished(run: Run) -> Contender:

@@ -6,17 +6,25 @@
 The same command started again continues the run. The keys are in engine/config.py, the presets in configs/.
 """
 
+import os
+
 import models
-from engine import cli, experiment, reproducibility
+from engine import cli, distributed, experiment, launcher, reproducibility
 from engine.config import TrainConfig
 from engine.datasets import open_dataset
+from engine.distributed import Ranks
 
 
 def train(config: TrainConfig) -> None:
-    run = experiment.claim(config)
+    reproducibility.set_up(config.seed, config.runtime.deterministic)
+    with distributed.join(launcher.place(os.environ), config.run_directory) as ranks:
+        train_together(config, ranks)
+
+
+def train_together(config: TrainConfig, ranks: Ranks) -> None:
+    run = experiment.claim(config, ranks)
     if run is None:
         return
-    reproducibility.set_up(config.seed, config.runtime.deterministic)
     data = open_dataset(config.data)
     # A run under way holds its weights itself: those that it started from may be gone.
     weights = None if run.under_way else config.model.weights
@@ -27,7 +35,8 @@ def train(config: TrainConfig) -> None:
         num_classes=len(data.classes),
         **config.attention_options,
     )
-    experiment.train(config, run, data, model, models.transforms(config.model.name, config.model.weights))
+    transforms = models.transforms(config.model.name, config.model.weights)
+    experiment.train(config, run, data, model, transforms, ranks)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from engine import device, pairing, paper, provenance, statistics, summary
 from engine.config import EvaluateConfig
 from engine.contender import Contender
 from engine.datasets import Dataset
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.evaluator import Candidate, Predictions, evaluate
 from engine.loader import EvalLoader, EvalSamples
@@ -39,10 +40,12 @@ def find_runs(config: EvaluateConfig) -> list[Run]:
     if config.runs is not None:
         runs = [Run(Path(directory)) for directory in config.runs]
         unfinished = [str(run.directory) for run in runs if not run.finished]
+        if not runs and not config.published:
+            raise UserError("runs=[] and published=[] leave nothing to compare; name runs, or leave runs out.")
         if unfinished:
             raise UserError(f"There is no finished run in {', '.join(unfinished)}; train it first, or leave it out.")
         return runs
-    folder = Path(config.root) / config.data.label
+    folder = Path(config.run.root) / config.data.label
     records = sorted(folder.glob("*/seed*/record.json"))
     runs = [run for run in (Run(record.parent) for record in records) if run.finished]
     if not runs and not config.published:
@@ -55,9 +58,9 @@ def find_runs(config: EvaluateConfig) -> list[Run]:
 
 
 def compare(
-    contenders: list[Contender], data: Dataset, config: EvaluateConfig
+    contenders: list[Contender], data: Dataset, config: EvaluateConfig, ranks: Ranks
 ) -> tuple[dict[str, Any], list[Evidence]]:
-    """Evaluate all contenders in one pass over the validation images.
+    """Evaluate all contenders in one pass over the validation images, which the processes share between them.
 
     Returns:
         The table, of plain values: what was measured on what, `rows` (one for each run) and `cells` (the printed
@@ -74,8 +77,8 @@ def compare(
             )
     deviating = pairing.deviations(contenders, config.table.allow_mixed)
     baselines = pairing.baselines(contenders, deviating)
-    where = device.choose(config.runtime.device)
-    predictions = _predict(contenders, data, config, where)
+    where = device.choose(config.runtime.device, ranks.place.local_rank)
+    predictions = _predict(contenders, data, config, where, ranks)
     rows = _rows(contenders, deviating, baselines, predictions)
     cells = summary.cells(rows, [said.hits() for said in predictions])
     for cell in cells:
@@ -100,15 +103,16 @@ def compare(
 
 
 def _predict(
-    contenders: Sequence[Contender], data: Dataset, config: EvaluateConfig, where: torch.device
+    contenders: Sequence[Contender], data: Dataset, config: EvaluateConfig, where: torch.device, ranks: Ranks
 ) -> list[Predictions]:
     ways = tuple(dict.fromkeys(contender.preprocessing for contender in contenders))
-    loader = EvalLoader(EvalSamples(data.val, ways), config.runtime.eval_batch_size, config.runtime.workers, where)
+    samples = EvalSamples(data.val, ways)
+    loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, where, ranks)
     candidates = [
         Candidate(device.place(contender.model, where, config.runtime.channels_last), contender.preprocessing)
         for contender in contenders
     ]
-    return evaluate(candidates, loader, device.PRECISIONS[config.runtime.precision])
+    return evaluate(candidates, loader, device.PRECISIONS[config.runtime.precision], ranks)
 
 
 def _rows(

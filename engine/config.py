@@ -117,12 +117,7 @@ class RecipeConfig:
         _at_least("recipe.epochs", self.epochs, 1)
         _at_least("recipe.batch_size", self.batch_size, 1)
         _at_least("recipe.accumulate", self.accumulate, 1)
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"recipe.batch_size={self.batch_size} does not divide into recipe.accumulate={self.accumulate} parts."
-            )
-        if self.batch_size // self.accumulate < 2:
-            raise UserError("recipe.batch_size / recipe.accumulate is 1; batch normalisation needs at least 2 images.")
+        self.check_parts(1)
         _at_least("recipe.lr", self.lr, 0.0)
         _between("recipe.momentum", self.momentum, 0.0, 1.0)
         if self.nesterov and self.momentum == 0:
@@ -134,6 +129,18 @@ class RecipeConfig:
         _between("recipe.step_factor", self.step_factor, 0.0, 1.0)
         _between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
 
+    def check_parts(self, processes: int) -> None:
+        """Whether the batch divides among so many processes, and each one's share into its parts."""
+        parts = processes * self.accumulate
+        divisor = f"recipe.accumulate={self.accumulate}" + (f" times {processes} processes" if processes > 1 else "")
+        if self.batch_size % parts:
+            raise UserError(f"recipe.batch_size={self.batch_size} does not divide by {divisor}.")
+        if self.batch_size // parts < 2:
+            raise UserError(
+                f"recipe.batch_size={self.batch_size} divided by {divisor} is 1; "
+                "batch normalisation needs at least 2 images."
+            )
+
 
 @dataclass
 class RuntimeConfig:
@@ -141,11 +148,14 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "fp32"  # fp32, or autocast to bf16 | fp16
-    workers: int | None = None  # processes that read images; 0: the main one; null: one per processor, 8 at most
+    workers: int | None = (
+        None  # processes that read images for each that trains; 0: none; null: one per processor, 8 at most
+    )
     deterministic: bool = True  # the same bits again; false is faster on CUDA
     channels_last: bool = True  # memory format of images and weights
     compile: bool = False  # torch.compile
-    eval_batch_size: int = 256  # images
+    sync_batchnorm: bool = False  # batch norms see the images of all processes; false: each those of its own
+    eval_batch_size: int = 256  # images at a time, on each process
 
     def check(self) -> None:
         _one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
@@ -172,6 +182,13 @@ class RunConfig:
         if self.checkpoint_every_minutes is not None:
             _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0.0)
         _at_least("run.log_every_steps", self.log_every_steps, 1)
+
+
+@dataclass
+class RunsConfig:
+    """Where finished runs are found."""
+
+    root: str = "runs"  # folder of all runs
 
 
 @dataclass
@@ -252,7 +269,7 @@ class EvaluateConfig:
     data: DataConfig = field(default_factory=DataConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     table: TableConfig = field(default_factory=TableConfig)
-    root: str = "runs"  # folder of all runs
+    run: RunsConfig = field(default_factory=RunsConfig)
     runs: list[str] | None = None  # run directories; null: every finished run under ROOT/DATA
     published: list[str] = field(default_factory=list)  # backbones evaluated with their published weights, as they are
     weights: str = "IMAGENET1K_V1"  # which published weights

@@ -58,6 +58,7 @@ class Contender:
             "source": str(run.directory),
         }
         setting = {key: value for key, value in identity(config).items() if not key.startswith(_FREE)}
+        setting["batch per process"] = record.get("batch_per_process", config.recipe.batch_size)
         preprocessing = Preprocessing.of_record(record["preprocessing"])
         return cls(model, preprocessing, facts, record, run.config_file.read_text(), setting)
 

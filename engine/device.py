@@ -8,16 +8,38 @@ from engine.errors import UserError
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+def choose(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` is CUDA where there is one; each process of a machine takes its own.
 
     Raises:
-        UserError: if CUDA is asked for and absent.
+        UserError: if CUDA is asked for and absent, or there are fewer devices than processes.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError("runtime.device=cuda, but torch sees no CUDA device; set runtime.device=cpu or auto.")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if not available or name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if 1 < count <= local_rank:
+        raise UserError(
+            f"Process {local_rank + 1} of this machine has no CUDA device of its own, torch sees {count}; "
+            "start no more processes than devices."
+        )
+    # A launcher may show each process its own device alone.
+    where = torch.device("cuda", local_rank if count > 1 else 0)
+    torch.cuda.set_device(where)
+    return where
+
+
+def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with batch norms that take their statistics over the images of all processes.
+
+    Raises:
+        UserError: on the CPU, where torch has none.
+    """
+    if device.type != "cuda":
+        raise UserError("runtime.sync_batchnorm=true needs CUDA; torch has no such norm on the CPU.")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:

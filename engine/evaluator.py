@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from engine import checkpoint
 from engine.augment import Preprocessing, normalise
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.loader import EvalLoader
 
@@ -88,36 +89,38 @@ def evaluate(
     candidates: Sequence[Candidate],
     loader: EvalLoader,
     precision: torch.dtype,
+    ranks: Ranks,
 ) -> list[Predictions]:
-    """Predictions of each candidate for every image of the loader's split.
+    """Predictions of each candidate for every image of the loader's split, on every process.
 
     Args:
         candidates: on the loader's device; their preprocessings are among the loader's.
-        loader: the images.
+        loader: this process's images.
         precision: float32, or the dtype to autocast to.
+        ranks: the processes that share the images between them.
 
     Raises:
         RuntimeError: if an image came twice or not at all.
     """
     ways = loader.samples.preprocessings
-    seen: list[Tensor] = []
-    labels: list[Tensor] = []
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in candidates]
+    batches: list[list[Tensor]] = []  # of each: indices, labels, then ranked classes and losses by each candidate
     for candidate in candidates:
         candidate.model.eval()
     with torch.inference_mode():
         for images, truth, indices in loader:
             inputs = [normalise(cut, way) for cut, way in zip(images, ways, strict=True)]
-            for candidate, part in zip(candidates, parts, strict=True):
-                part.append(_predict(candidate.model, inputs[ways.index(candidate.preprocessing)], truth, precision))
-            seen.append(indices)
-            labels.append(truth.cpu())
-    if not torch.equal(torch.cat(seen), torch.arange(len(loader.samples))):
-        raise RuntimeError("the evaluation did not see each image exactly once, in order")
-    true = torch.cat(labels).numpy()
-    return [
-        Predictions(true, *(torch.cat(column).cpu().numpy() for column in zip(*part, strict=True))) for part in parts
-    ]
+            batch = [indices, truth]
+            for candidate in candidates:
+                batch += _predict(candidate.model, inputs[ways.index(candidate.preprocessing)], truth, precision)
+            batches.append(batch)
+    own = [[column.cpu() for column in batch] for batch in batches]
+    everyones = [batch for part in ranks.gather(own) for batch in part]
+    seen, *columns = (torch.cat(column) for column in zip(*everyones, strict=True))
+    order = seen.argsort()
+    if not torch.equal(seen[order], torch.arange(len(loader.samples))):
+        raise RuntimeError("the evaluation did not see each image exactly once")
+    labels, *said = (column[order].numpy() for column in columns)
+    return [Predictions(labels, *pair) for pair in zip(said[::2], said[1::2], strict=True)]
 
 
 def _predict(model: nn.Module, images: Tensor, labels: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:

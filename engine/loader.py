@@ -1,8 +1,7 @@
 """Batches: which images, in which order, read by which processes, moved to the device ahead of their use."""
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from engine import augment
 from engine.augment import Preprocessing
 from engine.datasets import Split
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.interruption import ignore_in_worker
 from engine.reproducibility import Purpose, stream
@@ -51,34 +51,40 @@ class EvalSamples(Dataset[tuple[list[Tensor], int, int]]):
 
 
 class EpochBatches:
-    """The batches of one epoch at a time, each a list of (epoch, index); what does not fill a batch is left out.
+    """This process's part of each batch of one epoch at a time, as lists of (epoch, index).
 
-    Set `epoch` and `first` (batches to skip) before iterating. The order depends on (seed, epoch) alone.
+    Set `epoch` and `first` (batches to skip) before iterating. The order depends on (seed, epoch) alone. What does
+    not fill a batch is left out.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
+    def __init__(self, images: int, batch_size: int, seed: int, ranks: Ranks) -> None:
         if images < batch_size:
             raise UserError(f"recipe.batch_size={batch_size} is more than the {images} training images; set it lower.")
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.images, self.batch_size, self.seed, self.ranks = images, batch_size, seed, ranks
         self.epoch = 0
         self.first = 0
 
     def __len__(self) -> int:
         return self.images // self.batch_size - self.first
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
         order = stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.images)
         for step in range(self.first, self.images // self.batch_size):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in batch]
+            yield self.ranks.part([(self.epoch, int(index)) for index in batch])
 
 
 class TrainLoader:
-    """Training batches: (images uint8 [B, 3, size, size] on the device, labels [B], indices [B])."""
+    """Training batches: (images uint8 [B, 3, size, size] on the device, labels [B], indices [B]).
 
-    def __init__(self, samples: TrainSamples, batch_size: int, workers: int | None, device: torch.device) -> None:
-        self.batches = EpochBatches(len(samples.split), batch_size, samples.seed)
-        self.loader = _data_loader(samples, workers, device, batch_sampler=self.batches)
+    `batch_size` is that of all processes together; B is this one's part of it.
+    """
+
+    def __init__(
+        self, samples: TrainSamples, batch_size: int, workers: int | None, device: torch.device, ranks: Ranks
+    ) -> None:
+        self.batches = EpochBatches(len(samples.split), batch_size, samples.seed, ranks)
+        self.loader = _data_loader(samples, workers, device, ranks, batch_sampler=self.batches)
         self.device = device
         self.steps_per_epoch = len(self.batches)
 
@@ -89,18 +95,21 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every image of a split once: (images, one uint8 tensor per preprocessing; labels; indices), in order."""
+    """Every image of a split, on one process each: (images, one uint8 tensor per preprocessing; labels; indices)."""
 
-    def __init__(self, samples: EvalSamples, batch_size: int, workers: int | None, device: torch.device) -> None:
+    def __init__(
+        self, samples: EvalSamples, batch_size: int, workers: int | None, device: torch.device, ranks: Ranks
+    ) -> None:
         self.samples = samples
-        self.loader = _data_loader(samples, workers, device, batch_size=batch_size)
+        own = range(ranks.rank, len(samples), ranks.world_size)
+        self.loader = _data_loader(samples, workers, device, ranks, batch_size=batch_size, sampler=own)
         self.device = device
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
         return _on_device(self.loader, self.device)
 
 
-def digest(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> str:
+def digest(batches: Iterable[tuple[Tensor, ...]]) -> str:
     """sha256 over every byte of the images, labels and indices: equal digests, equal data in equal order."""
     sha256 = hashlib.sha256()
     for batch in batches:
@@ -109,9 +118,11 @@ def digest(batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> str:
     return sha256.hexdigest()
 
 
-def _data_loader(samples: Dataset, workers: int | None, device: torch.device, **batching: Any) -> DataLoader:
+def _data_loader(
+    samples: Dataset, workers: int | None, device: torch.device, ranks: Ranks, **batching: Any
+) -> DataLoader:
     if workers is None:
-        workers = min(8, len(os.sched_getaffinity(0)))
+        workers = min(8, ranks.place.processors)
     return DataLoader(
         samples,
         num_workers=workers,

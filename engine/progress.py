@@ -10,11 +10,12 @@ from tqdm import tqdm
 log = logging.getLogger("run")
 
 
-def log_to_console() -> None:
-    """Lines of the log to stdout, above the bar where there is one."""
+def log_to_console(is_first: bool = True) -> None:
+    """Lines of the log to stdout, above the bar where there is one; of several processes, those of the first alone."""
     logging.raiseExceptions = False  # a full disk is reported once, where it stops the run
     # `force` drops the handlers of the run before, when one process makes several.
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_AboveTheBar()], force=True)
+    level = logging.INFO if is_first else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_AboveTheBar()], force=True)
 
 
 def log_to_file(path: Path) -> None:
@@ -24,9 +25,10 @@ def log_to_file(path: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def bar(batches: Iterable, total: int, done: int, title: str) -> tqdm:
-    """A progress bar with the time left; invisible where stderr is no terminal."""
-    return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=None)
+def bar(batches: Iterable, total: int, done: int, title: str, visible: bool = True) -> tqdm:
+    """A progress bar with the time left; invisible where stderr is no terminal, whatever is asked for."""
+    hidden = None if visible else True  # None leaves it to the terminal
+    return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=hidden)
 
 
 class _AboveTheBar(logging.Handler):

@@ -27,9 +27,9 @@ def stream(seed: int, purpose: Purpose, epoch: int = 0, index: int = 0) -> np.ra
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, index, epoch]))
 
 
-def seed_step(seed: int, step: int) -> None:
+def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch for one training step, so that dropout needs no state to be resumed from."""
-    torch.manual_seed(int(stream(seed, Purpose.STEP, index=step).integers(2**63)))
+    torch.manual_seed(int(stream(seed, Purpose.STEP, epoch=rank, index=step).integers(2**63)))
 
 
 def set_up(seed: int, deterministic: bool) -> None:

@@ -24,10 +24,13 @@ _NOT_IDENTITY = ("run.", "data.root", "runtime.device", "runtime.workers", "runt
 
 
 class Run:
-    """One run directory. Reading it changes nothing; `start` makes it ours."""
+    """One run directory. Reading it changes nothing; `start` makes it ours.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Of several processes of one run, one alone writes: with `writes=False` all that would write does nothing.
+    """
+
+    def __init__(self, directory: Path, writes: bool = True) -> None:
+        self.directory, self.writes = directory, writes
         self.config_file = directory / "config.yaml"
         self.record_file = directory / "record.json"
         self.log_file = directory / "log.txt"
@@ -74,6 +77,8 @@ class Run:
         Raises:
             UserError: if it cannot be written, or another process has the lock.
         """
+        if not self.writes:
+            return
         try:
             self.last.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
@@ -89,7 +94,12 @@ class Run:
 
     def save_state(self, state: dict[str, Any], config: TrainConfig) -> None:
         """Keep the state to go on from, and the one before it in case this one is damaged."""
-        checkpoint.save({**state, "identity": identity(config)}, self.last, self.previous)
+        if self.writes:
+            checkpoint.save({**state, "identity": identity(config)}, self.last, self.previous)
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        if self.writes:
+            checkpoint.save(state, self.best)
 
     def load_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """The newest state that can be read, None where there is none yet.
@@ -136,7 +146,8 @@ class Run:
 
     def write_record(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-        checkpoint.write_whole(self.record_file, lambda file: file.write(text.encode()))
+        if self.writes:
+            checkpoint.write_whole(self.record_file, lambda file: file.write(text.encode()))
 
     def _is_ours(self) -> bool:
         """Whether a directory without a configuration is empty, or where a start was killed at once."""

@@ -1,6 +1,7 @@
 """Training: steps, epochs, and the state from which a run goes on as if it had never stopped."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine import checkpoint, device, progress, schedule
+from engine import device, progress, schedule
 from engine.augment import Preprocessing, normalise
 from engine.config import RecipeConfig, TrainConfig
+from engine.distributed import Ranks, accumulating
 from engine.errors import UserError
 from engine.evaluator import Predictions
 from engine.interruption import Interrupted, StopRequest
@@ -38,7 +40,8 @@ class Position:
     Attributes:
         epoch: whole epochs done.
         step: steps done in the epoch under way.
-        totals: float64 [3] on the device: sums over that epoch's images of loss, top-1 hits and top-5 hits.
+        totals: float64 [3] on the device: sums over that epoch's images, of all processes, of loss, top-1 hits and
+            top-5 hits.
         history: the metrics of each whole epoch.
     """
 
@@ -52,16 +55,17 @@ class Trainer:
     """A model, its optimizer and its position in a recipe."""
 
     def __init__(
-        self, model: nn.Module, loader: TrainLoader, preprocessing: Preprocessing, config: TrainConfig
+        self, model: nn.Module, loader: TrainLoader, preprocessing: Preprocessing, config: TrainConfig, ranks: Ranks
     ) -> None:
-        self.loader, self.preprocessing = loader, preprocessing
+        self.loader, self.preprocessing, self.ranks = loader, preprocessing, ranks
         self.recipe: RecipeConfig = config.recipe
         self.seed = config.seed
         self.device = loader.device
         self.precision = device.PRECISIONS[config.runtime.precision]
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
         self.model = device.place(model, self.device, config.runtime.channels_last)
-        self.forward = torch.compile(self.model) if config.runtime.compile else self.model
+        self.parallel = ranks.parallel(self.model, config.runtime.deterministic)
+        self.forward = torch.compile(self.parallel) if config.runtime.compile else self.parallel
         self.optimizer = schedule.sgd(model, config.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.position = Position(self._no_totals())
@@ -101,7 +105,7 @@ class Trainer:
             arrived = time.perf_counter()
             lr = schedule.learning_rate(self.recipe, self.steps_done, self.loader.steps_per_epoch)
             schedule.set_learning_rate(self.optimizer, lr)
-            seed_step(self.seed, self.steps_done)
+            seed_step(self.seed, self.steps_done, self.ranks.rank)
             try:
                 self._step(images, labels, indices)
             except torch.OutOfMemoryError as error:
@@ -134,31 +138,27 @@ class Trainer:
         return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
 
     def speed(self) -> dict[str, float]:
-        """Images per second and the share of the time spent waiting for images, of this process in this epoch."""
+        """Images per second of all processes, and this one's share of time spent waiting for them, in this epoch."""
         seconds = max(self.clock.total, 1e-9)
         images = self.clock.steps * self.recipe.batch_size
         return {"images_per_second": images / seconds, "data_wait": self.clock.waiting / seconds}
 
     def _step(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
         parts = self.recipe.accumulate
-        losses = []
-        for part, truth in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        sums = self._no_totals()
+        for number, (part, truth) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True), start=1):
             inputs = normalise(part, self.preprocessing).contiguous(memory_format=self.memory_format)
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                logits = self.forward(inputs).float()
-            loss = F.cross_entropy(logits, truth, label_smoothing=self.recipe.label_smoothing)
-            self.scaler.scale(loss / parts).backward()
-            losses.append(loss.detach())
-            self._count(loss.detach(), logits.detach(), truth)
+            with accumulating(self.parallel, is_last=number == parts):
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                    logits = self.forward(inputs).float()
+                loss = F.cross_entropy(logits, truth, label_smoothing=self.recipe.label_smoothing)
+                self.scaler.scale(loss / parts).backward()
+            sums += _sums(loss.detach(), logits.detach(), truth)
+        self._unchecked.append((self.steps_done, sums[0] / len(images), indices))
+        self.position.totals += self.ranks.sum(sums)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self._unchecked.append((self.steps_done, torch.stack(losses).mean(), indices))
-
-    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        sums = torch.stack([loss * len(labels), ranked[:, 0].sum(), ranked.sum()])
-        self.position.totals += sums.double()
 
     def _no_totals(self) -> Tensor:
         return torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -176,6 +176,12 @@ class Trainer:
         self._unchecked.clear()
 
 
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """float64 [3]: sums over the images of loss, top-1 hits and top-5 hits."""
+    hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return torch.stack([loss * len(labels), hits[:, 0].sum(), hits.sum()]).double()
+
+
 class Keeper:
     """Saves the trainer's state into the run: when asked to, and when a checkpoint is due."""
 
@@ -187,10 +193,17 @@ class Keeper:
         # First what the curves have: a start from this state drops only what was written after it.
         self.tracker.flush()
         self.run.save_state(self.trainer.state_dict(), self.config)
+        self.trainer.ranks.wait()  # a process that ends may take the others with it
         self.saved_at = time.monotonic()
 
+    def agree(self, stop: StopRequest) -> tuple[bool, signal.Signals | None]:
+        """Whether a checkpoint is due and which signal asked for a stop, the same on all processes."""
+        ranks = self.trainer.ranks
+        due, number = ranks.highest(ranks.is_first and self._due, stop.signal or 0)
+        return bool(due), signal.Signals(number) if number else None
+
     @property
-    def due(self) -> bool:
+    def _due(self) -> bool:
         steps, minutes = self.config.run.checkpoint_every_steps, self.config.run.checkpoint_every_minutes
         by_steps = steps is not None and self.trainer.position.step % steps == 0
         return by_steps or (minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes)
@@ -206,7 +219,7 @@ def fit(trainer: Trainer, validate: Callable[[], Predictions], run: Run, config:
         Interrupted: if a signal asked for a stop; the state is saved.
         UserError: if a loss is not finite.
     """
-    tracker = Tracker(run.tensorboard, _first_unwritten(trainer))
+    tracker = Tracker(run.tensorboard if run.writes else None, _first_unwritten(trainer))
     keeper = Keeper(trainer, tracker, run, config)
     with StopRequest() as stop:
         try:
@@ -236,7 +249,7 @@ def _fit(
         trainer.end_epoch()
         _end_row(trainer, keeper.tracker, train_metrics, predictions)
         if predictions.top1 > best:
-            checkpoint.save({"model": trainer.model.state_dict(), "epoch": position.epoch}, keeper.run.best)
+            keeper.run.save_best({"model": trainer.model.state_dict(), "epoch": position.epoch})
         keeper.save()
     return predictions
 
@@ -245,21 +258,23 @@ def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
     """The rest of the epoch under way, with the curves and checkpoints that fall into it and at its end."""
     position, config = trainer.position, keeper.config
     title = f"epoch {position.epoch + 1}/{config.recipe.epochs}"
-    with progress.bar(trainer.steps(), trainer.loader.steps_per_epoch, position.step, title) as steps:
+    total = trainer.loader.steps_per_epoch
+    with progress.bar(trainer.steps(), total, position.step, title, keeper.run.writes) as steps:
         for _ in steps:
-            is_last = position.step == trainer.loader.steps_per_epoch
+            is_last = position.step == total
             if position.step % config.run.log_every_steps == 0 and not is_last:
                 metrics = _log_step(trainer, keeper.tracker)
                 steps.set_postfix_str(
                     f"loss {metrics['loss']:.3f}, top-1 {metrics['top1']:.1f}%, "
                     f"{trainer.speed()['images_per_second']:.0f} images/s"
                 )
-            if is_last or keeper.due or stop.signal:
+            is_due, stopped_by = keeper.agree(stop)
+            if is_last or is_due or stopped_by:
                 trainer.metrics()  # a checkpoint after a loss that is not finite would be worthless
                 keeper.save()
-            if stop.signal:
+            if stopped_by:
                 raise Interrupted(
-                    f"Stopped by {stop.signal.name} after {position.epoch} epochs and {position.step} steps."
+                    f"Stopped by {stopped_by.name} after {position.epoch} epochs and {position.step} steps."
                 )
     if position.step % config.run.log_every_steps == 0:
         _log_step(trainer, keeper.tracker)

@@ -25,6 +25,7 @@ from engine import cli, device, provenance
 from engine.augment import Preprocessing
 from engine.checkpoint import write_whole
 from engine.datasets import EXTENSIONS, Split
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.evaluator import Candidate, evaluate
 from engine.loader import EvalLoader, EvalSamples
@@ -85,7 +86,7 @@ def _repeated(folder: Path, at_least: int) -> Split:
 def _pass(candidates: list[Candidate], split: Split, way: Preprocessing, where: torch.device) -> np.ndarray:
     """Seconds to evaluate so many networks together: [wall clock, processor time with the loader's workers]."""
     started = _clocks()
-    evaluate(candidates, EvalLoader(EvalSamples(split, (way,)), 64, _workers(), where), torch.float32)
+    evaluate(candidates, EvalLoader(EvalSamples(split, (way,)), 64, _workers(), where, Ranks()), torch.float32, Ranks())
     return _clocks() - started
 
 

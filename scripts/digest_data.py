@@ -1,30 +1,44 @@
 """What a configuration trains on, as digests: equal digests, equal pixels in equal order.
 
     python scripts/digest_data.py data=tiny_imagenet data.root=PATH seed=51 recipe.batch_size=256
+    torchrun --nproc-per-node=4 scripts/digest_data.py ...    # the same, of the batches that four processes share
 
 Takes the arguments of train.py. Prints the fingerprint of the files and the digest of the first two epochs.
 """
 
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import cli
+from engine import cli, distributed, launcher
 from engine.config import TrainConfig
 from engine.datasets import open_dataset
+from engine.distributed import Ranks
 from engine.loader import TrainLoader, TrainSamples, digest
 
 
 def print_digests(config: TrainConfig) -> None:
     data = open_dataset(config.data)
     samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
-    loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, torch.device("cpu"))
-    print(f"files {data.fingerprint()}")
-    for epoch in range(2):
-        print(f"epoch {epoch + 1} {digest(loader.epoch(epoch))}")
+    with distributed.join(launcher.place(os.environ), "digest") as ranks:
+        config.recipe.check_parts(ranks.world_size)
+        loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, torch.device("cpu"), ranks)
+        lines = [f"files {data.fingerprint()}"]
+        lines += [f"epoch {epoch + 1} {digest(whole(loader.epoch(epoch), ranks))}" for epoch in range(2)]
+        if ranks.is_first:
+            print(*lines, sep="\n")
+
+
+def whole(parts: Iterable[tuple[Tensor, ...]], ranks: Ranks) -> Iterator[tuple[Tensor, ...]]:
+    """The batches that the processes' parts make together."""
+    for part in parts:
+        yield tuple(torch.cat(columns) for columns in zip(*ranks.gather(part), strict=True))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ that of the table too. Finished runs are comments; a run under way continues whe
 import itertools
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,21 +30,36 @@ from engine.run import Run
 PRESETS = cli.CONFIGS / "experiment"
 
 
+@dataclass(frozen=True)
+class Planned:
+    """One run of a preset.
+
+    Attributes:
+        directory: of the run.
+        state: `done`, `under way` or `missing`.
+        weights: what it starts from.
+        command: that trains it.
+    """
+
+    directory: Path
+    state: str
+    weights: str | None
+    command: str
+
+
 def plan(name: str, extra: list[str]) -> Iterator[str]:
     """The lines of the script."""
     preset = OmegaConf.load(PRESETS / f"{name}.yaml")
-    lines = []
-    states = []
+    runs = []
     with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
         for line in preset.runs:
-            for overrides in expand([*preset.train, *shlex.split(line), *extra]):
-                run, state = look_up(overrides)
-                states.append(state)
-                command = shlex.join(["python", "train.py", *overrides])
-                lines.append(f"# {state}: {run.directory}\n" + (f"# {command}" if state == "done" else command))
-    counts = [f"{states.count(state)} {state}" for state in ("done", "under way", "missing")]
-    yield f"# {name}: {len(states)} runs; {', '.join(counts)}"
-    yield from lines
+            runs += [look_up(overrides) for overrides in expand([*preset.train, *shlex.split(line), *extra])]
+    counts = [f"{[run.state for run in runs].count(state)} {state}" for state in ("done", "under way", "missing")]
+    yield f"# {name}: {len(runs)} runs; {', '.join(counts)}"
+    for number, stage in enumerate(stages(runs), start=1):
+        yield f"# stage {number}"
+        for run in stage:
+            yield f"# {run.state}: {run.directory}\n" + ("# " if run.state == "done" else "") + run.command
     shared = [argument for argument in extra if argument.startswith(("data", "runtime"))]
     yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
 
@@ -60,8 +76,19 @@ def expand(overrides: list[str]) -> Iterator[list[str]]:
     return (list(combination) for combination in itertools.product(*choices))
 
 
-def look_up(overrides: list[str]) -> tuple[Run, str]:
-    """The run of a training command, and whether it is `done`, `under way` or `missing`.
+def stages(runs: Sequence[Planned]) -> list[list[Planned]]:
+    """The runs whose start weights no other run makes, then those that start from one of them."""
+    directories = {run.directory for run in runs}
+
+    def starts_from_another(run: Planned) -> bool:
+        return run.weights is not None and not directories.isdisjoint(Path(run.weights).parents)
+
+    split = [[run for run in runs if starts_from_another(run) is later] for later in (False, True)]
+    return [stage for stage in split if stage]
+
+
+def look_up(overrides: list[str]) -> Planned:
+    """The run of a training command and how far it is.
 
     Raises:
         UserError: if its directory holds another run.
@@ -69,9 +96,8 @@ def look_up(overrides: list[str]) -> tuple[Run, str]:
     config: TrainConfig = parse(compose("train", overrides))
     run = Run(Path(config.run_directory))
     run.require_same_config(config)
-    if run.finished:
-        return run, "done"
-    return run, "under way" if run.config_file.is_file() else "missing"
+    state = "done" if run.finished else "under way" if run.config_file.is_file() else "missing"
+    return Planned(run.directory, state, config.model.weights, shlex.join(["python", "train.py", *overrides]))
 
 
 def main(arguments: list[str]) -> None:

@@ -3,19 +3,22 @@
     python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51
     python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51 --rerun    # from the start, comparing bits
 
+A run of several processes is repeated by as many: torchrun --nproc-per-node=4 scripts/verify_run.py RUN --rerun.
+The repetition is a run in RUN/rerun: interrupted, it goes on by the same command; it stays there if it differs.
 Exit code 0 if everything agrees, 2 with one line that names what does not.
 """
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from engine import checkpoint, cli
+from engine import checkpoint, cli, launcher
 from engine.errors import UserError
 from engine.evaluator import Predictions
 from engine.run import Run, identity
@@ -43,13 +46,22 @@ def verify(run: Run) -> None:
 
 def repeat(run: Run) -> None:
     """Raises UserError if the same configuration, run again, gives other bits."""
-    config = run.config()
-    with tempfile.TemporaryDirectory() as folder:
-        train(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=f"{folder}/run")))
-        again, before = Run(Path(folder) / "run").record(), run.record()
+    config, before = run.config(), run.record()
+    place, processes = launcher.place(os.environ), before.get("processes", 1)
+    if place.world_size != processes:
+        raise UserError(
+            f"{run.directory} was trained by {processes} processes, not {place.world_size}; start as many "
+            f"(torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
+        )
+    repeated = Run(run.directory / "rerun")
+    train(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))
+    if place.rank > 0:
+        return
+    again = repeated.record()
     for key in ("start_weights_sha256", "data_fingerprint", "history", "weights_sha256"):
         if again[key] != before[key]:
-            raise UserError(f"Repeated, {run.directory} differs from its record, first in {key}.")
+            raise UserError(f"{repeated.directory} differs from the record of {run.directory}, first in {key}.")
+    shutil.rmtree(repeated.directory)
     print(f"{run.directory}: repeated to the same bits.")
 
 

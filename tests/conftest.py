@@ -1,19 +1,22 @@
 """Small data that the tests make themselves, and the entry points run as a user runs them."""
 
-import os
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from torch import nn
 from torchvision.io import write_jpeg
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.networks import NarrowLinear
+from tests.processes import REPOSITORY, Process, kill_all
+
+torch.set_num_threads(1)  # several tests run beside each other, each on tensors too small for more
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -22,18 +25,19 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def command(tmp_path: Path) -> Command:
     """Runs `python SCRIPT ARGUMENTS` in an empty folder, without internet and with an empty weights cache."""
 
-    def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"TORCH_HOME": str(tmp_path / "torch_home"), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(
-            [sys.executable, str(REPOSITORY / script), *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    def run(
+        script: str, *arguments: str, prepare: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {"TORCH_HOME": str(tmp_path / "torch_home"), "CUDA_VISIBLE_DEVICES": ""}
+        return Process(script, arguments, tmp_path, environment, prepare).result()
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    yield
+    kill_all()
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +67,17 @@ def tiny_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def script_module(name: str) -> ModuleType:
+    """scripts/NAME.py, imported."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
 def write_image(path: Path, brightness: int, seed: int, height: int = 40, width: int = 48) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -72,12 +87,6 @@ def write_image(path: Path, brightness: int, seed: int, height: int = 40, width:
 
 @pytest.fixture(scope="module")
 def narrow_classifiers() -> Iterator[None]:
-    """VGG's hidden layers of 4096 units get 64: no attention is there, and 120 million parameters take minutes."""
-
-    class NarrowLinear(nn.Linear):
-        def __init__(self, inputs: int, outputs: int) -> None:
-            super().__init__(*(64 if width == 4096 else width for width in (inputs, outputs)))
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision.models.vgg.nn, "Linear", NarrowLinear)
         yield

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import models
 from models import downloads
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import Command
+from tests.processes import REPOSITORY, Process
 
 
 def arguments(root: Path, *more: str) -> list[str]:
@@ -126,15 +126,11 @@ def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
     shutil.copy(pretrained, weights)
     common = arguments(root, "model=resnet18_cbam", f"model.weights={weights}", "recipe.epochs=3")
     assert command("train.py", *common, "run.dir=straight").returncode == 0
-    killed = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "train.py"), *common, "run.dir=killed"],
-        cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if line.startswith("epoch 1/3"):
-            os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed = Process("train.py", [*common, "run.dir=killed"], tmp_path, {})
+    while killed.wait(0.05) is None:
+        if "epoch 1/3" in killed.output.read_text():
+            os.kill(killed.pid, signal.SIGKILL)
+    assert killed.result().returncode == -signal.SIGKILL
     weights.unlink()  # a run under way holds its weights itself
 
     changed = root / "val" / "class0" / "0.JPEG"

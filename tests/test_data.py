@@ -15,6 +15,7 @@ from engine import augment, shapes
 from engine.augment import Preprocessing
 from engine.config import DataConfig
 from engine.datasets import Dataset, open_dataset
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
 from engine.reproducibility import Purpose, stream
@@ -28,7 +29,7 @@ def config(root: Path, total_classes: int = 3, layout: str = "folders", classes:
 
 
 def loader(data: Dataset, workers: int, seed: int = 51, batch_size: int = 8) -> TrainLoader:
-    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, workers, CPU)
+    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, workers, CPU, Ranks())
 
 
 def test_class_folders_are_indexed_by_sorted_name(folders: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_batch_larger_than_the_data_set_is_refused(folders: Path) -> None:
 def test_evaluation_sees_every_image_once_and_decodes_it_once_for_all_preprocessings(folders: Path) -> None:
     data = open_dataset(config(folders))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
-    batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU))
+    batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU, Ranks()))
     assert torch.cat([indices for _, _, indices in batches]).tolist() == list(range(21))
     assert [tuple(image.shape) for image in batches[-1][0]] == [(5, 3, 32, 32), (5, 3, 24, 24)]
 

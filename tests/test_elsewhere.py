@@ -11,8 +11,9 @@ import hubconf
 import models
 from engine.errors import UserError
 from engine.export import export
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import Command
 from tests.networks import CLASSES, randomise_norms
+from tests.processes import REPOSITORY
 from tests.test_commands import assert_one_line
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")

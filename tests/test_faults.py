@@ -19,10 +19,13 @@ import torch
 from engine import augment, checkpoint, cli
 from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
 from engine.datasets import open_dataset
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.loader import TrainLoader, TrainSamples
 from engine.run import Run
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import Command
+from tests.networks import narrow_classifiers
+from tests.processes import REPOSITORY
 from tests.test_commands import arguments, assert_one_line
 from tests.test_training import small_net, trainer
 
@@ -139,7 +142,7 @@ def test_a_killed_worker_is_named(
 ) -> None:
     monkeypatch.setattr(augment, "decode", lambda _: os.kill(os.getpid(), signal.SIGKILL))
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"))
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), Ranks())
     with pytest.raises(SystemExit) as ended, cli.one_line_errors():
         list(loader.epoch(0))
     assert ended.value.code == 2
@@ -216,7 +219,7 @@ def test_two_runs_of_one_command_give_the_same_bits(
     common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=1")
     records = []
     for run, workers in (("a", 0), ("b", 2)):
-        done = command("train.py", *common, f"run.dir={run}", f"runtime.workers={workers}")
+        done = command("train.py", *common, f"run.dir={run}", f"runtime.workers={workers}", prepare=narrow_classifiers)
         assert done.returncode == 0, done.stderr
         records.append(json.loads((tmp_path / run / "record.json").read_text()))
     for key in ("weights_sha256", "history", "top1", "top5", "val_loss", "start_weights_sha256"):

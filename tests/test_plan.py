@@ -1,6 +1,5 @@
 """scripts/plan.py: what a preset still needs."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -11,18 +10,14 @@ from engine import config
 from engine.cli import CONFIGS
 from engine.errors import UserError
 from engine.run import Run
-from tests.conftest import REPOSITORY, Command
+from tests.conftest import Command, script_module
+from tests.processes import REPOSITORY
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plan", REPOSITORY / "scripts" / "plan.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     config.register()
-    return module
+    return script_module("plan")
 
 
 def test_commas_are_combinations_as_in_a_multirun(script: ModuleType) -> None:
@@ -38,7 +33,9 @@ def test_a_run_is_missing_then_under_way_then_done(
     lines = list(script.plan("demo", ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 0 done, 0 under way, 3 missing"
     assert lines[-1].splitlines()[-1] == "python evaluate.py data=shapes table.dir=runs/shapes/table"
-    pretraining = lines[1].splitlines()[-1]
+    assert [line for line in lines if line.startswith("# stage")] == ["# stage 1", "# stage 2"]
+    pretraining = lines[2].splitlines()[-1]
+    assert lines[3] == "# stage 2"
     assert pretraining.startswith("python train.py data=shapes ")
 
     overrides = pretraining.split()[2:]
@@ -51,19 +48,35 @@ def test_a_run_is_missing_then_under_way_then_done(
     run.write_record({**dict.fromkeys(results, 1), "status": "finished"})
     lines = list(script.plan("demo", ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
-    assert lines[1] == f"# done: {run.directory}\n# {pretraining}"
+    assert lines[2] == f"# done: {run.directory}\n# {pretraining}"
     with pytest.raises(UserError, match=r"holds a run that differs in recipe.lr"):
         list(script.plan("demo", ["seed=7", "recipe.lr=0.5"]))
 
 
-@pytest.mark.parametrize(("preset", "runs"), [("table_pretrained", 20), ("demo", 3)])
-def test_a_preset_lists_its_runs(preset: str, runs: int, script: ModuleType) -> None:
-    assert f"# {preset}: {runs} runs; " in next(script.plan(preset, ["run.root=nowhere"]))
+RUNS = {
+    "table_pretrained": 20,
+    "table4": 24,
+    "table5": 6,
+    "ablation_channel": 4,
+    "ablation_spatial": 7,
+    "ablation_order": 5,
+    "tiny_imagenet": 25,
+    "demo": 3,
+}
+
+
+@pytest.mark.parametrize("preset", RUNS)
+def test_a_preset_lists_its_runs(preset: str, script: ModuleType) -> None:
+    """Each composes to a valid configuration, and no two write to one directory."""
+    plan = "\n".join(script.plan(preset, ["data.root=nowhere"]))
+    assert plan.startswith(f"# {preset}: {RUNS[preset]} runs; ")
+    directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
+    assert len(set(directories)) == RUNS[preset]
 
 
 def test_every_preset_says_what_to_expect_and_how_to_start_it() -> None:
     presets = sorted((CONFIGS / "experiment").glob("*.yaml"))
-    assert len(presets) == 8
+    assert [preset.stem for preset in presets] == sorted(RUNS)
     for preset in presets:
         comment = [line for line in preset.read_text().splitlines() if line.startswith("#")]
         for part in ("Expected", "Hardware and time:", f"python scripts/plan.py experiment={preset.stem}"):

@@ -1,11 +1,11 @@
 """A run that is killed at any moment, and started again by the same command, ends with the same bits."""
 
+import functools
 import json
-import multiprocessing
 import os
 import random
 import signal
-import sys
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,43 +13,29 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.test_commands import arguments
-
-# A server that has imported everything forks one process per start: seconds of importing saved each time.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train", "tests.test_resume"])
+from tests.processes import Process, start_ranks
+from tests.test_commands import arguments, assert_one_line
 
 COMMON = ["model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", "run.checkpoint_every_steps=1"]
 
 
-def start(folder: Path, root: Path, run: str, kill_before_rename: int | None = None) -> multiprocessing.Process:
-    """`python train.py ... run.dir=RUN` in a process of its own."""
-    process: multiprocessing.Process = PROCESSES.Process(  # type: ignore[assignment]
-        target=_command, args=(folder, arguments(root, *COMMON, f"run.dir={run}"), kill_before_rename)
-    )
-    process.start()
-    return process
+def start(
+    folder: Path, root: Path, run: str, ranks: int = 1, prepare: Callable[[], None] | None = None
+) -> list[Process]:
+    """The processes of one run that takes seconds."""
+    given = arguments(root, *COMMON, f"run.dir={run}")
+    if ranks > 1:
+        return start_ranks(ranks, "train.py", given, folder)
+    return [Process("train.py", given, folder, {}, prepare)]
 
 
-def _command(folder: Path, given: list[str], kill_before_rename: int | None) -> None:
-    import torch
-
-    import models
-    from engine import cli
-    from train import train
-
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    with (folder / "output.txt").open("a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    if kill_before_rename is not None:
-        _die_before_rename(kill_before_rename)
-    sys.argv = ["train.py", *given]
-    cli.run("train", train, models.ModelError)
+def finish(folder: Path, root: Path, run: str, ranks: int = 1) -> None:
+    for process in start(folder, root, run, ranks):
+        result = process.result()
+        assert result.returncode == 0, result.stderr
 
 
-def _die_before_rename(number: int) -> None:
+def die_before_rename(number: int) -> None:
     """Kill this process just before it renames a file for the so-manieth time: within a save."""
     rename: Callable[[Path, Path], Path] = Path.replace
     left = number
@@ -64,12 +50,6 @@ def _die_before_rename(number: int) -> None:
     Path.replace = replace  # type: ignore[method-assign, assignment]
 
 
-def finish(folder: Path, root: Path, run: str) -> None:
-    process = start(folder, root, run)
-    process.join(120)
-    assert process.exitcode == 0, (folder / "output.txt").read_text()[-2000:]
-
-
 def outcome(run: Path) -> tuple[str, object, dict[str, list[tuple[int, float]]]]:
     """Digest of the final weights, metrics of every epoch, and every curve that does not tell of time."""
     record = json.loads((run / "record.json").read_text())
@@ -82,78 +62,122 @@ def outcome(run: Path) -> tuple[str, object, dict[str, list[tuple[int, float]]]]
     return record["weights_sha256"], record["history"], curves
 
 
+Undisturbed = Callable[[int], tuple[object, float]]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, float]:
-    """The outcome without any kill, and the seconds it takes."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(folder, folders, "warm")  # the server imports now
-    started = time.monotonic()
-    finish(folder, folders, "run")
-    seconds = time.monotonic() - started
-    assert outcome(folder / "run") == outcome(folder / "warm")
-    return outcome(folder / "run"), seconds
+def undisturbed(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The outcome without any kill, and the seconds it takes, by the number of ranks."""
+
+    @functools.cache
+    def measure(ranks: int) -> tuple[object, float]:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        finish(folder, folders, "warm", ranks)  # the server imports now
+        started = time.monotonic()
+        finish(folder, folders, "run", ranks)
+        seconds = time.monotonic() - started
+        assert outcome(folder / "run") == outcome(folder / "warm")
+        return outcome(folder / "run"), seconds
+
+    return measure
 
 
-def kill_at_random(number: signal.Signals, kills: int, folder: Path, root: Path, seconds: float) -> list[Path]:
-    """Start and kill until so many kills have hit a run under way; returns the runs, all finished."""
+def kill_at_random(number: signal.Signals, kills: int, folder: Path, root: Path, ranks: int, seconds: float) -> int:
+    """Start and kill one process of a run, until so many kills have hit a run under way; returns how many runs ended.
+
+    The other ranks have to end by themselves, once they have met.
+    """
     moments = random.Random(51)
-    runs, run, done, afresh = [], 0, 0, True
+    run, done, afresh = 0, 0, True
     while done < kills:
-        process = start(folder, root, f"run{run}")
+        processes = start(folder, root, f"run{run}", ranks)
+        victim = moments.choice(processes)
         # A start from nothing takes longer than a continuation: half of the kills come early.
-        process.join(moments.uniform(0.1, 1.0 if afresh else 0.6) * seconds)
-        if process.is_alive():
-            assert process.pid is not None
-            os.kill(process.pid, number)
-            process.join(60)
-            expected = {-number, 0, os.EX_TEMPFAIL, 2} if number != signal.SIGKILL else {-number, 0}
-            assert process.exitcode in expected, (folder / "output.txt").read_text()[-2000:]
+        if victim.wait(moments.uniform(0.1, 1.0 if afresh else 0.6) * seconds) is None:
+            os.kill(victim.pid, number)
             done, afresh = done + 1, False
-        if not process.is_alive() and process.exitcode == 0:
-            runs.append(folder / f"run{run}")
+            end_those_who_wait(processes, victim)
+        results = [process.result() for process in processes]
+        for process, result in zip(processes, results, strict=True):
+            check_end(result, number, is_victim=process is victim)
+        if all(result.returncode == 0 for result in results):
             run, afresh = run + 1, True
-    finish(folder, root, f"run{run}")
-    return [*runs, folder / f"run{run}"]
+    finish(folder, root, f"run{run}", ranks)
+    return run + 1
 
 
-@pytest.mark.parametrize(("number", "kills"), [(signal.SIGKILL, 20), (signal.SIGTERM, 6)])
+def end_those_who_wait(processes: list[Process], victim: Process) -> None:
+    """Like a launcher: who is still at the start waits for the victim, for as long as a cluster may take."""
+    for process in processes:
+        if process is not victim and process.wait(5) is None:
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def check_end(result: subprocess.CompletedProcess[str], number: signal.Signals, is_victim: bool) -> None:
+    """A killed process ends at once or, asked to, at its next step; the others with it, saying why in one line."""
+    expected = {0, -signal.SIGKILL if not is_victim else -number}
+    if number != signal.SIGKILL:
+        expected.add(os.EX_TEMPFAIL)
+    if result.returncode not in expected:
+        assert_one_line(result)
+
+
+@pytest.mark.parametrize(
+    ("number", "kills", "ranks"),
+    [(signal.SIGKILL, 20, 1), (signal.SIGTERM, 6, 1), (signal.SIGKILL, 20, 2), (signal.SIGTERM, 6, 2)],
+)
 def test_killed_at_random_moments(
-    number: signal.Signals, kills: int, undisturbed: tuple[object, float], folders: Path, tmp_path: Path
+    number: signal.Signals, kills: int, ranks: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path
 ) -> None:
-    expected, seconds = undisturbed
-    runs = kill_at_random(number, kills, tmp_path, folders, seconds)
-    assert [outcome(run) == expected for run in runs] == [True] * len(runs)
+    expected, seconds = undisturbed(ranks)
+    runs = kill_at_random(number, kills, tmp_path, folders, ranks, seconds)
+    assert [outcome(tmp_path / f"run{run}") == expected for run in range(runs)] == [True] * runs
 
 
 @pytest.mark.slow
-def test_killed_two_hundred_times(undisturbed: tuple[object, float], folders: Path, tmp_path: Path) -> None:
-    expected, seconds = undisturbed
-    runs = kill_at_random(signal.SIGKILL, 200, tmp_path, folders, seconds)
-    assert [outcome(run) == expected for run in runs] == [True] * len(runs)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_two_hundred_times(ranks: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
+    expected, seconds = undisturbed(ranks)
+    runs = kill_at_random(signal.SIGKILL, 200, tmp_path, folders, ranks, seconds)
+    assert [outcome(tmp_path / f"run{run}") == expected for run in range(runs)] == [True] * runs
 
 
-def test_killed_within_every_kind_of_save(undisturbed: tuple[object, float], folders: Path, tmp_path: Path) -> None:
+def test_killed_within_every_kind_of_save(undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
     """Just before a start's first, second, ... rename: config, record, checkpoints and the ones they replace, best."""
     kills = 0
-    process = start(tmp_path, folders, "run", kill_before_rename=1)
-    process.join(120)
-    while process.exitcode == -signal.SIGKILL:
+    while True:
+        (process,) = start(tmp_path, folders, "run", prepare=functools.partial(die_before_rename, kills + 1))
+        result = process.result()
+        if result.returncode != -signal.SIGKILL:
+            break
         kills += 1
-        process = start(tmp_path, folders, "run", kill_before_rename=kills + 1)
-        process.join(120)
-    assert process.exitcode == 0, (tmp_path / "output.txt").read_text()[-2000:]
+    assert result.returncode == 0, result.stderr
     assert kills >= 5
-    assert outcome(tmp_path / "run") == undisturbed[0]
+    assert outcome(tmp_path / "run") == undisturbed(1)[0]
     assert not list((tmp_path / "run").rglob("*.draft"))
 
 
-def test_a_signal_saves_and_exits_with_a_code_of_its_own(folders: Path, tmp_path: Path) -> None:
-    process = start(tmp_path, folders, "run")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
+    ranks: int, folders: Path, tmp_path: Path
+) -> None:
+    processes = start(tmp_path, folders, "run", ranks)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "checkpoint" / "previous.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGUSR1)
-    process.join(60)
-    assert process.exitcode == os.EX_TEMPFAIL
-    assert "Stopped by SIGUSR1 after" in (tmp_path / "output.txt").read_text()
+    os.kill(processes[-1].pid, signal.SIGUSR1)
+    for process in processes:
+        result = process.result()
+        assert result.returncode == os.EX_TEMPFAIL
+        assert "Stopped by SIGUSR1 after" in result.stderr
+
+
+def test_four_ranks_continue_to_the_same_bits(undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
+    """The sums of four gradients depend on their order, which has to survive a stop."""
+    processes = start(tmp_path, folders, "run", 4)
+    while not (tmp_path / "run" / "checkpoint" / "previous.pt").exists():
+        time.sleep(0.01)
+    os.kill(processes[2].pid, signal.SIGTERM)
+    assert [process.result().returncode for process in processes] == [os.EX_TEMPFAIL] * 4
+    finish(tmp_path, folders, "run", 4)
+    assert outcome(tmp_path / "run") == undisturbed(4)[0]

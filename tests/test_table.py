@@ -17,6 +17,7 @@ from engine.augment import Preprocessing
 from engine.config import DataConfig, EvaluateConfig, RuntimeConfig, TableConfig
 from engine.contender import Contender
 from engine.datasets import open_dataset
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.evaluator import Predictions
 from tests.conftest import Command
@@ -66,7 +67,7 @@ def trained_with(contender: Contender, **setting: Any) -> Contender:
 def compare(folders: Path, contenders: list[Contender], table: TableConfig | None = None) -> Compared:
     data = DataConfig("small", "folders", str(folders), 3, None, image_size=32, resize=32)
     config = EvaluateConfig(data, RuntimeConfig(device="cpu", workers=0), table or TableConfig())
-    return comparison.compare(contenders, open_dataset(data), config)
+    return comparison.compare(contenders, open_dataset(data), config, Ranks())
 
 
 @pytest.fixture

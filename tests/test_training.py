@@ -14,6 +14,7 @@ from engine import checkpoint, complexity, schedule
 from engine.augment import Preprocessing
 from engine.config import DataConfig, ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
 from engine.datasets import open_dataset
+from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.evaluator import Candidate, Predictions, evaluate
 from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
@@ -55,8 +56,8 @@ def trainer(root: Path, net: nn.Module, **recipe: object) -> Trainer:
         recipe=replace(RECIPE, **recipe),
         runtime=RuntimeConfig(device="cpu", workers=0),
     )
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), config.recipe.batch_size, 0, CPU)
-    return Trainer(net, loader, Preprocessing(32, 32), config)
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), config.recipe.batch_size, 0, CPU, Ranks())
+    return Trainer(net, loader, Preprocessing(32, 32), config, Ranks())
 
 
 def small_net(dropout: float = 0.0) -> nn.Sequential:
@@ -152,14 +153,14 @@ class Brightness(nn.Module):
 def test_several_models_are_evaluated_exactly_in_one_pass(folders: Path) -> None:
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
-    loader = EvalLoader(EvalSamples(data.val, ways), 8, 0, CPU)
+    loader = EvalLoader(EvalSamples(data.val, ways), 8, 0, CPU, Ranks())
     right, wrong = Candidate(Brightness(True), ways[0]), Candidate(Brightness(False), ways[1])
     also_right = Candidate(Brightness(True), ways[1])
-    together = evaluate([right, wrong, also_right], loader, torch.float32)
+    together = evaluate([right, wrong, also_right], loader, torch.float32, Ranks())
     assert [said.top1 for said in together] == [100.0, 0.0, 100.0]
     assert together[0].labels.tolist() == data.val.labels.tolist()
     assert together[0].ranked.shape == (21, 3)
-    (single,) = evaluate([wrong], loader, torch.float32)
+    (single,) = evaluate([wrong], loader, torch.float32, Ranks())
     assert np.array_equal(single.ranked, together[1].ranked)
 
 
@@ -172,10 +173,10 @@ def test_accuracies_count_the_true_class_among_the_best() -> None:
 def test_an_evaluation_that_skips_an_image_is_an_error(folders: Path) -> None:
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     way = Preprocessing(32, 32)
-    loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU)
+    loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU, Ranks())
     loader.loader = list(loader.loader)[:-1]  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="each image exactly once"):
-        evaluate([Candidate(Brightness(True), way)], loader, torch.float32)
+        evaluate([Candidate(Brightness(True), way)], loader, torch.float32, Ranks())
 
 
 def test_gflops_are_multiply_adds() -> None:

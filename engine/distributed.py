@@ -1,0 +1,184 @@
+"""The processes that train one network together, a device each, over PyTorch's process group."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.errors import UserError
+from engine.launcher import Place
+
+# For the others to start, and then at each step: the file system of a busy cluster may take minutes.
+PATIENCE = timedelta(minutes=10)
+
+_ROLL_CALL_PATIENCE = timedelta(seconds=20)  # among processes that all ran out of patience
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes of a run as one of them sees them; of a single process by default, which nothing here changes."""
+
+    def __init__(self, place: Place | None = None) -> None:
+        self.place = place or Place()
+        self.rank, self.world_size = self.place.rank, self.place.world_size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def part(self, batch: Sequence[T]) -> Sequence[T]:
+        """This process's part of a batch; the parts one after the other, in the order of the ranks, make the whole."""
+        size = len(batch) // self.world_size
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, on the values' device, the same bits each time."""
+        if self.world_size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def highest(self, *values: int) -> list[int]:
+        """The highest over all processes of each value, agreed between the hosts: no device is waited for."""
+        if self.world_size == 1:
+            return list(values)
+        agreed = torch.tensor(values)
+        distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
+        return [int(value) for value in agreed]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.highest(0)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of the ranks."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: T) -> T:
+        """The first process's value; those of the others do not count."""
+        if self.world_size == 1:
+            return value
+        box: list[Any] = [value]
+        distributed.broadcast_object_list(box, device=torch.device("cpu"))
+        first: T = box[0]
+        return first
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all processes the first one's running statistics, as they are after the last step."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def parallel(self, model: nn.Module, deterministic: bool) -> nn.Module:
+        """The model with its gradients averaged over all processes.
+
+        Args:
+            model: with the same weights on all.
+            deterministic: whether a resumed run has to repeat the bits of one that was not interrupted.
+        """
+        if self.world_size == 1:
+            return model
+        # Otherwise gradients are grouped anew after a process's first step. The sums of more than two numbers depend
+        # on the grouping, so that this first step would not be what it is in a run that goes on.
+        keeps_groups = deterministic and self.world_size > 2
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=keeps_groups)
+
+
+def accumulating(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Around each part of a step's work: the gradients travel with the last part alone."""
+    if is_last or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+@contextmanager
+def join(place: Place, purpose: str, patience: timedelta = PATIENCE) -> Iterator[Ranks]:
+    """Meet the other processes of the run; leave them at the end.
+
+    Args:
+        place: of this process among them.
+        purpose: what they meet for, the same on all; one after the other, they may meet for several.
+        patience: how long to wait for the others, at the start and at each step.
+
+    Raises:
+        UserError: naming the processes that did not come, or if another one ended on the way.
+    """
+    if place.world_size == 1:
+        yield Ranks(place)
+        return
+    store = _meet(place, purpose, patience)
+    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(
+        backends, store=store, rank=place.rank, world_size=place.world_size, timeout=patience
+    )
+    try:
+        yield Ranks(place)
+    except RuntimeError as error:
+        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+            raise
+        raise UserError(f"{_lost(error, store, place)} The same command goes on from the last checkpoint.") from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def _meet(place: Place, purpose: str, patience: timedelta) -> Store:
+    try:
+        server = TCPStore(
+            place.address,
+            place.port,
+            is_master=place.rank == 0 and not place.hosted,
+            timeout=patience,
+            wait_for_workers=False,
+        )
+    except (distributed.DistNetworkError, distributed.DistStoreError, ValueError) as error:
+        raise UserError(
+            f"Process {place.rank} of {place.world_size} does not reach the first one at "
+            f"{place.address}:{place.port} ({str(error).splitlines()[0]}); see whether that one has started, or set "
+            "MASTER_ADDR and MASTER_PORT."
+        ) from error
+    store = PrefixStore(f"{purpose} {place.attempt}", server)
+    absent = _roll_call("start", store, place, patience)
+    if absent:
+        raise UserError(
+            f"Of {place.world_size} processes, {_listed(absent)} did not start within "
+            f"{patience.total_seconds():.0f} s; see what they or their machines printed."
+        )
+    return store
+
+
+def _roll_call(name: str, store: Store, place: Place, patience: timedelta) -> list[int]:
+    """The ranks that did not answer in time."""
+    store.set(f"{name} {place.rank}", "here")
+    absent = list(range(place.world_size))
+    deadline = time.monotonic() + patience.total_seconds()
+    while absent and time.monotonic() < deadline:
+        absent = [rank for rank in absent if not store.check([f"{name} {rank}"])]
+        time.sleep(0.1)
+    return absent
+
+
+def _lost(error: RuntimeError, store: Store, place: Place) -> str:
+    """A sentence on which process is gone, as far as can be told."""
+    reason = str(error).splitlines()[0]
+    if "timed out" not in reason.lower() and "timeout" not in reason.lower():
+        return f"Process {place.rank} of {place.world_size} lost another one, whose own message says why ({reason})."
+    try:
+        absent = _roll_call("time out", store, place, _ROLL_CALL_PATIENCE)
+    except RuntimeError:
+        absent = [0]  # it has the store
+    return f"Process {place.rank} of {place.world_size} waited in vain for {_listed(absent) or 'another one'}."
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return f"process{'es' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}" if ranks else ""

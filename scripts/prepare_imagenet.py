@@ -1,0 +1,172 @@
+"""ImageNet's official archives as the folders that `data=imagenet` reads, or a check of folders that are there.
+
+    python scripts/prepare_imagenet.py archives=/path/to/archives target=/path/to/imagenet
+    python scripts/prepare_imagenet.py archives=none target=/path/to/imagenet              # only count the images
+
+The archives, from https://image-net.org: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
+ILSVRC2012_devkit_t12.tar.gz. Interrupted, the same command goes on: what is there is not unpacked again.
+Reading the devkit needs scipy (pip install scipy; the extra `prepare` of pyproject.toml).
+"""
+
+import io
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from typing import IO
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tqdm import tqdm
+
+from engine import cli
+from engine.checkpoint import DRAFT, write_whole
+from engine.errors import UserError
+
+TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
+
+
+def prepare(archives: str, target: str) -> None:
+    """Unpack what is missing below `target`, then count.
+
+    Raises:
+        UserError: naming the archives that are damaged or absent, or what is missing in the end.
+    """
+    damaged: list[str] = []
+    if archives != "none":
+        source = Path(archives)
+        damaged += unpack_train(source / TRAIN, Path(target) / "train")
+        damaged += unpack_val(source, Path(target) / "val")
+    if damaged:
+        raise UserError(
+            f"These archives are damaged: {', '.join(damaged)}. All others are unpacked and stay; get sound copies and "
+            "give the same command again."
+        )
+    count(Path(target))
+
+
+def unpack_train(archive: Path, folder: Path) -> list[str]:
+    """A folder per class from the archive of archives, each whole or absent; returns the damaged ones."""
+    damaged = []
+    try:
+        with _open(archive) as classes:
+            for member in tqdm(classes, total=CLASSES, unit="class", disable=None, desc="train"):
+                into = folder / Path(member.name).stem
+                if into.exists():
+                    continue
+                inner = classes.extractfile(member)
+                if inner is None:
+                    continue
+                draft = into.with_name(into.name + DRAFT)
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+                try:
+                    _require_end(inner)
+                    with tarfile.open(fileobj=inner) as images:
+                        images.extractall(draft, filter="data")
+                except (tarfile.TarError, EOFError):
+                    shutil.rmtree(draft)
+                    damaged.append(f"{member.name} in {archive}")
+                    continue
+                draft.rename(into)
+    except (tarfile.TarError, EOFError):
+        damaged.append(str(archive))
+    return damaged
+
+
+def unpack_val(source: Path, folder: Path) -> list[str]:
+    """The validation images, sorted into folders per class; returns the archive if it is damaged."""
+    try:
+        names = val_classes(source / DEVKIT)
+    except (tarfile.TarError, EOFError, KeyError, ValueError):
+        return [str(source / DEVKIT)]
+    try:
+        with _open(source / VAL) as images:
+            for member in tqdm(images, total=VAL_IMAGES, unit="image", disable=None, desc="val"):
+                content = images.extractfile(member)
+                if content is None:
+                    continue
+                number = int(Path(member.name).stem.rpartition("_")[2])  # ILSVRC2012_val_00000001.JPEG
+                file = folder / names[number - 1] / Path(member.name).name
+                if not file.exists():
+                    _write(file, content.read())
+    except (tarfile.TarError, EOFError, IndexError, ValueError):
+        return [str(source / VAL)]
+    return []
+
+
+def val_classes(devkit: Path) -> list[str]:
+    """The class folder (WordNet id) of each validation image, from the devkit's numbers of classes."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise UserError("Reading the devkit needs scipy; pip install scipy.") from error
+    with _open(devkit) as files:
+        contents = {Path(member.name).name: member for member in files if member.isfile()}
+        meta, truth = (
+            files.extractfile(contents[name]) for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")
+        )
+        assert meta is not None
+        assert truth is not None
+        synsets = loadmat(io.BytesIO(meta.read()), squeeze_me=True)["synsets"]
+        names = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+        return [names[int(line)] for line in truth.read().decode().split()]
+
+
+def count(target: Path) -> None:
+    """Raises UserError unless the folders hold all of ImageNet."""
+    found = {split: _images(target / split) for split in ("train", "val")}
+    expected = {"train": TRAIN_IMAGES, "val": VAL_IMAGES}
+    wrong = [
+        f"{target / split} holds {sum(classes.values()):,} images in {len(classes):,} classes, not "
+        f"{expected[split]:,} in {CLASSES:,}"
+        for split, classes in found.items()
+        if (sum(classes.values()), len(classes)) != (expected[split], CLASSES)
+    ]
+    if not wrong and found["train"].keys() != found["val"].keys():
+        wrong = [f"{target / 'train'} and {target / 'val'} hold different classes"]
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}. Unpack what is missing with archives=FOLDER.")
+    print(f"{target} is whole: {TRAIN_IMAGES:,} training and {VAL_IMAGES:,} validation images in {CLASSES:,} classes.")
+
+
+def _images(folder: Path) -> dict[str, int]:
+    """The number of images in each class folder."""
+    if not folder.is_dir():
+        return {}
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.endswith(DRAFT))
+    return {
+        name: sum(file.name.endswith(".JPEG") for file in os.scandir(folder / name))
+        for name in tqdm(names, unit="class", disable=None, desc=f"counting {folder.name}")
+    }
+
+
+def _write(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda draft: draft.write(data))
+
+
+def _open(archive: Path) -> tarfile.TarFile:
+    try:
+        if archive.suffix == ".tar":
+            with archive.open("rb") as file:
+                _require_end(file)
+        return tarfile.open(archive)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no {archive}; download it from https://image-net.org.") from error
+
+
+def _require_end(archive: IO[bytes]) -> None:
+    """Raise where the zeros are missing that close an archive: cut off between two files it would pass for whole."""
+    size = archive.seek(0, io.SEEK_END)
+    archive.seek(max(0, size - 1024))
+    if any(archive.read()):
+        raise EOFError
+    archive.seek(0)
+
+
+if __name__ == "__main__":
+    cli.run_script(prepare)

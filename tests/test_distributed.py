@@ -1,0 +1,199 @@
+"""Several processes train one network: the same batches, the same losses, one writer, and a name for who is missing."""
+
+import itertools
+import json
+import os
+import signal
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from engine import distributed, launcher
+from engine.config import RecipeConfig
+from engine.distributed import Ranks
+from engine.errors import UserError
+from engine.launcher import Place
+from engine.loader import EpochBatches
+from tests.networks import narrow_classifiers
+from tests.processes import REPOSITORY, free_port, start_ranks
+from tests.test_commands import arguments, assert_one_line
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("first", [0, 3])
+def test_the_ranks_batches_make_up_those_of_a_single_process(world_size: int, first: int) -> None:
+    def batches(place: Place) -> list[list[tuple[int, int]]]:
+        batches = EpochBatches(100, 16, 51, Ranks(place))
+        batches.epoch, batches.first = 2, first
+        return [list(batch) for batch in batches]
+
+    ranks = [batches(Place(rank, world_size)) for rank in range(world_size)]
+    together = [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
+    assert together == batches(Place())
+    assert len(together) == 6 - first
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_digests_of_the_data_are_those_of_a_single_process(count: int, folders: Path, tmp_path: Path) -> None:
+    common = arguments(folders, "model.weights=null", "runtime.workers=0")[:-2]
+    (alone,) = start_ranks(1, "scripts/digest_data.py", common, tmp_path)
+    together = start_ranks(count, "scripts/digest_data.py", common, tmp_path)
+    first, *others = (process.result() for process in together)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == alone.result().stdout
+    assert first.stdout.count("epoch") == 2
+    assert [other.stdout for other in others] == [""] * (count - 1)
+
+
+def drop_nothing() -> None:
+    narrow_classifiers()
+    nn.Dropout.forward = lambda _, values: values  # type: ignore[method-assign, assignment]
+
+
+def train(count: int, folders: Path, folder: Path, *more: str) -> dict[str, Any]:
+    """The record of a run of so many ranks without dropout."""
+    given = arguments(folders, "model.weights=null", f"run.dir=run{count}", *more)
+    processes = start_ranks(count, "train.py", given, folder, drop_nothing)
+    first, *others = (process.result() for process in processes)
+    assert first.returncode == 0, first.stderr
+    assert [(other.returncode, other.stdout) for other in others] == [(0, "")] * (count - 1), others[0].stderr
+    record: dict[str, Any] = json.loads((folder / f"run{count}" / "record.json").read_text())
+    assert (record["processes"], record["batch_per_process"]) == (count, 16 // count)
+    return record
+
+
+def test_without_norms_and_dropout_the_number_of_processes_changes_rounding_alone(
+    folders: Path, tmp_path: Path
+) -> None:
+    """Over an epoch; one process accumulates, the others do not."""
+    network = ["model=vgg11_cbam", "data.image_size=64", "data.resize=64", "recipe.epochs=1", "recipe.lr=0.001"]
+    alone = train(1, folders, tmp_path, *network)
+    for count in (2, 4):
+        together = train(count, folders, tmp_path, *network)
+        for before, after in zip(alone["history"], together["history"], strict=True):
+            assert after == pytest.approx(before, rel=1e-5)
+    assert alone["history"][1]["train_loss"] != alone["history"][0]["val_loss"]
+
+
+def test_evaluate_shares_the_images_between_processes(folders: Path, tmp_path: Path) -> None:
+    """21 images do not divide by two; each counts once, and one process alone prints and writes."""
+    train(2, folders, tmp_path, "model=mobilenet_v3_small", "recipe.epochs=1")
+    common = [*arguments(folders)[:6], "runtime.device=cpu", "runs=[run2]"]
+    first, second = (
+        process.result() for process in start_ranks(2, "evaluate.py", [*common, "table.dir=two"], tmp_path)
+    )
+    (alone,) = (process.result() for process in start_ranks(1, "evaluate.py", [*common, "table.dir=one"], tmp_path))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == alone.stdout
+    assert second.stdout == ""
+    one, two = (json.loads((tmp_path / name / "table.json").read_text()) for name in ("one", "two"))
+    assert one["rows"] == two["rows"]
+
+
+def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: Path) -> None:
+    given = arguments(folders, "model=resnet18", "model.weights=null", "recipe.batch_size=9", "recipe.accumulate=3")
+    for process in start_ranks(2, "train.py", given, tmp_path):
+        assert_one_line(
+            process.result(), "recipe.batch_size=9 does not divide by recipe.accumulate=3 times 2 processes"
+        )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_was_started_with(folders: Path, tmp_path: Path) -> None:
+    network = ["model=mobilenet_v3_small", "recipe.epochs=50", "run.checkpoint_every_steps=1", "model.weights=null"]
+    given = arguments(folders, *network, "run.dir=run")
+    processes = start_ranks(2, "train.py", given, tmp_path)
+    while not (tmp_path / "run" / "checkpoint" / "previous.pt").exists():
+        time.sleep(0.01)
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+        process.result()
+    (alone,) = start_ranks(1, "train.py", given, tmp_path)
+    assert_one_line(alone.result(), "run was started with 2 processes, not 1; go on with as many")
+
+
+def test_processes_that_do_not_come_are_named() -> None:
+    place = Place(rank=0, world_size=4, address="127.0.0.1", port=free_port())
+    with (
+        pytest.raises(UserError, match=r"Of 4 processes, processes 1, 2, 3 did not start within 1 s"),
+        distributed.join(place, "test", timedelta(seconds=1)),
+    ):
+        pass
+    place = Place(rank=1, world_size=4, address="127.0.0.1", port=free_port())
+    with (
+        pytest.raises(UserError, match=r"Process 1 of 4 does not reach the first one at 127\.0\.0\.1:\d+ "),
+        distributed.join(place, "test", timedelta(seconds=1)),
+    ):
+        pass
+
+
+def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
+    """The second of three stops answering; the other two wait in vain for it, and say so."""
+    (tmp_path / "hang.py").write_text(
+        "import os, sys, time, torch\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from datetime import timedelta\n"
+        "from engine import cli, distributed, launcher\n"
+        "place = launcher.place(os.environ)\n"
+        "with cli.one_line_errors(), distributed.join(place, 'test', timedelta(seconds=3)) as ranks:\n"
+        "    assert ranks.highest(ranks.rank) == [2]\n"
+        "    while ranks.rank == 1: time.sleep(1)\n"
+        "    ranks.highest(1)\n"
+    )
+    first, _, third = start_ranks(3, str(tmp_path / "hang.py"), [], tmp_path)
+    for rank, process in ((0, first), (2, third)):
+        assert_one_line(process.result(), f"Process {rank} of 3 waited in vain for process 1.")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Place(processors=8)),
+        (
+            {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+            | {"MASTER_ADDR": "gpu07", "MASTER_PORT": "29400", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+            Place(5, 8, 1, 2, "gpu07", 29400, hosted=True),
+        ),
+        # Of the batch script, and of a shell on a compute node: tasks of the job, but not of this process.
+        ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Place(processors=8)),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Place(processors=8)),
+        (
+            {"SLURM_JOB_ID": "40007", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
+            | {"SLURM_LOCALID": "1", "SLURM_CPUS_PER_TASK": "6", "MASTER_ADDR": "10.0.0.7"},
+            Place(3, 4, 1, 6, "10.0.0.7", 12009),
+        ),
+    ],
+)
+def test_places_follow_from_the_launchers_variables(
+    environment: dict[str, str], expected: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert launcher.place(environment) == expected
+
+
+def test_the_first_nodes_address_comes_from_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name need not resolve: Slurm knows the address."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        "#!/bin/sh\n"
+        'case "$2" in hostnames) printf "gpu07\\ngpu08\\n";; node) echo "NodeName=$4 NodeAddr=10.1.0.7 X=1";; esac\n'
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    task = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+    task |= {"SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "gpu[07-08]"}
+    assert launcher.place(task).address == "10.1.0.7"
+    scontrol.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match=r"first node of gpu\[07-08\] .*; set MASTER_ADDR"):
+        launcher.place(task)
+
+
+@pytest.mark.parametrize("batch_size", [10, 4])
+def test_parts_of_a_batch(batch_size: int) -> None:
+    recipe = RecipeConfig(epochs=1, batch_size=batch_size, lr=0.1, weight_decay=0.0)
+    with pytest.raises(UserError, match="divide"):
+        recipe.check_parts(4)
