@@ -16,7 +16,7 @@ from engine.errors import UserError
 from engine.reproducibility import Purpose, stream
 
 SIZE = 48  # pixels
-TRAIN_PER_CLASS = 200
+TRAIN_PER_CLASS = 160
 VAL_PER_CLASS = 100
 SHAPES = ("cross", "disc", "ring", "square", "triangle")
 TEXTURES = ("checked", "striped")

@@ -61,6 +61,7 @@ RUNS = {
     "ablation_spatial": 7,
     "ablation_order": 5,
     "tiny_imagenet": 25,
+    "tiny_imagenet_20": 21,
     "demo": 3,
 }
 
