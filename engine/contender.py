@@ -1,8 +1,9 @@
 """A network that enters the comparison: a finished run, or published weights as they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
 
 from engine import checkpoint, complexity
@@ -22,7 +23,7 @@ class Contender:
         preprocessing: of the images it sees.
         facts: its row so far.
         record: of its run; empty for published weights.
-        config: of its run, as YAML; empty for published weights.
+        config: of its run, as YAML, without data.root; empty for published weights.
         setting: the keys of its run that the runs it is compared with have to share; empty for published weights.
     """
 
@@ -60,7 +61,7 @@ class Contender:
         setting = {key: value for key, value in identity(config).items() if not key.startswith(_FREE)}
         setting["batch per process"] = record.get("batch_per_process", config.recipe.batch_size)
         preprocessing = Preprocessing.of_record(record["preprocessing"])
-        return cls(model, preprocessing, facts, record, run.config_file.read_text(), setting)
+        return cls(model, preprocessing, facts, record, _anywhere(config), setting)
 
     @classmethod
     def of_published(cls, name: str, model: nn.Module, entry: Any, data: DataConfig) -> "Contender":
@@ -83,6 +84,12 @@ class Contender:
 
 # What the table compares: everything else has to be alike.
 _FREE = ("model.name", "model.attention", "attention.", "seed")
+
+
+def _anywhere(config: TrainConfig) -> str:
+    """A run's configuration as YAML, but for the folder of the images, which is another on each machine."""
+    data = replace(config.data, root="???")  # OmegaConf's sign for what has to be given
+    return OmegaConf.to_yaml(OmegaConf.structured(replace(config, data=data)))
 
 
 def _published_top1_error(entry: Any | None, config: TrainConfig) -> float | None:

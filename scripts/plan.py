@@ -3,8 +3,9 @@
     python scripts/plan.py experiment=table4 data.root=/path/to/imagenet              # look
     python scripts/plan.py experiment=table4 data.root=/path/to/imagenet | bash -e    # do
 
-Presets are in configs/experiment. Further KEY=VALUE arguments go into every command; those of data and runtime into
-that of the table too. Finished runs are comments; a run under way continues where it stopped.
+Presets are in configs/experiment; one of your own is given as experiment=FILE.yaml. Further KEY=VALUE arguments go
+into every command; those of data and runtime into that of the table too. Finished runs are comments; a run under way
+continues where it stopped.
 """
 
 import itertools
@@ -19,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from engine import cli
 from engine.config import TrainConfig, parse, register
@@ -47,21 +49,32 @@ class Planned:
     command: str
 
 
-def plan(name: str, extra: list[str]) -> Iterator[str]:
+def plan(file: Path, extra: list[str]) -> Iterator[str]:
     """The lines of the script."""
-    preset = OmegaConf.load(PRESETS / f"{name}.yaml")
+    preset = read(file)
     runs = []
     with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
         for line in preset.runs:
             runs += [look_up(overrides) for overrides in expand([*preset.train, *shlex.split(line), *extra])]
     counts = [f"{[run.state for run in runs].count(state)} {state}" for state in ("done", "under way", "missing")]
-    yield f"# {name}: {len(runs)} runs; {', '.join(counts)}"
+    yield f"# {file.stem}: {len(runs)} runs; {', '.join(counts)}"
     for number, stage in enumerate(stages(runs), start=1):
         yield f"# stage {number}"
         for run in stage:
             yield f"# {run.state}: {run.directory}\n" + ("# " if run.state == "done" else "") + run.command
     shared = [argument for argument in extra if argument.startswith(("data", "runtime"))]
     yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
+
+
+def read(file: Path) -> DictConfig:
+    """A preset: `train`, arguments of all runs; `runs`, a line of arguments each; `evaluate`, those of the table."""
+    try:
+        preset = OmegaConf.load(file)
+    except (OSError, YAMLError) as error:
+        raise UserError(f"The preset {file} cannot be read ({' '.join(str(error).split())}).") from error
+    if not isinstance(preset, DictConfig) or preset.keys() != {"train", "runs", "evaluate"}:
+        raise UserError(f"The preset {file} needs three lists: train, runs and evaluate.")
+    return preset
 
 
 def expand(overrides: list[str]) -> Iterator[list[str]]:
@@ -101,13 +114,13 @@ def look_up(overrides: list[str]) -> Planned:
 
 
 def main(arguments: list[str]) -> None:
-    presets = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+    presets = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
     chosen = [argument.removeprefix("experiment=") for argument in arguments if argument.startswith("experiment=")]
-    if len(chosen) != 1 or chosen[0] not in presets:
+    if len(chosen) != 1 or not (chosen[0] in presets or chosen[0].endswith(".yaml")):
         raise UserError(f"Name one preset as experiment=NAME; there are {', '.join(presets)}.")
     register()
     extra = [argument for argument in arguments if not argument.startswith("experiment=")]
-    print("\n".join(plan(chosen[0], extra)))
+    print("\n".join(plan(presets.get(chosen[0], Path(chosen[0])), extra)))
 
 
 if __name__ == "__main__":

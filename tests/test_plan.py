@@ -13,6 +13,9 @@ from engine.run import Run
 from tests.conftest import Command, script_module
 from tests.processes import REPOSITORY
 
+PRESETS = CONFIGS / "experiment"
+DEMO = PRESETS / "demo.yaml"
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
@@ -30,7 +33,7 @@ def test_a_run_is_missing_then_under_way_then_done(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = list(script.plan("demo", ["seed=7"]))
+    lines = list(script.plan(DEMO, ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 0 done, 0 under way, 3 missing"
     assert lines[-1].splitlines()[-1] == "python evaluate.py data=shapes table.dir=runs/shapes/table"
     assert [line for line in lines if line.startswith("# stage")] == ["# stage 1", "# stage 2"]
@@ -43,14 +46,14 @@ def test_a_run_is_missing_then_under_way_then_done(
         trained = config.parse(script.compose("train", overrides))
     run = Run(Path(trained.run_directory))
     run.start(trained)
-    assert next(script.plan("demo", ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
+    assert next(script.plan(DEMO, ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
     results = ("model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5", "weights_sha256")
     run.write_record({**dict.fromkeys(results, 1), "status": "finished"})
-    lines = list(script.plan("demo", ["seed=7"]))
+    lines = list(script.plan(DEMO, ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
     assert lines[2] == f"# done: {run.directory}\n# {pretraining}"
     with pytest.raises(UserError, match=r"holds a run that differs in recipe.lr"):
-        list(script.plan("demo", ["seed=7", "recipe.lr=0.5"]))
+        list(script.plan(DEMO, ["seed=7", "recipe.lr=0.5"]))
 
 
 RUNS = {
@@ -69,14 +72,14 @@ RUNS = {
 @pytest.mark.parametrize("preset", RUNS)
 def test_a_preset_lists_its_runs(preset: str, script: ModuleType) -> None:
     """Each composes to a valid configuration, and no two write to one directory."""
-    plan = "\n".join(script.plan(preset, ["data.root=nowhere"]))
+    plan = "\n".join(script.plan(PRESETS / f"{preset}.yaml", ["data.root=nowhere"]))
     assert plan.startswith(f"# {preset}: {RUNS[preset]} runs; ")
     directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
     assert len(set(directories)) == RUNS[preset]
 
 
 def test_every_preset_says_what_to_expect_and_how_to_start_it() -> None:
-    presets = sorted((CONFIGS / "experiment").glob("*.yaml"))
+    presets = sorted(PRESETS.glob("*.yaml"))
     assert [preset.stem for preset in presets] == sorted(RUNS)
     for preset in presets:
         comment = [line for line in preset.read_text().splitlines() if line.startswith("#")]
@@ -95,3 +98,14 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
     wrong = command("scripts/plan.py", "experiment=table6")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: Name one preset as experiment=NAME; there are ablation_channel, ")
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", "runs: []", "a: [", "train: []\nruns: []\nevaluate: []\nx: 1"])
+def test_a_preset_of_ones_own_is_a_file_and_a_wrong_one_is_named(
+    content: str | None, script: ModuleType, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=r"The preset .*mine\.yaml (cannot be read|needs three lists)"):
+        list(script.plan(file, []))

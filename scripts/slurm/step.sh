@@ -2,7 +2,7 @@
 # Run a command as a step of this job, in all of its tasks. On Slurm's warning it saves, and the job is requeued.
 set -u
 if [ -d .venv ]; then source .venv/bin/activate; fi
-export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # the processors are for those that read images
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # since Slurm 22.05 a step does not take it from the job
 
 echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST: $*"

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ -d .venv ]; then source .venv/bin/activate; fi
 plan=$(python scripts/plan.py "$@")
-folder=$(mktemp -d "$PWD/slurm-table-XXXXXX")
+folder=$(mktemp -d "${TMPDIR:-$PWD}/slurm-table-XXXXXX")
 head -n 1 <<<"$plan"
 
 # The runs of a later stage start from weights of an earlier one.

@@ -1,0 +1,189 @@
+"""The scripts in scripts/slurm on a real Slurm of two nodes on this machine, as they are."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import REPOSITORY
+from tests.test_commands import arguments
+
+pytestmark = [
+    pytest.mark.xdist_group("slurm"),  # one cluster
+    pytest.mark.skipif(
+        shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid() != 0,
+        reason="needs Slurm and munge (apt-get install slurm-wlm munge) and root",
+    ),
+]
+
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+SlurmdParameters=config_overrides
+MpiDefault=none
+JobRequeue=1
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=8000 Gres=gpu:1
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=17002 CPUs=8 RealMemory=8000 Gres=gpu:1
+PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A cluster of two nodes with a GPU each that is none; the environment of its users."""
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "state").mkdir()
+    (folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null\n")
+    configuration = folder / "slurm.conf"
+    configuration.write_text(CONFIGURATION.format(host=socket.gethostname().partition(".")[0], folder=folder))
+    environment = os.environ | {"SLURM_CONF": str(configuration), "CUDA_VISIBLE_DEVICES": ""}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    start_munge()
+    daemons = [["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]]
+    for daemon in daemons:
+        subprocess.run([*daemon, "-f", str(configuration)], env=environment, check=True)
+    wait_for_idle(environment)
+    yield environment
+    ask(environment, "scancel", "--user=root")
+    for pid in folder.glob("*.pid"):
+        subprocess.run(["kill", pid.read_text().strip()], check=False)
+
+
+def start_munge() -> None:
+    if subprocess.run("munge -n | unmunge", shell=True, capture_output=True).returncode == 0:
+        return
+    Path("/run/munge").mkdir(exist_ok=True)
+    shutil.chown("/run/munge", "munge", "munge")
+    subprocess.run(["su", "munge", "-s", "/bin/sh", "-c", "/usr/sbin/munged"], check=True)
+
+
+def ask(environment: dict[str, str], *command: str) -> str:
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def wait_for_idle(environment: dict[str, str]) -> None:
+    deadline = time.monotonic() + 60
+    while (state := ask(environment, "sinfo", "--noheader", "--format=%D %t")) != "2 idle":
+        assert time.monotonic() < deadline, state
+        time.sleep(0.2)
+
+
+def wait_for(environment: dict[str, str], job: str, state: str, log: Path | None = None) -> None:
+    """Until a job is in a state."""
+    deadline = time.monotonic() + 300
+    while f"JobState={state}" not in (shown := ask(environment, "scontrol", "show", "job", "--oneliner", job)):
+        assert time.monotonic() < deadline, shown
+        assert state == "FAILED" or "JobState=FAILED" not in shown, log and log.read_text()
+        time.sleep(0.2)
+
+
+def submit(environment: dict[str, str], log: Path, *given: str) -> str:
+    """`sbatch scripts/slurm/train.sbatch` on both nodes; returns the job's number."""
+    options = ["--parsable", "--nodes=2", f"--output={log}", "scripts/slurm/train.sbatch"]
+    return ask(environment, "sbatch", *options, *given)
+
+
+def record(run: Path) -> dict[str, object]:
+    loaded = json.loads((run / "record.json").read_text())
+    keys = ("history", "weights_sha256", "predictions_sha256", "processes", "batch_per_process", "threads")
+    return {key: loaded[key] for key in keys}
+
+
+def test_two_nodes_train_as_two_processes_do_and_go_on_after_a_signal(slurm: dict[str, str], tmp_path: Path) -> None:
+    common = ["data=shapes", f"data.root={tmp_path}/shapes", "model=mobilenet_v3_small_cbam", "model.weights=null"]
+    common += ["recipe.batch_size=64", "recipe.epochs=2", "runtime.workers=1", "run.log_every_steps=1"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
+    ask(slurm | {"OMP_NUM_THREADS": "1"}, *torchrun, *common, f"run.dir={tmp_path}/torchrun")
+
+    straight = submit(slurm, tmp_path / "straight.log", *common, f"run.dir={tmp_path}/straight")
+    wait_for(slurm, straight, "COMPLETED", tmp_path / "straight.log")
+    assert record(tmp_path / "straight") == record(tmp_path / "torchrun")
+    assert record(tmp_path / "straight")["processes"] == 2
+
+    log = tmp_path / "signalled.log"
+    job = submit(slurm, log, *common, f"run.dir={tmp_path}/signalled")
+    wait_for(slurm, job, "RUNNING")
+    while "epoch 1/2" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.1)
+    ask(slurm, "scancel", "--signal=USR1", "--batch", job)
+    wait_for(slurm, job, "PENDING", log)
+    wait_for_idle(slurm)
+    time.sleep(2)  # by itself Slurm lets a requeued job wait for two minutes
+    ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")
+    wait_for(slurm, job, "COMPLETED", log)
+    assert record(tmp_path / "signalled") == record(tmp_path / "torchrun")
+    text = log.read_text()
+    assert "Stopped by SIGUSR1 after 1 epochs and" in text
+    assert "Continuing after 1 epochs and" in text
+    assert f"job {job}, start 2, on n[1-2]: python train.py" in text
+
+
+def test_a_preset_becomes_an_array_and_a_table_and_a_failed_task_is_named(
+    slurm: dict[str, str], folders: Path, tmp_path: Path
+) -> None:
+    common = arguments(folders, f"run.root={tmp_path}/runs", "recipe.epochs=1")
+    weights = tmp_path / "weights.pt"
+    evaluation = [f"run.root={tmp_path}/runs", f"table.dir={tmp_path}/t", "table.allow_mixed=true"]
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(
+        json.dumps(
+            {
+                "train": [argument for argument in common if not argument.startswith("recipe.epochs=2")],
+                "runs": [
+                    "model=mobilenet_v3_small attention=none,se model.weights=null",
+                    f"model=mobilenet_v3_small_cbam model.weights={weights}",
+                ],
+                "evaluate": [*common[:6], "runtime.device=cpu", *evaluation],
+            }
+        )
+    )
+    printed, logs = submit_table(slurm, preset, tmp_path, "FAILED")
+    assert "# mine: 3 runs; 0 done, 0 under way, 3 missing" in printed
+    assert "3 runs" in printed
+    assert f"model.weights={weights} is neither a file" in logs
+    assert f"failed with exit code 2: python train.py {common[0]}" in logs
+    assert f"# missing: {tmp_path}/runs/small/mobilenet_v3_small_cbam/seed51" in logs
+    rows = json.loads((tmp_path / "t" / "table.json").read_text())["rows"]
+    assert [row["attention"] for row in rows] == ["none", "se"]
+
+    shutil.copy(tmp_path / "runs" / "small" / "mobilenet_v3_small" / "seed51" / "checkpoint" / "last.pt", weights)
+    printed, _ = submit_table(slurm, preset, tmp_path, "COMPLETED")
+    assert "# mine: 3 runs; 2 done, 0 under way, 1 missing" in printed
+    rows = json.loads((tmp_path / "t" / "table.json").read_text())["rows"]
+    assert [row["attention"] for row in rows] == ["none", "cbam", "se"]
+
+
+def submit_table(slurm: dict[str, str], preset: Path, folder: Path, end: str) -> tuple[str, str]:
+    """What submit_table.sh prints, and the logs of its jobs, once the table's job is in the state `end`."""
+    logs = folder / end
+    logs.mkdir()
+    environment = slurm | {"SBATCH_OUTPUT": f"{logs}/%x-%j.log", "TMPDIR": str(folder)}
+    printed = ask(environment, "bash", "scripts/slurm/submit_table.sh", f"experiment={preset}")
+    job = next(line for line in printed.splitlines() if line.startswith("table: job ")).split()[2].rstrip(",")
+    wait_for(slurm, job, end)
+    return printed, "".join(log.read_text() for log in sorted(logs.iterdir()))
