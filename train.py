@@ -25,7 +25,7 @@ def train_together(config: TrainConfig, ranks: Ranks) -> None:
     run = experiment.claim(config, ranks)
     if run is None:
         return
-    data = open_dataset(config.data)
+    data = ranks.first_alone(lambda: open_dataset(config.data))
     # A run under way holds its weights itself: those that it started from may be gone.
     weights = None if run.under_way else config.model.weights
     model = models.build(

@@ -69,7 +69,7 @@ def compare(
     Raises:
         UserError: if a run was trained on other data, or differently from the others.
     """
-    fingerprint = data.fingerprint()
+    fingerprint = data.fingerprint
     for contender in contenders:
         if contender.record.get("data_fingerprint", fingerprint) != fingerprint:
             raise UserError(

@@ -1,6 +1,5 @@
-"""Where images come from: an index of paths and labels for each of three layouts, and a fingerprint of the files."""
+"""Where images come from: three layouts of a data set on the disk."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import shapes
+from engine import index, shapes
 from engine.config import DataConfig
 from engine.errors import UserError
 
-EXTENSIONS = (".jpeg", ".jpg", ".png")
+ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, in a fixed order. Arrays, so that worker processes share them without copies.
+    """The images of one split, in a fixed order.
 
     Attributes:
         root: folder of the data set.
@@ -38,28 +37,21 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set of two splits over the same classes, sorted by id."""
+    """A data set of two splits over the same classes, sorted by id.
+
+    Attributes:
+        fingerprint: sha256 over every file's path, size in bytes and label: equal fingerprints, equal lists of files.
+    """
 
     name: str
     classes: list[str]
     train: Split
     val: Split
-
-    def fingerprint(self) -> str:
-        """sha256 over every file's path, size in bytes and label: equal fingerprints, equal lists of files."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.val):
-            for index, (file, label) in enumerate(zip(split.files, split.labels, strict=True)):
-                try:
-                    size = Path(split.path(index)).stat().st_size
-                except OSError as error:
-                    raise UserError(f"The image {split.path(index)} cannot be read ({error.strerror}).") from error
-                digest.update(b"%s\0%d\0%d\n" % (file, size, label))
-        return digest.hexdigest()
+    fingerprint: str
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Index the data set that a configuration names; `shapes` is generated if it is not there yet.
+    """List the images of the data set that a configuration names; `shapes` is generated if it is not there yet.
 
     Raises:
         UserError: if the folder is absent, is laid out differently, or lacks classes or images.
@@ -80,13 +72,21 @@ def open_dataset(config: DataConfig) -> Dataset:
             "set data.root to the whole data set, or data.total_classes to what is there."
         )
     classes = available[: config.num_classes]
-    train = _split(root, _files_in_class_folders(train_folder, classes))
-    if config.layout == "tiny_imagenet":
-        val = _split(root, _annotated_files(root / "val", classes, available))
-    else:
+    if config.layout != "tiny_imagenet":
         _require_same_classes(available, _class_folders(root / "val"), root)
-        val = _split(root, _files_in_class_folders(root / "val", classes))
-    return Dataset(config.label, classes, train, val)
+
+    def read() -> list[index.Listing]:
+        train = index.class_folders(root, "train", classes)
+        if config.layout != "tiny_imagenet":
+            return [train, index.class_folders(root, "val", classes)]
+        annotated = _annotated_files(root / "val", classes, available)
+        return [train, index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
+
+    found = index.index(root, f"{config.layout} {' '.join(classes)}", read)
+    train, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
+    if not len(val):
+        raise UserError(f"{root} lists no validation images of the classes asked for.")
+    return Dataset(config.label, classes, train, val, found.fingerprint)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -103,23 +103,9 @@ def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
         raise UserError(f"train/ and val/ of {root} differ in these classes: {', '.join(differing[:5])}.")
 
 
-def _files_in_class_folders(folder: Path, classes: list[str]) -> Iterator[tuple[Path, int]]:
-    """Images anywhere below each class folder (Tiny ImageNet has an `images/` between), sorted by path."""
-    for label, name in enumerate(classes):
-        files = sorted(
-            Path(directory) / file
-            for directory, _, names in os.walk(folder / name, followlinks=True)
-            for file in names
-            if file.lower().endswith(EXTENSIONS)
-        )
-        if not files:
-            raise UserError(f"The class folder {folder / name} holds no images; restore it.")
-        yield from ((file, label) for file in files)
-
-
 def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iterator[tuple[Path, int]]:
-    """Tiny ImageNet's validation images: `val_annotations.txt` has one line per image, file and class first."""
-    annotations = folder / "val_annotations.txt"
+    """Tiny ImageNet's validation images: the list has one line per image, file and class first."""
+    annotations = folder / ANNOTATIONS
     if not annotations.is_file():
         raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")
     labels = {name: label for label, name in enumerate(classes)}
@@ -135,11 +121,3 @@ def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iter
         seen.add(file)
         if name in labels:
             yield folder / "images" / file, labels[name]
-
-
-def _split(root: Path, samples: Iterator[tuple[Path, int]]) -> Split:
-    listed = [(os.fsencode(path.relative_to(root)), label) for path, label in samples]
-    if not listed:
-        raise UserError(f"{root} lists no validation images of the classes asked for.")
-    files, labels = zip(*listed, strict=True)
-    return Split(root, np.array(files), np.array(labels, dtype=np.int64))

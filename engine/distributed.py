@@ -1,7 +1,7 @@
 """The processes that train one network together, a device each, over PyTorch's process group."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.launcher import Place
 
 # For the others to start, and then at each step: the file system of a busy cluster may take minutes.
-PATIENCE = timedelta(minutes=10)
+PATIENCE = timedelta(minutes=30)
 
 _ROLL_CALL_PATIENCE = timedelta(seconds=20)  # among processes that all ran out of patience
 
@@ -73,6 +73,15 @@ class Ranks:
         distributed.broadcast_object_list(box, device=torch.device("cpu"))
         first: T = box[0]
         return first
+
+    def first_alone(self, make: Callable[[], T]) -> T:
+        """What `make` returns, called by the first process before the others, which find what it has kept for them."""
+        if not self.is_first:
+            self.wait()
+        made = make()
+        if self.is_first:
+            self.wait()
+        return made
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's running statistics, as they are after the last step."""

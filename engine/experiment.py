@@ -65,7 +65,7 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         "classes": len(data.classes),
         "train_images": len(data.train),
         "val_images": len(data.val),
-        "data_fingerprint": data.fingerprint(),
+        "data_fingerprint": data.fingerprint,
         "parameters": complexity.parameters(model),
         "gflops": complexity.gflops(model, preprocessing.crop),
         "preprocessing": asdict(preprocessing),

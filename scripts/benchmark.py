@@ -24,10 +24,11 @@ import models
 from engine import cli, device, provenance
 from engine.augment import Preprocessing
 from engine.checkpoint import write_whole
-from engine.datasets import EXTENSIONS, Split
+from engine.datasets import Split
 from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.evaluator import Candidate, evaluate
+from engine.index import EXTENSIONS
 from engine.loader import EvalLoader, EvalSamples
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"

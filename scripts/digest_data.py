@@ -29,7 +29,7 @@ def print_digests(config: TrainConfig) -> None:
     with distributed.join(launcher.place(os.environ), "digest") as ranks:
         config.recipe.check_parts(ranks.world_size)
         loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, torch.device("cpu"), ranks)
-        lines = [f"files {data.fingerprint()}"]
+        lines = [f"files {data.fingerprint}"]
         lines += [f"epoch {epoch + 1} {digest(whole(loader.epoch(epoch), ranks))}" for epoch in range(2)]
         if ranks.is_first:
             print(*lines, sep="\n")

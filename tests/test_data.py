@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torchvision.io import write_png
 
-from engine import augment, shapes
+from engine import augment, index, shapes
 from engine.augment import Preprocessing
 from engine.config import DataConfig
 from engine.datasets import Dataset, open_dataset
@@ -36,8 +36,8 @@ def test_class_folders_are_indexed_by_sorted_name(folders: Path) -> None:
     data = open_dataset(config(folders))
     assert data.classes == ["class0", "class1", "class2"]
     assert (len(data.train), len(data.val)) == (48, 21)
-    for index in (0, 20, 47):
-        assert Path(data.train.path(index)).parent.name == f"class{data.train.labels[index]}"
+    for i in (0, 20, 47):
+        assert Path(data.train.path(i)).parent.name == f"class{data.train.labels[i]}"
 
 
 def test_tiny_imagenet_is_read_in_its_native_layout(tiny_imagenet: Path) -> None:
@@ -57,11 +57,11 @@ def test_the_first_classes_by_id_can_be_taken(tiny_imagenet: Path) -> None:
 def test_the_fingerprint_follows_names_sizes_and_labels(folders: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folders, copy)
-    fingerprint = open_dataset(config(folders)).fingerprint()
-    assert open_dataset(config(copy)).fingerprint() == fingerprint
+    fingerprint = open_dataset(config(folders)).fingerprint
+    assert open_dataset(config(copy)).fingerprint == fingerprint
     image = copy / "train" / "class1" / "3.JPEG"
     image.write_bytes(image.read_bytes() + b"\0")
-    assert open_dataset(config(copy)).fingerprint() != fingerprint
+    assert open_dataset(config(copy)).fingerprint != fingerprint
 
 
 def test_shapes_are_generated_once_and_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_shapes_are_generated_once_and_the_same_again(tmp_path: Path, monkeypatc
     again = open_dataset(config(tmp_path / "b", total_classes=10, layout="shapes"))
     assert (len(first.train), len(first.val)) == (20, 10)
     assert first.classes[:2] == ["cross_checked", "cross_striped"]
-    assert first.fingerprint() == again.fingerprint()
+    assert first.fingerprint == again.fingerprint
     assert Path(first.train.path(0)).read_bytes() == Path(again.train.path(0)).read_bytes()
     train, val = (Path(split.path(0)).read_bytes() for split in (first.train, first.val))
     assert train != val
@@ -192,8 +192,8 @@ def test_evaluation_sees_every_image_once_and_decodes_it_once_for_all_preprocess
 
 def test_crops_have_the_areas_and_ratios_asked_for_and_stay_inside() -> None:
     areas, lefts = [], Counter[bool]()
-    for index in range(2000):
-        top, left, height, width = augment.crop_box(100, 140, 0.25, stream(1, Purpose.SAMPLE, 0, index))
+    for i in range(2000):
+        top, left, height, width = augment.crop_box(100, 140, 0.25, stream(1, Purpose.SAMPLE, 0, i))
         assert 0 <= top <= 100 - height
         assert 0 <= left <= 140 - width
         assert 0.72 < width / height < 1.36
@@ -225,3 +225,35 @@ def test_evaluation_preprocessing_is_that_of_the_published_weights(tmp_path: Pat
 def test_preprocessing_without_published_weights_is_the_usual_one() -> None:
     data = DataConfig("imagenet", "folders", "", 1000, None, image_size=224, resize=None)
     assert Preprocessing.choose(data, None) == Preprocessing(256, 224)
+
+
+def test_the_list_of_a_large_data_set_is_kept_until_a_folder_changes(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "KEEP_FROM", 60)
+    root = tmp_path / "copy"
+    shutil.copytree(folders, root)
+    first = open_dataset(config(root))
+    monkeypatch.setattr(index, "_read", None)  # nothing is read again
+    again = open_dataset(config(root))
+    assert again.fingerprint == first.fingerprint
+    assert isinstance(again.train.files, np.memmap)
+    for one, other in ((first.train, again.train), (first.val, again.val)):
+        assert np.array_equal(one.files, other.files)
+        assert np.array_equal(one.labels, other.labels)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (root / "train" / "class1" / "3.JPEG").unlink()
+    assert len(open_dataset(config(root)).train) == 47
+    for file in (tmp_path / "cache").rglob("*.npy"):
+        file.write_bytes(b"damaged")
+    assert len(open_dataset(config(root)).train) == 47
+
+
+def test_of_a_small_data_set_files_that_changed_in_place_are_seen(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_dataset(config(folders))
+    assert not (tmp_path / "cache").exists()

@@ -80,7 +80,10 @@ def test_without_norms_and_dropout_the_number_of_processes_changes_rounding_alon
 
 
 def test_evaluate_shares_the_images_between_processes(folders: Path, tmp_path: Path) -> None:
-    """21 images do not divide by two; each counts once, and one process alone prints and writes."""
+    """21 images do not divide by two; each counts once, and one process alone prints and writes.
+
+    Runs whose norms saw other numbers of images are not compared.
+    """
     train(2, folders, tmp_path, "model=mobilenet_v3_small", "recipe.epochs=1")
     common = [*arguments(folders)[:6], "runtime.device=cpu", "runs=[run2]"]
     first, second = (
@@ -92,6 +95,9 @@ def test_evaluate_shares_the_images_between_processes(folders: Path, tmp_path: P
     assert second.stdout == ""
     one, two = (json.loads((tmp_path / name / "table.json").read_text()) for name in ("one", "two"))
     assert one["rows"] == two["rows"]
+    train(1, folders, tmp_path, "model=mobilenet_v3_small_cbam", "recipe.epochs=1")
+    (mixed,) = start_ranks(1, "evaluate.py", [*common[:-1], "runs=[run1,run2]"], tmp_path)
+    assert_one_line(mixed.result(), "run2 was trained differently", "batch per process=8 (16 in run1)")
 
 
 def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: Path) -> None:
