@@ -7,139 +7,30 @@ Writes results/benchmark/MACHINE.json and .md; sections that are not measured th
 """
 
 import argparse
-import json
-import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
 
-import models
-from engine import cli, device, provenance
-from engine.augment import Preprocessing
-from engine.checkpoint import write_whole
-from engine.datasets import Split
-from engine.distributed import Ranks
-from engine.errors import UserError
-from engine.evaluator import Candidate, evaluate
-from engine.index import EXTENSIONS
-from engine.loader import EvalLoader, EvalSamples
+from benchmarks import evaluation, index, report
+from benchmarks.report import Section
+from engine import cli, device
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
-Section = dict[str, Any]
-
-
-def evaluation(images: Path, where: torch.device) -> Section:
-    """Four networks in one pass over full-size images against four passes.
-
-    The networks are cheap: random weights, inputs of 64 px. So decoding takes the time, as it does beside a GPU.
-    """
-    split = _repeated(images, at_least=384)
-    way = Preprocessing(resize=73, crop=64)
-    names = 2 * ["mobilenet_v3_small", "mobilenet_v3_small_cbam"]
-    candidates = [Candidate(device.place(models.build(name), where, channels_last=True), way) for name in names]
-    _pass(candidates, split, way, where)  # the first is slower: kernels are chosen, files are read from the disk
-    decoding, apart, together = [], [], []
-    for _ in range(5):  # taking turns, so that whatever else the machine does meets all
-        decoding.append(_pass([], split, way, where))
-        apart.append(sum((_pass([candidate], split, way, where) for candidate in candidates), start=np.zeros(2)))
-        together.append(_pass(candidates, split, way, where))
-    rows = []
-    for i, clock in enumerate(("wall", "processor")):
-        none, four, one = (min(float(clocks[i]) for clocks in each) for each in (decoding, apart, together))
-        rows.append(
-            {
-                "clock": clock,
-                "decoding alone (s)": none,
-                "four passes (s)": four,
-                "one pass (s)": one,
-                "one pass / four passes": one / four,
-            }
-        )
-    return {
-        "about": f"{', '.join(names)}, random weights, inputs of 64 px, fp32, over {len(split)} full-size JPEGs; "
-        f"the fastest of five. Each pass has its own loader (decoding processes: {_workers()}, computing threads: "
-        f"{torch.get_num_threads()}). Processor time counts all of them and does not see what else the machine was "
-        "doing.",
-        "rows": rows,
-    }
-
-
-SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {"evaluation": evaluation}
-
-
-def _repeated(folder: Path, at_least: int) -> Split:
-    """The images below a folder, again and again."""
-    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.name.lower().endswith(EXTENSIONS))
-    if not files:
-        raise UserError(f"There are no images below {folder.absolute()}; set --images to a folder of JPEGs.")
-    repeats = -(-at_least // len(files))
-    return Split(folder, np.array([bytes(file) for file in files] * repeats), np.zeros(len(files) * repeats, np.int64))
-
-
-def _pass(candidates: list[Candidate], split: Split, way: Preprocessing, where: torch.device) -> np.ndarray:
-    """Seconds to evaluate so many networks together: [wall clock, processor time with the loader's workers]."""
-    started = _clocks()
-    evaluate(candidates, EvalLoader(EvalSamples(split, (way,)), 64, _workers(), where, Ranks()), torch.float32, Ranks())
-    return _clocks() - started
-
-
-def _clocks() -> np.ndarray:
-    return np.array([time.perf_counter(), sum(os.times()[:4])])
-
-
-def _workers() -> int:
-    return min(8, _cores() // 2 or 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    lines = [f"# Benchmark: {report['machine']}", ""]
-    for name, section in report["sections"].items():
-        titles = list(section["rows"][0])
-        on = section["measured"]
-        lines += [
-            f"## {name}",
-            "",
-            section["about"],
-            f"{on['device']}, torch {on['torch']}.",
-            "",
-        ]
-        lines += [f"| {' | '.join(titles)} |", f"|{' --: |' * len(titles)}"]
-        lines += [f"| {' | '.join(_text(value) for value in row.values())} |" for row in section["rows"]]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _text(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
+    "evaluation": evaluation.measure,
+    "index": index.measure,
+}
 
 
 def main(arguments: argparse.Namespace) -> None:
     where = device.choose(arguments.device)
-    # Cores are shared out between decoding and computing: where both take all, each waits for the other.
-    torch.set_num_threads(max(1, _cores() - _workers()))
-    file = RESULTS / f"{arguments.machine}.json"
-    report = json.loads(file.read_text()) if file.is_file() else {"machine": arguments.machine, "sections": {}}
-    made = provenance.describe(where)
-    measured = {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
-    for name in arguments.sections:
-        report["sections"][name] = {"measured": measured, **SECTIONS[name](arguments.images, where)}
-    markdown, text = _markdown(report), json.dumps(report, indent=2) + "\n"
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda out: out.write(text.encode()))
-    write_whole(file.with_suffix(".md"), lambda out: out.write(markdown.encode()))
-    print(markdown)
+    sections = {name: SECTIONS[name](arguments.images, where) for name in arguments.sections}
+    print(report.write(RESULTS, arguments.machine, sections, where))
 
 
 if __name__ == "__main__":

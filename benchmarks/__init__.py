@@ -1,0 +1,1 @@
+"""What scripts/benchmark.py measures, a subject a file; each returns a section of its report."""

@@ -1,0 +1,49 @@
+"""The report of a machine: results/benchmark/MACHINE.json, and Markdown rendered from it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import provenance
+from engine.checkpoint import write_whole
+
+Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, all with the same keys
+
+
+def write(folder: Path, machine: str, sections: Mapping[str, Section], where: torch.device) -> str:
+    """Put sections into a machine's report; those that were not measured this time stay as they are there.
+
+    Returns:
+        The report as Markdown.
+    """
+    file = folder / f"{machine}.json"
+    report: dict[str, Any] = {"machine": machine, "sections": {}}
+    if file.is_file():
+        report = json.loads(file.read_text())
+    made = provenance.describe(where)
+    measured = {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
+    report["sections"] |= {name: {"measured": measured, **section} for name, section in sections.items()}
+    markdown, text = _markdown(report), json.dumps(report, indent=2) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda out: out.write(text.encode()))
+    write_whole(file.with_suffix(".md"), lambda out: out.write(markdown.encode()))
+    return markdown
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    lines = [f"# Benchmark: {report['machine']}", ""]
+    for name, section in report["sections"].items():
+        titles = list(section["rows"][0])
+        on = section["measured"]
+        lines += [f"## {name}", "", section["about"], f"{on['device']}, torch {on['torch']}.", ""]
+        lines += [f"| {' | '.join(titles)} |", f"|{' --: |' * len(titles)}"]
+        lines += [f"| {' | '.join(_text(value) for value in row.values())} |" for row in section["rows"]]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
