@@ -36,7 +36,7 @@ def train_together(config: TrainConfig, ranks: Ranks) -> None:
         **config.attention_options,
     )
     transforms = models.transforms(config.model.name, config.model.weights)
-    experiment.train(config, run, data, model, transforms, ranks)
+    experiment.train(config, run, data, model, models.gates(model), transforms, ranks)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ class RunConfig:
     checkpoint_every_steps: int | None = None  # besides the ends of epochs; null: not by steps
     checkpoint_every_minutes: float | None = 15.0  # likewise, by the clock
     log_every_steps: int = 50  # loss and learning rate to TensorBoard
+    pictures: int = 4  # validation images to draw after each epoch, with where the network looks; needs matplotlib
 
     def check(self) -> None:
         _filled("run.root", self.root)
@@ -182,6 +183,7 @@ class RunConfig:
         if self.checkpoint_every_minutes is not None:
             _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0.0)
         _at_least("run.log_every_steps", self.log_every_steps, 1)
+        _between("run.pictures", self.pictures, 0, 64)
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """One run, from its configuration to its record."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from torch import nn
 
 from engine import checkpoint, complexity, device, progress, provenance
@@ -14,10 +15,12 @@ from engine.config import TrainConfig
 from engine.datasets import Dataset
 from engine.distributed import Ranks
 from engine.errors import UserError
-from engine.evaluator import Candidate, Predictions, evaluate
+from engine.evaluator import Predictions
 from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
 from engine.run import Run
-from engine.trainer import Trainer, fit
+from engine.tracking import Tracker
+from engine.trainer import Trainer, first_unwritten, fit
+from engine.validation import Validator
 
 
 def claim(config: TrainConfig, ranks: Ranks) -> Run | None:
@@ -36,7 +39,15 @@ def claim(config: TrainConfig, ranks: Ranks) -> Run | None:
     return run
 
 
-def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transforms: Any | None, ranks: Ranks) -> None:
+def train(
+    config: TrainConfig,
+    run: Run,
+    data: Dataset,
+    model: nn.Module,
+    gates: Mapping[str, nn.Module],
+    transforms: Any | None,
+    ranks: Ranks,
+) -> None:
     """Train a model from where the run stands to its end, and write the record.
 
     Args:
@@ -44,6 +55,7 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         run: as `claim` returned it.
         data: the images.
         model: at its start.
+        gates: its attention's, by name.
         transforms: torchvision's preprocessing of the start weights, None for weights that are not published.
         ranks: the processes that train it together.
     """
@@ -63,6 +75,7 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         "epochs": config.recipe.epochs,
         "data": data.name,
         "classes": len(data.classes),
+        "class_names": data.classes,
         "train_images": len(data.train),
         "val_images": len(data.val),
         "data_fingerprint": data.fingerprint,
@@ -85,7 +98,12 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         trainer.load_state_dict(state)
         progress.log.info(f"Continuing after {trainer.position.epoch} epochs and {trainer.position.step} steps.")
     run.write_record({"status": "running", **facts})
-    predictions = fit(trainer, partial(_validate, trainer, data, config), run, config)
+    tracker = Tracker(run.directory if run.writes else None, first_unwritten(trainer))
+    tracker.describe(_hyperparameters(config, facts), {"config": OmegaConf.to_yaml(OmegaConf.structured(config))})
+    unseen = EvalSamples(data.val, (preprocessing,))
+    eval_loader = EvalLoader(unseen, config.runtime.eval_batch_size, config.runtime.workers, where, ranks)
+    validate = Validator(trainer.model, gates, data, eval_loader, trainer.precision, ranks, config.run.pictures)
+    predictions = fit(trainer, validate, tracker, run, config).predictions
     if run.writes:
         predictions.save(run.predictions)
     results = _results(trainer, predictions)
@@ -94,6 +112,11 @@ def train(config: TrainConfig, run: Run, data: Dataset, model: nn.Module, transf
         f"Finished in {time.monotonic() - started:.0f} s: top-1 {results['top1_start']:.2f}% at the start, "
         f"{results['top1']:.2f}% after {config.recipe.epochs} epochs. {run.record_file}"
     )
+    if config.run.dir is None:
+        progress.log.info(
+            f"Compare the finished runs of these data: python evaluate.py data={config.data.name} "
+            f"data.root={config.data.root}"
+        )
 
 
 def _facts_from_the_start(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -116,15 +139,6 @@ def _facts_from_the_start(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
     return {"start_weights_sha256": before["start_weights_sha256"]}
 
 
-def _validate(trainer: Trainer, data: Dataset, config: TrainConfig) -> Predictions:
-    ranks = trainer.ranks
-    ranks.share_buffers(trainer.model)
-    samples = EvalSamples(data.val, (trainer.preprocessing,))
-    loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, trainer.device, ranks)
-    (predictions,) = evaluate([Candidate(trainer.model, trainer.preprocessing)], loader, trainer.precision, ranks)
-    return predictions
-
-
 def _results(trainer: Trainer, predictions: Predictions) -> dict[str, Any]:
     history = trainer.position.history
     best = max(history[1:], key=lambda row: row["val_top1"])
@@ -141,21 +155,32 @@ def _results(trainer: Trainer, predictions: Predictions) -> dict[str, Any]:
     }
 
 
+def _hyperparameters(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What TensorBoard's table of runs shows."""
+    recipe = config.recipe
+    return {
+        **{key: facts[key] for key in ("model", "attention", "data", "seed", "parameters", "gflops", "start_weights")},
+        "start": config.attention.start,
+        "precision": config.runtime.precision,
+        **{key: getattr(recipe, key) for key in ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing")},
+    }
+
+
 def _introduce(config: TrainConfig, run: Run, facts: dict[str, Any]) -> None:
+    recipe, runtime = config.recipe, config.runtime
+    processes = facts["processes"]
+    share = recipe.batch_size // (processes * recipe.accumulate)
+    made_up = "" if share == recipe.batch_size else f" ({processes} processes x {recipe.accumulate} parts x {share})"
     progress.log.info(
-        f"{config.model_label}: {facts['parameters'] / 1e6:.2f} M parameters, {facts['gflops']:.3f} GFLOPs, "
+        f"model  {config.model_label}: {facts['parameters'] / 1e6:.2f} M parameters, {facts['gflops']:.3f} GFLOPs, "
         f"from {config.model.weights or 'random weights'}"
     )
     progress.log.info(
-        f"{facts['data']}: {facts['train_images']} training and {facts['val_images']} validation images, "
-        f"{facts['classes']} classes"
+        f"data   {facts['data']}: {facts['train_images']:,} training and {facts['val_images']:,} validation images, "
+        f"{facts['classes']} classes, {config.data.image_size} px"
     )
     progress.log.info(
-        f"seed {config.seed}, {config.recipe.epochs} epochs, batch {config.recipe.batch_size}, "
-        f"{config.runtime.precision} on {_each(facts)}, into {run.directory}"
+        f"recipe {recipe.epochs} epochs, batch {recipe.batch_size}{made_up}, peak lr {recipe.lr}, seed {config.seed}; "
+        f"{runtime.precision} on {facts['device']}"
     )
-
-
-def _each(facts: dict[str, Any]) -> str:
-    count = facts["processes"]
-    return str(facts["device"]) if count == 1 else f"{count} times {facts['device']}, {facts['batch_per_process']} each"
+    progress.log.info(f"into   {run.directory}")

@@ -9,7 +9,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import OmegaConf
+from torchvision.io import encode_png
 
 from engine import checkpoint
 from engine.config import TrainConfig
@@ -34,7 +37,7 @@ class Run:
         self.config_file = directory / "config.yaml"
         self.record_file = directory / "record.json"
         self.log_file = directory / "log.txt"
-        self.tensorboard = directory / "tensorboard"
+        self.pictures = directory / "pictures"
         self.predictions = directory / "predictions.npz"
         self.last = directory / "checkpoint" / "last.pt"
         self.previous = directory / "checkpoint" / "previous.pt"
@@ -143,6 +146,13 @@ class Run:
         if not complete:
             raise UserError(f"{self.record_file} lacks results; restore it, or delete {self.directory}.")
         return dict(record)
+
+    def save_picture(self, pixels: np.ndarray, epoch: int) -> None:
+        """uint8 [height, width, 3]."""
+        if self.writes:
+            self.pictures.mkdir(exist_ok=True)
+            png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
+            checkpoint.write_whole(self.pictures / f"epoch{epoch:03d}.png", lambda file: file.write(png))
 
     def write_record(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"

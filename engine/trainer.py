@@ -16,12 +16,12 @@ from engine.augment import Preprocessing, normalise
 from engine.config import RecipeConfig, TrainConfig
 from engine.distributed import Ranks, accumulating
 from engine.errors import UserError
-from engine.evaluator import Predictions
 from engine.interruption import Interrupted, StopRequest
 from engine.loader import TrainLoader
 from engine.reproducibility import seed_step
 from engine.run import Run
 from engine.tracking import Tracker
+from engine.validation import Validation
 
 
 @dataclass
@@ -209,49 +209,48 @@ class Keeper:
         return by_steps or (minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes)
 
 
-def fit(trainer: Trainer, validate: Callable[[], Predictions], run: Run, config: TrainConfig) -> Predictions:
+def fit(
+    trainer: Trainer, validate: Callable[[], Validation], tracker: Tracker, run: Run, config: TrainConfig
+) -> Validation:
     """Train from the trainer's position to the end of its recipe, keeping checkpoints and curves in the run.
 
     Returns:
-        The validation predictions after the last epoch.
+        The validation after the last epoch.
 
     Raises:
         Interrupted: if a signal asked for a stop; the state is saved.
         UserError: if a loss is not finite.
     """
-    tracker = Tracker(run.tensorboard if run.writes else None, _first_unwritten(trainer))
     keeper = Keeper(trainer, tracker, run, config)
     with StopRequest() as stop:
         try:
-            predictions = _fit(trainer, validate, keeper, stop)
+            validation = _fit(trainer, validate, keeper, stop)
         except RuntimeError as error:
             if stop.signal is None:
                 raise
             # The signal also ended the workers, which torch reports in the middle of anything: nothing can be saved.
             raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint counts.") from error
     tracker.close()
-    return predictions or validate()
+    return validation or validate()
 
 
-def _fit(
-    trainer: Trainer, validate: Callable[[], Predictions], keeper: Keeper, stop: StopRequest
-) -> Predictions | None:
+def _fit(trainer: Trainer, validate: Callable[[], Validation], keeper: Keeper, stop: StopRequest) -> Validation | None:
     position = trainer.position
-    predictions = None
+    validation = None
     if not position.history:
-        _end_row(trainer, keeper.tracker, {}, _require_finite(validate(), "before the first step"))
+        _end_row(trainer, keeper, {}, _require_finite(validate(), "before the first step"))
         keeper.save()
     while position.epoch < keeper.config.recipe.epochs:
         _train_epoch(trainer, keeper, stop)
         train_metrics = trainer.metrics()
-        predictions = _require_finite(validate(), f"after epoch {position.epoch + 1}")
+        validation = _require_finite(validate(), f"after epoch {position.epoch + 1}")
         best = max((row["val_top1"] for row in position.history[1:]), default=-1.0)
         trainer.end_epoch()
-        _end_row(trainer, keeper.tracker, train_metrics, predictions)
-        if predictions.top1 > best:
+        _end_row(trainer, keeper, train_metrics, validation)
+        if validation.predictions.top1 > best:
             keeper.run.save_best({"model": trainer.model.state_dict(), "epoch": position.epoch})
         keeper.save()
-    return predictions
+    return validation
 
 
 def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
@@ -290,7 +289,7 @@ def _log_step(trainer: Trainer, tracker: Tracker) -> dict[str, float]:
     return metrics
 
 
-def _first_unwritten(trainer: Trainer) -> int:
+def first_unwritten(trainer: Trainer) -> int:
     """From how many images on the curves are still to be written, at the trainer's position.
 
     What is written at the end of an epoch comes after the checkpoint of its last step, at the same count of images.
@@ -301,18 +300,20 @@ def _first_unwritten(trainer: Trainer) -> int:
     return trainer.images_seen + (0 if is_epoch_unended else 1)
 
 
-def _require_finite(predictions: Predictions, when: str) -> Predictions:
+def _require_finite(validation: Validation, when: str) -> Validation:
     """A network whose outputs are not numbers still gets a class for each image: it must not pass for a result."""
-    if not math.isfinite(predictions.mean_loss):
+    loss = validation.predictions.mean_loss
+    if not math.isfinite(loss):
         raise UserError(
-            f"The validation loss is {predictions.mean_loss} {when}. Look at the start weights, or lower recipe.lr, "
+            f"The validation loss is {loss} {when}. Look at the start weights, or lower recipe.lr, "
             "and delete the run to start anew."
         )
-    return predictions
+    return validation
 
 
-def _end_row(trainer: Trainer, tracker: Tracker, train: dict[str, float], predictions: Predictions) -> None:
+def _end_row(trainer: Trainer, keeper: Keeper, train: dict[str, float], validation: Validation) -> None:
     """Note one epoch's metrics in the history, on the console and in TensorBoard; no `train` before the first."""
+    tracker, predictions = keeper.tracker, validation.predictions
     val = {"loss": predictions.mean_loss, "top1": predictions.top1, "top5": predictions.top5}
     epoch, seen = trainer.position.epoch, trainer.images_seen
     row = {f"train_{key}": value for key, value in train.items()} | {f"val_{k}": v for k, v in val.items()}
@@ -321,6 +322,11 @@ def _end_row(trainer: Trainer, tracker: Tracker, train: dict[str, float], predic
     if train:
         lr = schedule.learning_rate(trainer.recipe, trainer.steps_done - 1, trainer.loader.steps_per_epoch)
         tracker.scalars("train", {**train, "lr": lr}, seen)
+    tracker.scalars("by epoch", row, epoch)
+    tracker.scalars("gates", validation.gates, seen)
+    if validation.picture is not None:
+        tracker.picture("where it looks", validation.picture, seen)
+        keeper.run.save_picture(validation.picture, epoch)
     tracker.flush()
     parts = [f"epoch {epoch}/{trainer.recipe.epochs}"]
     if train:

@@ -77,6 +77,22 @@ class SELayer(nn.Module):
 AttentionLayer = CBAMLayer | SELayer
 
 
+def gates(net: nn.Module) -> dict[str, nn.Module]:
+    """The gates of a network in the order of its modules, by where they are: `layer1.0 channel`, `layer1.0 spatial`.
+
+    Each returns its values in (0, 1): [N, C, 1, 1], or [N, 1, H, W] of a spatial gate.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, module in net.named_modules():
+        place = name.removesuffix(".attention")
+        if isinstance(module, SELayer):
+            found[f"{place} channel"] = module.se.scale_activation
+        elif isinstance(module, CBAMLayer):
+            titles = {"ca": "channel", "sa": "spatial"}
+            found |= {f"{place} {titles[gate]}": child for gate, child in module.cbam.named_children()}
+    return found
+
+
 def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list[AttentionLayer]:
     """Put an attention layer of this kind at every site, randomly initialised.
 

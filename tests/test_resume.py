@@ -53,7 +53,7 @@ def die_before_rename(number: int) -> None:
 def outcome(run: Path) -> tuple[str, object, dict[str, list[tuple[int, float]]]]:
     """Digest of the final weights, metrics of every epoch, and every curve that does not tell of time."""
     record = json.loads((run / "record.json").read_text())
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
     curves = {
         tag: [(event.step, event.value) for event in events.Scalars(tag)]
         for tag in events.Tags()["scalars"]

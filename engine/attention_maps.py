@@ -1,0 +1,130 @@
+"""Where a network looks: its spatial gates and Grad-CAM (Selvaraju et al., ICCV 2017) over images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine import gates
+from engine.augment import Preprocessing, normalise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What a network makes of some images.
+
+    Attributes:
+        cam: float32 [N, S, S] in [0, 1], Grad-CAM of the target class, each image's scaled to its own maximum.
+        gates: float32 [N, S, S] in (0, 1), the last spatial gate of each resolution, by its name.
+        predicted: [N] int64, the most probable classes.
+        probability: [N] float32, of the target classes.
+    """
+
+    cam: np.ndarray
+    gates: dict[str, np.ndarray]
+    predicted: np.ndarray
+    probability: np.ndarray
+
+
+def look(
+    model: nn.Module, gate_modules: Mapping[str, nn.Module], images: Tensor, targets: Tensor, way: Preprocessing
+) -> Maps:
+    """Compute the maps; the model is left as it is, in evaluation mode.
+
+    Args:
+        model: a classifier.
+        gate_modules: its gates by name; of those that return a map the last of each resolution is kept.
+        images: uint8 [N, 3, S, S] on the model's device.
+        targets: int64 [N], the class whose evidence Grad-CAM shows.
+        way: how the images are normalised.
+    """
+    model.eval()
+    last: list[Tensor] = []
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] > 1:
+            last[:] = [output]
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.enable_grad(), gates.watch(gate_modules) as seen:
+            logits = model(normalise(images, way)).float()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    (features,) = last
+    score = logits.gather(1, targets[:, None]).sum()
+    (gradient,) = torch.autograd.grad(score, features)
+    weights = gradient.float().mean(dim=(2, 3), keepdim=True)
+    cam = F.relu((weights * features.detach().float()).sum(dim=1, keepdim=True))
+    cam = cam / cam.amax(dim=(2, 3), keepdim=True).clamp_min(1e-12)
+    size = images.shape[-1]
+    by_resolution = {gate.shape[-1]: (name, gate) for name, gate in seen.items() if gate.shape[-1] > 1}
+    return Maps(
+        cam=_enlarged(cam, size),
+        gates={name: _enlarged(gate.float(), size) for name, gate in by_resolution.values()},
+        predicted=logits.argmax(dim=1).cpu().numpy(),
+        probability=logits.softmax(dim=1).gather(1, targets[:, None])[:, 0].detach().cpu().numpy(),
+    )
+
+
+def draw(images: Tensor, targets: Sequence[int], classes: Sequence[str], networks: Mapping[str, Maps]) -> "Figure":
+    """A row for each image: the image, then for each network Grad-CAM and its spatial gates laid over it.
+
+    Args:
+        images: uint8 [N, 3, S, S].
+        targets: the true classes, those of Grad-CAM.
+        classes: names.
+        networks: the maps by the network's name.
+
+    Raises:
+        ImportError: where matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    columns = 1 + sum(1 + len(maps.gates) for maps in networks.values())
+    figure = Figure(figsize=(1.7 * columns, 1.95 * len(pixels) + 0.4), layout="constrained", dpi=100)
+    axes = figure.subplots(len(pixels), columns, squeeze=False)
+    for row, target in enumerate(targets):
+        axes[row, 0].imshow(pixels[row])
+        axes[row, 0].set_title(classes[target], fontsize=7)
+        panels = iter(axes[row, 1:])
+        for network, maps in networks.items():
+            panel = next(panels)
+            panel.imshow(pixels[row])
+            panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
+            said = classes[maps.predicted[row]]
+            title = f"{network}: {said} {'(right)' if maps.predicted[row] == target else '(wrong)'}"
+            panel.set_title(f"{title}\nGrad-CAM, p={maps.probability[row]:.2f}", fontsize=6)
+            for name, gate in maps.gates.items():
+                panel = next(panels)
+                panel.imshow(pixels[row])
+                low, high = gate[row].min(), gate[row].max()
+                panel.imshow(gate[row], cmap="jet", alpha=0.45)
+                panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=6)
+    for panel in axes.flat:
+        panel.axis("off")
+    return figure
+
+
+def pixels(figure: "Figure") -> np.ndarray:
+    """A figure as uint8 [height, width, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _enlarged(maps: Tensor, size: int) -> np.ndarray:
+    """[N, 1, H, W] -> [N, size, size]."""
+    larger = F.interpolate(maps.detach().cpu(), (size, size), mode="bilinear", align_corners=False)
+    return larger[:, 0].numpy()

@@ -1,0 +1,68 @@
+"""Where finished runs look in an image: side by side, Grad-CAM of the same class and each network's spatial gates.
+
+    python scripts/show_attention.py runs=RUN,RUN image=cat.jpeg target=n02123045 file=attention.png
+
+target=predicted explains the first run's first choice. Needs matplotlib.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+import models
+from engine import attention_maps, augment, checkpoint, cli
+from engine.augment import Preprocessing
+from engine.errors import UserError
+from engine.run import Run
+
+
+def show(runs: str, image: str, target: str, file: str) -> None:
+    """Write the figure.
+
+    Raises:
+        UserError: if a run is not finished, the runs differ in classes or in the cut of images, or `target` is none.
+    """
+    chosen = [Run(Path(directory)) for directory in runs.split(",")]
+    for run in chosen:
+        if not run.finished:
+            raise UserError(f"There is no finished run in {run.directory}.")
+    first = chosen[0].record()
+    for run in chosen:
+        for key in ("class_names", "preprocessing"):
+            if run.record().get(key) != first.get(key):
+                raise UserError(f"{run.directory} and {chosen[0].directory} differ in {key}; show them one by one.")
+    classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"])
+    if target not in ("predicted", *classes):
+        raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}, ...")
+    cut = way.apply(augment.decode(image))[None]
+    networks = {f"{run.record()['model']} {run.record()['attention']}": _network(run) for run in chosen}
+    label = torch.tensor([0 if target == "predicted" else classes.index(target)])
+    if target == "predicted":
+        network = next(iter(networks.values()))
+        label = torch.from_numpy(attention_maps.look(network, {}, cut, label, way).predicted)
+    maps = {name: attention_maps.look(net, models.gates(net), cut, label, way) for name, net in networks.items()}
+    try:
+        figure = attention_maps.draw(cut, label.tolist(), classes, maps)
+    except ImportError as error:
+        raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
+    checkpoint.write_whole(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
+    print(file)
+
+
+def _network(run: Run) -> nn.Module:
+    config = run.config()
+    return models.build(
+        config.model.name,
+        config.model.attention,
+        weights=str(run.last),
+        num_classes=run.record()["classes"],
+        **config.attention_options,
+    )
+
+
+if __name__ == "__main__":
+    cli.run_script(show, models.ModelError)

@@ -1,0 +1,108 @@
+"""Grad-CAM and gates against what follows from networks whose evidence is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.io import decode_image
+
+import models
+from engine import attention_maps, gates
+from engine.augment import Preprocessing
+from tests.conftest import Command
+from tests.test_commands import arguments, assert_one_line
+
+WAY = Preprocessing(16, 16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+class Colours(nn.Module):
+    """Class 0 is how much red there is, class 1 how much green; its last map is the image itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images * self.scale).mean(dim=(2, 3))[:, :2]
+
+
+def images() -> Tensor:
+    """Red in the left half, some of it in the right; green below."""
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    image[0, 0, :, :8], image[0, 0, :, 8:] = 200, 100
+    image[0, 1, 8:] = 50
+    return image
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(0, np.repeat([1.0, 0.5], 8)[None].repeat(16, 0)), (1, np.repeat([0.0, 1.0], 8)[:, None].repeat(16, 1))],
+)
+def test_grad_cam_is_where_the_evidence_for_the_target_is(target: int, expected: np.ndarray) -> None:
+    maps = attention_maps.look(Colours(), {}, images(), torch.tensor([target]), WAY)
+    np.testing.assert_allclose(maps.cam[0], expected, atol=1e-6)
+    assert maps.predicted.tolist() == [0]
+    assert maps.gates == {}
+
+
+def test_looking_leaves_the_network_as_it_is() -> None:
+    net = models.build("resnet18_cbam", num_classes=3)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    maps = attention_maps.look(
+        net, models.gates(net), torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1]), WAY
+    )
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert list(maps.gates) == [f"layer{stage}.1 spatial" for stage in (1, 2, 3, 4)]  # the last of each resolution
+    assert all(gate.shape == (2, 64, 64) for gate in maps.gates.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shapes"),
+    [
+        ("resnet18_cbam", 16, {"layer4.1 channel": (2, 512, 1, 1), "layer4.1 spatial": (2, 1, 2, 2)}),
+        ("resnet18_se", 8, {"layer4.1 channel": (2, 512, 1, 1)}),
+        ("resnet18", 0, {}),
+    ],
+)
+def test_gates_are_found_by_their_place(name: str, count: int, shapes: dict[str, tuple[int, ...]]) -> None:
+    net = models.build(name, num_classes=3)
+    with gates.watch(models.gates(net)) as seen:
+        net(torch.randn(2, 3, 64, 64))
+        net(torch.randn(5, 3, 64, 64))
+    assert len(seen) == count
+    for place, shape in shapes.items():
+        assert seen[place].shape == shape  # of the first batch
+    assert all((gate > 0).all() and (gate < 1).all() for gate in seen.values())
+
+
+def test_statistics_of_gates() -> None:
+    seen = {"a": torch.tensor([0.01, 0.5, 0.5, 0.99]), "b": torch.full((2, 1, 3, 3), 0.5)}
+    found = gates.statistics(seen)
+    assert found["a/mean"] == pytest.approx(0.5)
+    assert found["a/spread"] == pytest.approx(np.std([0.01, 0.5, 0.5, 0.99], ddof=1))
+    assert found["a/saturated"] == 0.5
+    assert (found["b/mean"], found["b/spread"], found["b/saturated"]) == (0.5, 0.0, 0.0)
+    assert gates.statistics({}) == {}
+
+
+def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for model in ("resnet18", "resnet18_cbam"):
+        given = arguments(folders, f"model={model}", "model.weights=null", "recipe.epochs=1", f"run.dir={model}")
+        assert command("train.py", *given).returncode == 0
+    image = next((folders / "val").rglob("*.JPEG"))
+    common = [f"image={image}", "file=attention.png"]
+    done = command("scripts/show_attention.py", "runs=resnet18,resnet18_cbam", "target=class1", *common)
+    assert done.returncode == 0, done.stderr
+    picture = decode_image(str(tmp_path / "attention.png"))
+    assert picture.shape[2] > picture.shape[1]
+    assert command("scripts/show_attention.py", "runs=resnet18", "target=predicted", *common).returncode == 0
+    wrong = command("scripts/show_attention.py", "runs=resnet18", "target=class7", *common)
+    assert_one_line(wrong, "target=class7 is no class; they are predicted, class0, class1, class2")
+    assert_one_line(
+        command("scripts/show_attention.py", "runs=nowhere", "target=predicted", *common), "no finished run"
+    )

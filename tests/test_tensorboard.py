@@ -1,0 +1,174 @@
+"""The event files that a run leaves, read back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from torchvision.io import decode_image
+
+from tests.processes import Process, free_port
+from tests.test_commands import arguments
+
+
+@pytest.fixture(scope="module")
+def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs that was stopped in the second and went on."""
+    folder = tmp_path_factory.mktemp("tensorboard")
+    given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3")
+    given += ["run.pictures=2", "run.root=runs"]
+    process = Process("train.py", given, folder, {})
+    while process.wait(0.02) is None and "epoch 1/3" not in process.output.read_text():
+        pass
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.result().returncode == os.EX_TEMPFAIL
+    time.sleep(1.1)  # event files are told apart by the second
+    result = Process("train.py", given, folder, {}).result()
+    assert "Continuing after 1 epochs" in result.stdout
+    return folder / "runs" / "small" / "mobilenet_v3_small_cbam" / "seed51"
+
+
+@pytest.fixture(scope="module")
+def events(run: Path) -> EventAccumulator:
+    return EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def steps(events: EventAccumulator, tag: str) -> list[int]:
+    return [event.step for event in events.Scalars(tag)]
+
+
+def test_curves_stand_over_images_seen_and_neither_repeat_nor_fork(events: EventAccumulator) -> None:
+    assert steps(events, "val/top1") == [0, 48, 96, 144]
+    assert steps(events, "train/loss") == [48, 96, 144]
+    assert steps(events, "by epoch/val_top1") == [0, 1, 2, 3]
+    assert steps(events, "by epoch/train_loss") == [1, 2, 3]
+    assert steps(events, "step/lr") == list(range(16, 145, 16))
+    for tag in events.Tags()["scalars"]:
+        assert steps(events, tag) == sorted(set(steps(events, tag))), tag
+
+
+def test_each_gate_has_its_statistics_in_every_epoch(events: EventAccumulator) -> None:
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("gates/")]
+    assert len(tags) == 11 * 2 * 3  # layers, gates of each, statistics of each
+    assert steps(events, "gates/features.1.block.3 spatial/saturated") == [0, 48, 96, 144]
+
+
+def test_pictures_decode_in_tensorboard_and_in_the_run(run: Path, events: EventAccumulator) -> None:
+    pytest.importorskip("matplotlib")
+    images = events.Images("where it looks")
+    assert [image.step for image in images] == [0, 48, 96, 144]
+    files = sorted((run / "pictures").iterdir())
+    assert [file.name for file in files] == [f"epoch{epoch:03d}.png" for epoch in range(4)]
+    assert decode_image(str(files[-1])).shape[1:] == (images[-1].height, images[-1].width)
+
+
+def test_hyperparameters_and_their_metrics_are_in_the_run_itself(run: Path, events: EventAccumulator) -> None:
+    assert [path for path in run.rglob("events.out*") if path.parent != run] == []
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    started = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert started["model"].string_value == "mobilenet_v3_small"
+    assert started["attention"].string_value == "cbam"
+    assert started["seed"].number_value == 51
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    metrics = [info.name.tag for info in plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos]
+    assert "val/top1" in metrics
+    assert set(metrics) <= set(events.Tags()["scalars"])
+
+
+def test_train_and_validation_are_paired_and_the_configuration_is_there(events: EventAccumulator) -> None:
+    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    assert list(layout.category[0].chart[0].multiline.tag) == ["train/loss", "val/loss"]
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "name: mobilenet_v3_small" in text
+
+
+@pytest.fixture(scope="module")
+def tensorboard(run: Path, folders: Path) -> Iterator[str]:
+    """The address of a live TensorBoard over two runs."""
+    root = run.parents[2]
+    given = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1")
+    assert Process("train.py", [*given, f"run.root={root}"], root.parent, {}).result().returncode == 0
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(root),
+        "--port",
+        str(port),
+        "--load_fast=false",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if b"cbam" in urllib.request.urlopen(f"{address}/data/runs").read():
+                break
+        except OSError:
+            time.sleep(0.3)
+    yield address
+    server.kill()
+    server.wait()
+
+
+@pytest.mark.skipif(
+    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
+    reason="needs a browser (apt-get install chromium chromium-driver)",
+)
+def test_a_browser_finds_both_curves_and_both_rows_of_hyperparameters(tensorboard: str, tmp_path: Path) -> None:
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--disable-background-networking")
+    options.add_argument("--disable-component-update")
+    options.add_argument("--window-size=1600,1200")
+    options.add_argument(f"--user-data-dir={tmp_path}")
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options=options, service=service)
+    names = ["small/mobilenet_v3_small/seed51", "small/mobilenet_v3_small_cbam/seed51"]
+    try:
+        browser.get(f"{tensorboard}/?darkMode=false#timeseries")
+        wait_for_text(browser, [*names, "/val_top1"])
+        lines = "return document.querySelectorAll('scalar-card line-chart').length"
+        deadline = time.monotonic() + 60
+        while browser.execute_script(lines) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
+        if "SCREENSHOT" in os.environ:
+            time.sleep(3)
+            browser.save_screenshot(os.environ["SCREENSHOT"])
+        browser.get(f"{tensorboard}/#hparams")
+        wait_for_text(browser, [*names, "cbam"])
+    finally:
+        browser.quit()
+
+
+def wait_for_text(browser: object, expected: list[str]) -> None:
+    """Until the page shows all of it, in elements below shadow roots and frames too."""
+    script = """
+        const texts = [];
+        const visit = (node) => {
+            if (node.nodeType === Node.TEXT_NODE) texts.push(node.textContent);
+            if (node.shadowRoot) visit(node.shadowRoot);
+            if (node.contentDocument) visit(node.contentDocument.documentElement);
+            node.childNodes.forEach(visit);
+        };
+        visit(document.documentElement);
+        return texts.join(" ").replace(/\\u200b/g, "");
+    """
+    deadline = time.monotonic() + 60
+    while not all(part in (text := browser.execute_script(script)) for part in expected):  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline, text[-3000:]
+        time.sleep(0.3)
