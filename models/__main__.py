@@ -10,9 +10,8 @@ stride of a block in its 3x3 convolution, which costs more than in the 1x1 befor
 import torch
 
 import models
-from engine import complexity
+from engine import complexity, paper
 from models.architecture import Backbone
-from models.paper import ERRORS
 from models.zoo import BACKBONES
 
 _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
@@ -22,7 +21,7 @@ def row(backbone: Backbone) -> list[str]:
     with torch.device("meta"):  # shapes without memory
         net = models.build(backbone.name)
         gflops = complexity.gflops(net, backbone.image_size)
-    paper = [f"{errors.top1:.2f} / {errors.top5:.2f}" for errors in ERRORS.get(backbone.name, {}).values()]
+    found = [paper.errors(backbone.name, kind) for kind in ("none", "se", "cbam")]
     return [
         backbone.name,
         backbone.family,
@@ -30,7 +29,7 @@ def row(backbone: Backbone) -> list[str]:
         f"{gflops:.3f}",
         str(backbone.image_size),
         ", ".join(models.published(backbone.name)) or "-",
-        *(paper or ["-"] * 3),
+        *("-" if errors is None else f"{errors[0]:.2f} / {errors[1]:.2f}" for errors in found),
     ]
 
 

@@ -1,0 +1,89 @@
+"""Every command in README.md and docs/ is one that works here, as far as that can be told without ImageNet."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from engine import config
+from engine.cli import CONFIGS
+from tests.conftest import script_module
+from tests.processes import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LAUNCHERS = {"torchrun", "srun", "sbatch", "bash"}
+
+
+def commands() -> list[str]:
+    """The indented lines of the pages that start with a program, joined where they go on, without comments."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^    (.*)$", text, re.MULTILINE):
+            command = re.sub(r"\s+#.*| \| bash -e.*", "", line).strip()
+            if re.match(r"(python|torchrun|srun|sbatch|bash|make|tensorboard|conda) ", command):
+                found.append(command)
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_pages_is_accepted(command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+        return
+    if words[0] in ("tensorboard", "conda"):
+        return
+    if words[:3] == ["python", "-m", "models"]:
+        return
+    program = next(word for word in words if word.endswith((".py", ".sh", ".sbatch")))
+    assert (REPOSITORY / program).is_file()
+    arguments = words[words.index(program) + 1 :]
+    check(program, arguments)
+
+
+def check(program: str, arguments: list[str]) -> None:
+    name = Path(program).stem
+    if program.startswith("scripts/slurm/"):
+        name = "plan" if name == "submit_table" else name
+    if name == "plan":
+        config.register()
+        script_module("plan").main(arguments)
+    elif name in ("train", "evaluate", "digest_data", "export"):
+        compose_all("train" if name == "digest_data" else name, arguments)
+    elif name in ("fetch_weights", "convert_official", "show_attention", "prepare_imagenet"):
+        text = (REPOSITORY / program).read_text()
+        for argument in arguments:
+            assert argument.partition("=")[0] in text, argument
+    else:
+        assert name in ("verify_run", "render_table", "benchmark", "stage_imagenet"), program
+
+
+def compose_all(primary: str, arguments: list[str]) -> None:
+    """Composes and checks every configuration that the arguments stand for, those of a sweep too."""
+    config.register()
+    given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        for overrides in script_module("plan").expand(given):
+            config.parse(compose(primary, overrides))
+
+
+def test_the_pages_hold_commands() -> None:
+    assert len(commands()) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readme_names_every_module_of_the_engine() -> None:
+    readme = PAGES[0].read_text()
+    for folder in ("engine", "models"):
+        for file in (REPOSITORY / folder).glob("[!_]*.py"):
+            if file.stem != "errors":
+                assert f"`{file.stem}`" in readme, file
