@@ -1,6 +1,8 @@
 # Everything a newcomer needs: `make demo`, `make test`. Both build .venv from the exact pins first.
 PYTHON ?= python3
 VENV := .venv
+# What is pinned besides the packages that training needs; `bench` is for scripts/benchmark.py alone.
+EXTRAS := figures export slurm prepare dev
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check lock
@@ -20,7 +22,7 @@ check: $(INSTALLED)
 
 # Pins with hashes, for every platform, from pyproject.toml (needs uv: https://docs.astral.sh/uv).
 lock:
-	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --upgrade \
+	uv pip compile --universal --python-version 3.11 $(EXTRAS:%=--extra %) --generate-hashes --upgrade \
 		--no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 $(INSTALLED): requirements.lock

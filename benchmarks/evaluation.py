@@ -26,7 +26,7 @@ def measure(images: Path, where: torch.device) -> Section:
     """
     # Cores are shared out between decoding and computing: where both take all, each waits for the other.
     torch.set_num_threads(max(1, _cores() - _workers()))
-    split = _repeated(images, at_least=384)
+    split = repeated(images, at_least=384)
     way = Preprocessing(resize=73, crop=64)
     names = 2 * ["mobilenet_v3_small", "mobilenet_v3_small_cbam"]
     candidates = [Candidate(device.place(models.build(name), where, channels_last=True), way) for name in names]
@@ -57,7 +57,7 @@ def measure(images: Path, where: torch.device) -> Section:
     }
 
 
-def _repeated(folder: Path, at_least: int) -> Split:
+def repeated(folder: Path, at_least: int) -> Split:
     """The images below a folder, again and again."""
     files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.name.lower().endswith(EXTENSIONS))
     if not files:

@@ -15,13 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import evaluation, index, report
+from benchmarks import evaluation, index, module, network, pipeline, report
 from benchmarks.report import Section
 from engine import cli, device
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
 SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
+    "module": module.measure,
+    "network": network.measure,
+    "pipeline": pipeline.measure,
     "evaluation": evaluation.measure,
     "index": index.measure,
 }

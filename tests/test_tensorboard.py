@@ -146,9 +146,6 @@ def test_a_browser_finds_both_curves_and_both_rows_of_hyperparameters(tensorboar
         while browser.execute_script(lines) < 1:
             assert time.monotonic() < deadline
             time.sleep(0.3)
-        if "SCREENSHOT" in os.environ:
-            time.sleep(3)
-            browser.save_screenshot(os.environ["SCREENSHOT"])
         browser.get(f"{tensorboard}/#hparams")
         wait_for_text(browser, [*names, "cbam"])
     finally:

@@ -1,0 +1,37 @@
+"""Timing: several ways of doing a thing take turns, so that whatever else the machine does meets all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one way: the median of its rounds, and half of the distance between its quartiles."""
+
+    median: float
+    spread: float
+
+
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, where: torch.device, warm_up: int = 2
+) -> dict[str, Seconds]:
+    """Time each way once a round, after rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(warm_up + rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
+            if number >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: _summary(values) for name, values in seconds.items()}
+
+
+def _summary(values: list[float]) -> Seconds:
+    low, _, high = statistics.quantiles(values, n=4)
+    return Seconds(statistics.median(values), (high - low) / 2)

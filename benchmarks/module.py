@@ -1,0 +1,108 @@
+"""CBAM forward and backward, against the least that its memory traffic allows and against timm's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.clock import take_turns
+from benchmarks.report import Section
+from cbam import CBAM
+
+# The four stages of ResNet-50: on a GPU at a training batch in bf16, on a CPU the largest at a small one in fp32.
+CUDA_SHAPES = ((256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14), (256, 2048, 7, 7))
+CPU_SHAPES = ((16, 256, 56, 56),)
+
+PASSES = (
+    5  # over the feature map, at least: forward reads and writes it, backward reads it and its gradient, writes one
+)
+
+
+class Refine(nn.Module):
+    """The refined map alone, as networks use it."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.cbam = CBAM(planes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cbam.refine(x)
+
+
+def measure(_: Path, where: torch.device) -> Section:
+    """A row for each shape and way."""
+    on_gpu = where.type == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    rows = []
+    for shape in CUDA_SHAPES if on_gpu else CPU_SHAPES:
+        x = torch.randn(shape, device=where, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+        ways = {name: module.to(where, dtype) for name, module in _modules(shape[1]).items()}
+        steps = {name: _step(module, x) for name, module in ways.items()}
+        seconds = take_turns({"copy": lambda x=x: x.detach().clone(), **steps}, 20, where)  # type: ignore[misc]
+        floor = PASSES / 2 * seconds["copy"].median  # a copy reads and writes once
+        for name, module in ways.items():
+            rows.append(
+                {
+                    "shape": "x".join(map(str, shape)),
+                    "way": name,
+                    "ms": 1e3 * seconds[name].median,
+                    "spread (ms)": 1e3 * seconds[name].spread,
+                    "times the floor": seconds[name].median / floor,
+                    "times plain, eager": seconds["plain, eager"].median / seconds[name].median,
+                    "kept for backward (maps)": _kept(module, x) / (x.numel() * x.element_size()),
+                    "peak (maps)": _peak(steps[name], where) / (x.numel() * x.element_size()) if on_gpu else "-",
+                }
+            )
+    return {
+        "about": f"Forward and backward, {str(dtype).removeprefix('torch.')}, channels_last; the median of 20 rounds "
+        f"in which the ways take turns. Floor: {PASSES} passes over the feature map at the bandwidth of a copy, "
+        "measured in the same rounds. Maps: bytes over those of one feature map, the input not counted.",
+        "rows": rows,
+    }
+
+
+def _modules(planes: int) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    plain = Refine(planes)
+    found: dict[str, nn.Module] = {"plain, eager": plain, "plain, compiled": torch.compile(plain)}  # type: ignore[dict-item]
+    try:
+        from timm.layers import CbamModule
+    except ImportError:
+        return found
+    return {**found, "timm, eager": CbamModule(planes)}
+
+
+def _step(module: nn.Module, x: Tensor) -> Callable[[], None]:
+    gradient = torch.randn_like(x)
+
+    def step() -> None:
+        x.grad = None
+        module.zero_grad()
+        module(x).backward(gradient)
+
+    return step
+
+
+def _kept(module: nn.Module, x: Tensor) -> int:
+    """Bytes of what the forward pass keeps for the backward pass, besides the input and the parameters."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (x, *module.parameters())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = module(x)
+    del output
+    return sum(kept.values())
+
+
+def _peak(step: Callable[[], None], where: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(where)
+    before = torch.cuda.memory_allocated(where)
+    step()
+    return torch.cuda.max_memory_allocated(where) - before

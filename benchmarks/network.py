@@ -1,0 +1,60 @@
+"""Training steps a second of whole networks, with attention against without."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import models
+from benchmarks.clock import take_turns
+from benchmarks.report import Section
+from engine import device
+
+NAMES = ("resnet50", "resnet50_se", "resnet50_cbam")
+
+
+def measure(_: Path, where: torch.device) -> Section:
+    """A row for each network, eager and compiled."""
+    on_gpu = where.type == "cuda"
+    batch, size, dtype = (256, 224, torch.bfloat16) if on_gpu else (8, 128, torch.float32)
+    images = torch.randn(batch, 3, size, size, device=where).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 1000, (batch,), device=where)
+    rows = []
+    for compiled in (False, True):
+        steps = {name: _step(name, compiled, images, labels, dtype) for name in NAMES}
+        seconds = take_turns(steps, 10 if on_gpu else 5, where)
+        for name in NAMES:
+            rows.append(
+                {
+                    "network": name,
+                    "compiled": "yes" if compiled else "no",
+                    "images/s": batch / seconds[name].median,
+                    "of the plain network's": seconds[NAMES[0]].median / seconds[name].median,
+                }
+            )
+    return {
+        "about": f"Steps of SGD on {batch} random images of {size} px that lie on the device, "
+        f"{str(dtype).removeprefix('torch.')}, channels_last; the median of rounds in which the networks take turns.",
+        "rows": rows,
+    }
+
+
+def _step(
+    name: str, compiled: bool, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+) -> Callable[[], None]:
+    torch.manual_seed(0)
+    where = images.device
+    net = device.place(models.build(name), where, channels_last=True)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
+    forward: nn.Module | Callable = torch.compile(net) if compiled else net
+
+    def step() -> None:
+        with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
