@@ -198,6 +198,7 @@ def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> 
     common = ["data.name=small", "data.total_classes=3", f"data.root={folders}"]
     assert_one_line(command("evaluate.py", *common), "There is no finished run in", "train one first")
     assert_one_line(command("evaluate.py", *common, "runs=[nowhere]"), "There is no finished run in nowhere")
+    assert_one_line(command("evaluate.py", *common, "runs=[]"), "runs=[] and published=[] leave nothing to compare")
 
 
 def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_path: Path) -> None:

@@ -15,13 +15,10 @@ import pytest
 from tests.processes import REPOSITORY
 from tests.test_commands import arguments
 
-pytestmark = [
-    pytest.mark.xdist_group("slurm"),  # one cluster
-    pytest.mark.skipif(
-        shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid() != 0,
-        reason="needs Slurm and munge (apt-get install slurm-wlm munge) and root",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid() != 0,
+    reason="needs Slurm and munge (apt-get install slurm-wlm munge) and root",
+)
 
 CONFIGURATION = """
 ClusterName=test
