@@ -60,34 +60,14 @@ def train(
         ranks: the processes that train it together.
     """
     started = time.monotonic()
-    preprocessing = Preprocessing.choose(config.data, transforms)
     where = device.choose(config.runtime.device, ranks.place.local_rank)
-    samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
-    loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, where, ranks)
-    start_sha256 = checkpoint.sha256(model.state_dict())
+    preprocessing = Preprocessing.choose(config.data, transforms)
+    facts = _facts(config, data, model, preprocessing, ranks) | provenance.describe(where)
     if config.runtime.sync_batchnorm:
         model = device.synchronise_norms(model, where)
+    samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
+    loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, where, ranks)
     trainer = Trainer(model, loader, preprocessing, config, ranks)
-    facts = {
-        "model": config.model.name,
-        "attention": config.attention_label,
-        "seed": config.seed,
-        "epochs": config.recipe.epochs,
-        "data": data.name,
-        "classes": len(data.classes),
-        "class_names": data.classes,
-        "train_images": len(data.train),
-        "val_images": len(data.val),
-        "data_fingerprint": data.fingerprint,
-        "parameters": complexity.parameters(model),
-        "gflops": complexity.gflops(model, preprocessing.crop),
-        "preprocessing": asdict(preprocessing),
-        "start_weights": config.model.weights,
-        "start_weights_sha256": start_sha256,
-        "processes": ranks.world_size,
-        "batch_per_process": config.recipe.batch_size // ranks.world_size,
-        **provenance.describe(where),
-    }
     run.start(config)
     if run.writes:
         progress.log_to_file(run.log_file)
@@ -108,15 +88,32 @@ def train(
         predictions.save(run.predictions)
     results = _results(trainer, predictions)
     run.write_record({"status": "finished", **results, **facts, "history": trainer.position.history})
-    progress.log.info(
-        f"Finished in {time.monotonic() - started:.0f} s: top-1 {results['top1_start']:.2f}% at the start, "
-        f"{results['top1']:.2f}% after {config.recipe.epochs} epochs. {run.record_file}"
-    )
-    if config.run.dir is None:
-        progress.log.info(
-            f"Compare the finished runs of these data: python evaluate.py data={config.data.name} "
-            f"data.root={config.data.root}"
-        )
+    _conclude(config, run, results, time.monotonic() - started)
+
+
+def _facts(
+    config: TrainConfig, data: Dataset, model: nn.Module, preprocessing: Preprocessing, ranks: Ranks
+) -> dict[str, Any]:
+    """What a record says before the first step."""
+    return {
+        "model": config.model.name,
+        "attention": config.attention_label,
+        "seed": config.seed,
+        "epochs": config.recipe.epochs,
+        "data": data.name,
+        "classes": len(data.classes),
+        "class_names": data.classes,
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "data_fingerprint": data.fingerprint,
+        "parameters": complexity.parameters(model),
+        "gflops": complexity.gflops(model, preprocessing.crop),
+        "preprocessing": asdict(preprocessing),
+        "start_weights": config.model.weights,
+        "start_weights_sha256": checkpoint.sha256(model.state_dict()),
+        "processes": ranks.world_size,
+        "batch_per_process": config.recipe.batch_size // ranks.world_size,
+    }
 
 
 def _facts_from_the_start(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
@@ -184,3 +181,15 @@ def _introduce(config: TrainConfig, run: Run, facts: dict[str, Any]) -> None:
         f"{runtime.precision} on {facts['device']}"
     )
     progress.log.info(f"into   {run.directory}")
+
+
+def _conclude(config: TrainConfig, run: Run, results: dict[str, Any], seconds: float) -> None:
+    progress.log.info(
+        f"Finished in {seconds:.0f} s: top-1 {results['top1_start']:.2f}% at the start, {results['top1']:.2f}% after "
+        f"{config.recipe.epochs} epochs. {run.record_file}"
+    )
+    if config.run.dir is None:
+        progress.log.info(
+            f"Compare the finished runs of these data: python evaluate.py data={config.data.name} "
+            f"data.root={config.data.root}"
+        )

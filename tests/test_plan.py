@@ -64,7 +64,7 @@ RUNS = {
     "ablation_spatial": 7,
     "ablation_order": 5,
     "tiny_imagenet": 25,
-    "tiny_imagenet_20": 21,
+    "tiny_imagenet_20": 15,
     "demo": 3,
 }
 
