@@ -322,7 +322,7 @@ def _end_row(trainer: Trainer, keeper: Keeper, train: dict[str, float], validati
     if train:
         lr = schedule.learning_rate(trainer.recipe, trainer.steps_done - 1, trainer.loader.steps_per_epoch)
         tracker.scalars("train", {**train, "lr": lr}, seen)
-    tracker.scalars("by epoch", row, epoch)
+    tracker.scalars("progress", {"epoch": epoch}, seen)
     tracker.scalars("gates", validation.gates, seen)
     if validation.picture is not None:
         tracker.picture("where it looks", validation.picture, seen)

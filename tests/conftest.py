@@ -21,6 +21,14 @@ torch.set_num_threads(1)  # several tests run beside each other, each on tensors
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# These wait more than they compute: started first, they leave the processors to the others.
+WAITING = ("test_resume", "test_slurm", "test_elsewhere", "test_commands")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: WAITING.index(item.path.stem) if item.path.stem in WAITING else len(WAITING))
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     """Runs `python SCRIPT ARGUMENTS` in an empty folder, without internet and with an empty weights cache."""

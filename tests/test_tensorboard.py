@@ -49,8 +49,8 @@ def steps(events: EventAccumulator, tag: str) -> list[int]:
 def test_curves_stand_over_images_seen_and_neither_repeat_nor_fork(events: EventAccumulator) -> None:
     assert steps(events, "val/top1") == [0, 48, 96, 144]
     assert steps(events, "train/loss") == [48, 96, 144]
-    assert steps(events, "by epoch/val_top1") == [0, 1, 2, 3]
-    assert steps(events, "by epoch/train_loss") == [1, 2, 3]
+    epochs = [(event.step, event.value) for event in events.Scalars("progress/epoch")]
+    assert epochs == [(0, 0), (48, 1), (96, 2), (144, 3)]
     assert steps(events, "step/lr") == list(range(16, 145, 16))
     for tag in events.Tags()["scalars"]:
         assert steps(events, tag) == sorted(set(steps(events, tag))), tag
@@ -139,8 +139,8 @@ def test_a_browser_finds_both_curves_and_both_rows_of_hyperparameters(tensorboar
     browser = webdriver.Chrome(options=options, service=service)
     names = ["small/mobilenet_v3_small/seed51", "small/mobilenet_v3_small_cbam/seed51"]
     try:
-        browser.get(f"{tensorboard}/?darkMode=false#timeseries")
-        wait_for_text(browser, [*names, "/val_top1"])
+        browser.get(f"{tensorboard}/?tagFilter=val%2Ftop1#timeseries")
+        wait_for_text(browser, [*names, "/top1"])
         lines = "return document.querySelectorAll('scalar-card line-chart').length"
         deadline = time.monotonic() + 60
         while browser.execute_script(lines) < 1:
