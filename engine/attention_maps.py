@@ -91,7 +91,7 @@ def draw(images: Tensor, targets: Sequence[int], classes: Sequence[str], network
 
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     columns = 1 + sum(1 + len(maps.gates) for maps in networks.values())
-    figure = Figure(figsize=(1.7 * columns, 1.95 * len(pixels) + 0.4), layout="constrained", dpi=100)
+    figure = Figure(figsize=(1.7 * columns, 2.3 * len(pixels)), layout="constrained", dpi=100)
     axes = figure.subplots(len(pixels), columns, squeeze=False)
     for row, target in enumerate(targets):
         axes[row, 0].imshow(pixels[row])
@@ -102,14 +102,15 @@ def draw(images: Tensor, targets: Sequence[int], classes: Sequence[str], network
             panel.imshow(pixels[row])
             panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
             said = classes[maps.predicted[row]]
-            title = f"{network}: {said} {'(right)' if maps.predicted[row] == target else '(wrong)'}"
-            panel.set_title(f"{title}\nGrad-CAM, p={maps.probability[row]:.2f}", fontsize=6)
+            verdict = "right" if maps.predicted[row] == target else "wrong"
+            told = f"{network}: {said} ({verdict})\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
+            panel.set_title(told, fontsize=5)
             for name, gate in maps.gates.items():
                 panel = next(panels)
                 panel.imshow(pixels[row])
                 low, high = gate[row].min(), gate[row].max()
                 panel.imshow(gate[row], cmap="jet", alpha=0.45)
-                panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=6)
+                panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=5)
     for panel in axes.flat:
         panel.axis("off")
     return figure
