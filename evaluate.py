@@ -34,6 +34,7 @@ def evaluate_together(config: EvaluateConfig, ranks: Ranks) -> None:
     table, evidence = comparison.compare(contenders, data, config, ranks)
     if ranks.is_first:
         print(report.write(table, evidence, report.folder(config)))
+        progress.log.info(f"Written to {report.folder(config)}.")
 
 
 def finished(run: Run) -> Contender:

@@ -1,6 +1,7 @@
 """Decode and cut one image: for training as a pure function of (seed, epoch, index), for evaluation always alike."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,8 @@ def decode(path: str) -> Tensor:
         if image.ndim != 3:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
-        name, reason = path.replace("\n", "\\n"), str(error).splitlines()[0]
+        name = path.replace("\n", "\\n")
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # the line of torchvision's that refused it
         raise UnreadableImage(f"The image {name} cannot be decoded ({reason}). Restore the file.") from error
     return image
 

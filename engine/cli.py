@@ -87,6 +87,9 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
         command: takes strings.
         user_errors: further exceptions whose message is a sentence for the user.
     """
+    if "--help" in sys.argv:
+        print((sys.modules["__main__"].__doc__ or "").strip())
+        return
     keys = list(inspect.signature(command).parameters)
     given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
     with one_line_errors(*user_errors):

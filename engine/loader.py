@@ -87,6 +87,7 @@ class TrainLoader:
         self.loader = _data_loader(samples, workers, device, ranks, batch_sampler=self.batches)
         self.device = device
         self.steps_per_epoch = len(self.batches)
+        self.path = samples.split.path  # of an image, by its index
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The batches of one epoch, from the `first` on."""

@@ -170,7 +170,8 @@ class Trainer:
                 lr = schedule.learning_rate(self.recipe, step, self.loader.steps_per_epoch)
                 raise UserError(
                     f"The loss is {loss.item()} at step {step} (learning rate {lr:.3g}, training images "
-                    f"{', '.join(map(str, indices.tolist()[:8]))}, ...). The last checkpoint is from before. "
+                    f"{', '.join(map(self.loader.path, indices.tolist()[:4]))}, ...). The last checkpoint is from "
+                    "before. "
                     "Look at these images, or delete the run and start anew with a lower recipe.lr."
                 )
         self._unchecked.clear()

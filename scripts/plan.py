@@ -114,6 +114,9 @@ def look_up(overrides: list[str]) -> Planned:
 
 
 def main(arguments: list[str]) -> None:
+    if "--help" in arguments:
+        print((__doc__ or "").strip())
+        return
     presets = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
     chosen = [argument.removeprefix("experiment=") for argument in arguments if argument.startswith("experiment=")]
     if len(chosen) != 1 or not (chosen[0] in presets or chosen[0].endswith(".yaml")):

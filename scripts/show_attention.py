@@ -37,7 +37,8 @@ def show(runs: str, image: str, target: str, file: str) -> None:
                 raise UserError(f"{run.directory} and {chosen[0].directory} differ in {key}; show them one by one.")
     classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"])
     if target not in ("predicted", *classes):
-        raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}, ...")
+        more = "" if len(classes) <= 10 else ", ..."
+        raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}{more}")
     cut = way.apply(augment.decode(image))[None]
     networks = {f"{run.record()['model']} {run.record()['attention']}": _network(run) for run in chosen}
     label = torch.tensor([0 if target == "predicted" else classes.index(target)])
