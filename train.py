@@ -35,6 +35,8 @@ def train_together(config: TrainConfig, ranks: Ranks) -> None:
         num_classes=len(data.classes),
         **config.attention_options,
     )
+    if config.runtime.fused_cbam:
+        models.fuse(model)
     transforms = models.transforms(config.model.name, config.model.weights)
     experiment.train(config, run, data, model, models.gates(model), transforms, ranks)
 

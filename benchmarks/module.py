@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import models
 from benchmarks.clock import take_turns
 from benchmarks.report import Section
 from cbam import CBAM
@@ -37,7 +38,7 @@ def measure(_: Path, where: torch.device) -> Section:
     rows = []
     for shape in CUDA_SHAPES if on_gpu else CPU_SHAPES:
         x = torch.randn(shape, device=where, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
-        ways = {name: module.to(where, dtype) for name, module in _modules(shape[1]).items()}
+        ways = {name: module.to(where, dtype) for name, module in _modules(shape[1], on_gpu).items()}
         steps = {name: _step(module, x) for name, module in ways.items()}
         seconds = take_turns({"copy": lambda x=x: x.detach().clone(), **steps}, 20, where)  # type: ignore[misc]
         floor = PASSES / 2 * seconds["copy"].median  # a copy reads and writes once
@@ -62,10 +63,13 @@ def measure(_: Path, where: torch.device) -> Section:
     }
 
 
-def _modules(planes: int) -> dict[str, nn.Module]:
+def _modules(planes: int, on_gpu: bool) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     plain = Refine(planes)
     found: dict[str, nn.Module] = {"plain, eager": plain, "plain, compiled": torch.compile(plain)}  # type: ignore[dict-item]
+    if on_gpu:
+        found["fused"] = Refine(planes)
+        models.fuse(found["fused"])
     try:
         from timm.layers import CbamModule
     except ImportError:

@@ -13,6 +13,7 @@ from benchmarks.report import Section
 from engine import device
 
 NAMES = ("resnet50", "resnet50_se", "resnet50_cbam")
+FUSED = "resnet50_cbam, fused"  # on CUDA alone
 
 
 def measure(_: Path, where: torch.device) -> Section:
@@ -21,11 +22,12 @@ def measure(_: Path, where: torch.device) -> Section:
     batch, size, dtype = (256, 224, torch.bfloat16) if on_gpu else (8, 128, torch.float32)
     images = torch.randn(batch, 3, size, size, device=where).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (batch,), device=where)
+    names = (*NAMES, FUSED) if on_gpu else NAMES
     rows = []
     for compiled in (False, True):
-        steps = {name: _step(name, compiled, images, labels, dtype) for name in NAMES}
+        steps = {name: _step(name, compiled, images, labels, dtype) for name in names}
         seconds = take_turns(steps, 10 if on_gpu else 5, where)
-        for name in NAMES:
+        for name in names:
             rows.append(
                 {
                     "network": name,
@@ -46,7 +48,9 @@ def _step(
 ) -> Callable[[], None]:
     torch.manual_seed(0)
     where = images.device
-    net = device.place(models.build(name), where, channels_last=True)
+    net = device.place(models.build(name.partition(",")[0]), where, channels_last=True)
+    if name == FUSED:
+        models.fuse(net)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
     forward: nn.Module | Callable = torch.compile(net) if compiled else net
 

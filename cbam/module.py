@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from cbam import fused
 from cbam.channel import ChannelAttention
 from cbam.checks import require_one_of, require_positive
 from cbam.spatial import SpatialAttention
@@ -31,6 +32,9 @@ class CBAM(nn.Module):
         ValueError: from the constructor for a value out of range, from a call for an input that is not a
             non-empty [N, in_planes, H, W].
 
+    Attributes:
+        fused: whether to train by the kernels of `cbam.fused` where they compute what these options ask for.
+
     >>> refined, residual = CBAM(64)(torch.rand(2, 64, 14, 14))
     >>> refined.shape, residual.shape
     (torch.Size([2, 64, 14, 14]), torch.Size([2, 64, 14, 14]))
@@ -53,6 +57,7 @@ class CBAM(nn.Module):
         require_one_of("spatial_pooling", spatial_pooling, SPATIAL_POOLINGS)
         require_one_of("order", order, ORDERS)
         self.order = order
+        self.fused = False
         if order != "spatial":
             self.ca = ChannelAttention(in_planes, ratio, pooling, mlp_bias)
         if order != "channel":
@@ -70,6 +75,8 @@ class CBAM(nn.Module):
             x: [N, C, H, W].
             gain: scalar; multiplied into the last gate, which is smaller than the map.
         """
+        if self.fused and self.training and x.is_cuda and fused.suits(self, x):
+            return fused.refine(self, x, gain)
         if self.order == "channel_spatial":
             x = self.ca(x) * x
             return gain * self.sa(x) * x

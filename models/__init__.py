@@ -5,10 +5,10 @@
 >>> models.names()
 """
 
-from models.attention import gates
+from models.attention import fuse, gates
 from models.detection import backbone
 from models.downloads import published, published_entry, transforms
 from models.errors import ModelError
 from models.zoo import build, names
 
-__all__ = ["ModelError", "backbone", "build", "gates", "names", "published", "published_entry", "transforms"]
+__all__ = ["ModelError", "backbone", "build", "fuse", "gates", "names", "published", "published_entry", "transforms"]

@@ -93,6 +93,13 @@ def gates(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def fuse(net: nn.Module) -> None:
+    """Let the network's CBAMs train by the kernels of `cbam.fused` where those apply, on CUDA alone."""
+    for module in net.modules():
+        if isinstance(module, CBAM):
+            module.fused = True
+
+
 def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list[AttentionLayer]:
     """Put an attention layer of this kind at every site, randomly initialised.
 

@@ -64,7 +64,7 @@ RUNS = {
     "ablation_spatial": 7,
     "ablation_order": 5,
     "tiny_imagenet": 25,
-    "tiny_imagenet_20": 15,
+    "tiny_imagenet_20": 23,
     "demo": 3,
 }
 

@@ -1,0 +1,226 @@
+"""The fused CBAM against the plain one in float64: by Triton's interpreter, or on CUDA where there is one.
+
+That the interpreter runs a kernel does not show that it compiles: it is compiled for Hopper too, which needs no GPU.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+import models
+from cbam import CBAM, fused
+from tests.processes import REPOSITORY
+
+pytest.importorskip("triton", reason="the kernels need Triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Less than a tile, none whole, more than one; odd sides, one position, one channel.
+SHAPES = [(2, 8, 7, 7), (2, 70, 9, 8), (3, 130, 5, 13), (2, 16, 1, 1), (1, 1, 3, 3)]
+GAIN = 4.0
+
+
+def cbam(planes: int, **options: object) -> CBAM:
+    torch.manual_seed(51)
+    module = CBAM(planes, **options).to(DEVICE)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    return module
+
+
+def feature_map(kind: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    torch.manual_seed(52)
+    values = {
+        "random": torch.randn(shape),
+        "zeros": torch.zeros(shape),
+        "ties": torch.randint(0, 3, shape).float(),
+        "negative": -1 - torch.rand(shape),
+    }
+    return values[kind].to(DEVICE, dtype)
+
+
+def results(module: CBAM, x: Tensor, gradient: Tensor, fuse: bool) -> list[Tensor]:
+    """The refined map, and the gradients of the input and of every parameter."""
+    x = x.detach().requires_grad_()
+    module.zero_grad()
+    refined = (fused.refine if fuse else CBAM.refine)(module, x, GAIN)
+    refined.backward(gradient)
+    gradients = [tensor.grad for tensor in (x, *module.parameters()) if tensor.grad is not None]
+    return [refined.detach(), *gradients]
+
+
+def distance(ours: Tensor, reference: Tensor) -> float:
+    """Relative to the reference's length; a reference of zeros is to be met exactly."""
+    difference = (ours.double() - reference).norm().item()
+    return difference / reference.norm().item() if difference else 0.0
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-2)], ids=str
+)
+@pytest.mark.parametrize("kind", ["random", "zeros", "ties", "negative"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_outputs_and_gradients_are_those_of_the_plain_module_in_float64(
+    shape: tuple[int, ...], kind: str, dtype: torch.dtype, tolerance: float, memory_format: torch.memory_format
+) -> None:
+    module = cbam(shape[1], mlp_bias=kind == "ties", kernel_size=3 if kind == "negative" else 7)
+    x = feature_map(kind, shape, dtype).contiguous(memory_format=memory_format)
+    gradient = torch.randn(shape).to(DEVICE, dtype)
+    ours = results(module, x, gradient, fuse=True)
+    reference = results(copy.deepcopy(module).double(), x.double(), gradient.double(), fuse=False)
+    assert max(map(distance, ours, reference)) < tolerance
+    assert ours[0].dtype == dtype
+    assert ours[0].stride() == x.stride()
+
+
+def test_the_same_input_gives_the_same_bits_twice() -> None:
+    module, x = cbam(70), feature_map("random", (2, 70, 9, 8))
+    twice = [results(module, x, x, fuse=True) for _ in range(2)]
+    assert all(map(torch.equal, *twice))
+
+
+def test_the_identity_start_is_exact() -> None:
+    module, x = CBAM(70).to(DEVICE), feature_map("random", (2, 70, 9, 8))
+    gain = 1 / module.zero_gates_()
+    assert torch.equal(fused.refine(module, x, gain), x)
+
+
+def test_a_map_that_is_dense_in_neither_order_is_taken_too() -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 9, 7))[:, :, ::2]
+    ours, plain = (results(module, x, torch.ones_like(x), fuse) for fuse in (True, False))
+    assert max(map(distance, ours, plain)) < 1e-5
+
+
+def test_no_feature_map_is_kept_but_the_input() -> None:
+    module, x = cbam(64), feature_map("random", (2, 64, 16, 16)).requires_grad_()
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        refined = fused.refine(module, x, GAIN)
+    del kept[x.untyped_storage().data_ptr()]
+    assert sum(kept.values()) < refined.numel() / 4
+
+
+def test_torch_finds_the_operator_well_formed() -> None:
+    """Its schema, its shapes without data, its gradients' registration, and that it can be compiled."""
+    module, x = cbam(8, mlp_bias=True), feature_map("random", (2, 8, 5, 6)).requires_grad_()
+    first, _, last = module.ca.shared_MLP
+    gain = torch.tensor(GAIN, device=DEVICE)
+    arguments = (x, first.weight, first.bias, last.weight, last.bias, module.sa.conv.weight, gain)
+    torch.library.opcheck(fused._refine, arguments)
+
+
+def test_under_autocast_the_gates_stay_fp32() -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6), torch.bfloat16)
+    outside = results(module, x, x, fuse=True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        within = results(module, x, x, fuse=True)
+    assert all(map(torch.equal, outside, within))
+
+
+def test_compiled_it_computes_the_same() -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
+    compiled = torch.compile(lambda x: fused.refine(module, x, GAIN) * 1, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), fused.refine(module, x, GAIN))
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_data_parallel_training_meets_its_gradients() -> None:
+    class Refine(torch.nn.Module):
+        def __init__(self, inner: CBAM) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return fused.refine(self.inner, x, GAIN)
+
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
+    expected = results(module, x, torch.ones_like(x), fuse=True)[2:]
+    module.zero_grad()
+    DistributedDataParallel(Refine(module))(x).sum().backward()
+    assert all(torch.equal(parameter.grad, e) for parameter, e in zip(module.parameters(), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"order": "parallel"},
+        {"order": "channel"},
+        {"order": "spatial"},
+        {"pooling": "avg"},
+        {"spatial_pooling": "conv"},
+        {"spatial_norm": True},
+    ],
+    ids=str,
+)
+def test_what_the_kernels_do_not_compute_is_left_to_the_plain_module(options: dict[str, object]) -> None:
+    assert fused.suits(CBAM(8), torch.ones(1, 8, 2, 2))
+    assert not fused.suits(CBAM(8, **options), torch.ones(1, 8, 2, 2))
+
+
+def test_other_types_and_empty_batches_are_left_to_the_plain_module() -> None:
+    assert not fused.suits(CBAM(8), torch.ones(1, 8, 2, 2).double())
+    assert not fused.suits(CBAM(8), torch.ones(0, 8, 2, 2))
+
+
+def test_a_network_is_told_once_and_still_computes_the_same_on_the_cpu() -> None:
+    net = models.build("resnet18_cbam", num_classes=10)
+    images = torch.randn(2, 3, 32, 32)
+    net.train()
+    before = net(images)
+    models.fuse(net)
+    assert sum(module.fused for module in net.modules() if isinstance(module, CBAM)) == 8
+    assert torch.equal(net(images), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_on_cuda_a_network_trains_by_the_kernels() -> None:
+    net = models.build("resnet18_cbam", num_classes=10).cuda()
+    images = torch.randn(2, 3, 64, 64, device="cuda")
+    gradients = []
+    for _ in range(2):
+        net.zero_grad()
+        net(images).square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]).double())
+        models.fuse(net)
+    assert distance(gradients[1], gradients[0]) < 1e-3
+
+
+@pytest.mark.parametrize("order", ["stride_c", "stride_p"], ids=["NHWC", "NCHW"])
+def test_every_kernel_compiles_for_hopper_and_spills_no_register(order: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": ".", "TRITON_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "tests/compile_kernels.py", order],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        kernel, spilled, widest = line.split()
+        assert spilled == "0", kernel
+        assert widest == "v4.b32", kernel  # 16 bytes at a time
