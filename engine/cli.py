@@ -3,6 +3,7 @@
 2: the user has to put something right. 75: stopped by a signal, its state saved; the same command goes on.
 """
 
+import difflib
 import inspect
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -100,6 +101,11 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        near = difflib.get_close_matches(name, error.options)
+        guess = f"; perhaps {group}={' or '.join(near)}" if near else ""
+        return f"There is no {group}={name}{guess}. Known are the files in configs/{group}."
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not hold: every key is typed.

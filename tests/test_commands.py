@@ -159,7 +159,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["model=nope"], "Could not find 'model/nope' Available options in 'model': mobilenet_v1"),
+        (["model=nope"], "There is no model=nope. Known are the files in configs/model."),
+        (["model=resnet50_cmab"], "There is no model=resnet50_cmab; perhaps model=resnet50_cbam or "),
         (["model.name=nope"], "Unknown model 'nope'; known are resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
