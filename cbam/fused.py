@@ -22,29 +22,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cbam.checks import require_feature_map
+
 if TYPE_CHECKING:
     from cbam.module import CBAM
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def suits(module: CBAM, x: Tensor) -> bool:
-    """Whether this computes what the module does: its default order and poolings, no norm, an ordinary dtype."""
+def supports(module: CBAM) -> bool:
+    """Whether this computes what the module does: its default order and poolings, without a norm."""
     return (
         module.order == "channel_spatial"
         and module.ca.pooling == "both"
         and module.sa.reduce is None
         and module.sa.norm is None
+    )
+
+
+def accepts(x: Tensor, gain: Tensor | float) -> bool:
+    """Whether the kernels take this input: on CUDA, of an ordinary dtype, indexed by 32 bits within an image."""
+    return (
+        x.is_cuda
         and x.dtype in DTYPES
         and x.numel() > 0
+        and x[0].numel() < 2**31
+        and x[0, 0].numel() < 2**22  # CUDA starts 65,535 blocks of 64 positions
+        and not (isinstance(gain, Tensor) and gain.requires_grad)
     )
 
 
 def refine(module: CBAM, x: Tensor, gain: Tensor | float) -> Tensor:
-    """`CBAM.refine` for a module and an input that it suits: [N, C, H, W] -> [N, C, H, W] in the dtype of x.
+    """`CBAM.refine` for a module that it supports: [N, C, H, W] -> [N, C, H, W] in the dtype of x.
 
-    Gates and pooled values are fp32, also under autocast; the gain is not differentiated.
+    Gates and pooled values are fp32, also under autocast. The modules of the gates are not called, so their hooks do
+    not run. It has a first derivative backward; none forward, none for the gain, and no second one.
+
+    Raises:
+        ValueError: for an input that is not a non-empty [N, in_planes, H, W].
     """
+    require_feature_map(x, module.ca.in_planes)
     first, _, last = module.ca.shared_MLP
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()
@@ -162,9 +179,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x = ctx.saved_tensors[0]
-    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    of = _refine_backward(gradient.contiguous(memory_format=layout), *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # once: activation checkpointing unpacks them only once
+    layout = torch.contiguous_format if saved[0].is_contiguous() else torch.channels_last
+    of = _refine_backward(gradient.contiguous(memory_format=layout), *saved)
     first_bias, last_bias = (of[i] if given else None for i, given in zip((2, 4), ctx.biases, strict=True))
     return of[0], of[1], first_bias, of[3], last_bias, of[5], None
 

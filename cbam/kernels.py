@@ -172,7 +172,7 @@ def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
     pooled = x.new_empty(2, n, c, dtype=torch.float32)
     position = x.new_empty(n, c, dtype=torch.int32)
-    _over(_pool_positions_kernel, n, _blocks(c))(x, pooled[0], pooled[1], position, *_layout(x))
+    _launch(_pool_positions_kernel, (n, _blocks(c)), x, pooled[0], pooled[1], position)
     return pooled, position
 
 
@@ -184,7 +184,7 @@ def pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     n, _, h, w = x.shape
     planes = x.new_empty(n, 2, h, w, dtype=torch.float32)
     channel = x.new_empty(n, h, w, dtype=torch.int32)
-    _over(_pool_channels_kernel, n, _blocks(h * w))(x, gate, planes, channel, *_layout(x))
+    _launch(_pool_channels_kernel, (n, _blocks(h * w)), x, gate, planes, channel)
     return planes, channel
 
 
@@ -192,7 +192,7 @@ def scale(x: Tensor, channel_factor: Tensor, spatial_factor: Tensor) -> Tensor:
     """X times factors [N, C] and [N, 1, H, W]. Reads x once, writes once."""
     n, c, h, w = x.shape
     scaled = torch.empty_like(x)
-    _over(_scale_kernel, n, _blocks(h * w), _blocks(c))(x, channel_factor, spatial_factor, scaled, *_layout(x))
+    _launch(_scale_kernel, (n, _blocks(h * w), _blocks(c)), x, channel_factor, spatial_factor, scaled)
     return scaled
 
 
@@ -203,9 +203,8 @@ def factor_gradients(
     n, c, h, w = x.shape
     spatial_gradient = torch.empty_like(spatial_factor)
     parts = x.new_empty(n, _blocks(h * w), c, dtype=torch.float32)
-    _over(_factor_gradients_kernel, n, _blocks(h * w))(
-        gradient, x, channel_factor, spatial_factor, parts, spatial_gradient, *_layout(x)
-    )
+    grid = (n, _blocks(h * w))
+    _launch(_factor_gradients_kernel, grid, gradient, x, channel_factor, spatial_factor, parts, spatial_gradient)
     return parts.sum(1), spatial_gradient
 
 
@@ -213,7 +212,7 @@ def gate_gradient(x: Tensor, plane_gradients: Tensor, channel: Tensor) -> Tensor
     """The gradient of `pool_channels` for its gate, [N, C]. Reads x once."""
     n, c = x.shape[:2]
     gradient = x.new_empty(n, c, dtype=torch.float32)
-    _over(_gate_gradient_kernel, n, _blocks(c))(x, plane_gradients, channel, gradient, *_layout(x))
+    _launch(_gate_gradient_kernel, (n, _blocks(c)), x, plane_gradients, channel, gradient)
     return gradient
 
 
@@ -229,7 +228,9 @@ def input_gradient(
     """The gradient for x of all three: scale, pool_channels, pool_positions. Reads the gradient once, writes once."""
     n, c, h, w = gradient.shape
     result = torch.empty_like(gradient)
-    _over(_input_gradient_kernel, n, _blocks(h * w), _blocks(c))(
+    _launch(
+        _input_gradient_kernel,
+        (n, _blocks(h * w), _blocks(c)),
         gradient,
         channel_factor,
         spatial_factor,
@@ -239,14 +240,14 @@ def input_gradient(
         pooled_gradients[1],
         position,
         result,
-        *_layout(gradient),
     )
     return result
 
 
-def _over(kernel: Any, *programs: int) -> Any:
-    """A kernel with the grid that it is to be started on."""
-    return kernel[programs]
+def _launch(kernel: Any, grid: tuple[int, ...], feature_map: Tensor, *tensors: Tensor) -> None:
+    """Start a kernel on a feature map, which says where and in which layout, and further tensors."""
+    with torch.cuda.device_of(feature_map):  # Triton takes the current device
+        kernel[grid](feature_map, *tensors, *_layout(feature_map))
 
 
 def _blocks(length: int) -> int:
@@ -256,4 +257,8 @@ def _blocks(length: int) -> int:
 def _layout(x: Tensor) -> tuple[int, int, int, int]:
     """Channels, positions, and the distances between two of each in memory."""
     channels, positions = x.shape[1], x.shape[2] * x.shape[3]
-    return channels, positions, *((positions, 1) if x.is_contiguous() else (1, channels))
+    if x.is_contiguous():
+        return channels, positions, positions, 1
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return channels, positions, 1, channels
+    raise ValueError(f"Expected a contiguous or channels_last map; got strides {x.stride()}.")

@@ -33,12 +33,15 @@ class CBAM(nn.Module):
             non-empty [N, in_planes, H, W].
 
     Attributes:
-        fused: whether to train by the kernels of `cbam.fused` where they compute what these options ask for.
+        fused: whether to train by the kernels of `cbam.fused`, where they support the module and accept its input;
+            False. Evaluation is by plain operations.
 
     >>> refined, residual = CBAM(64)(torch.rand(2, 64, 14, 14))
     >>> refined.shape, residual.shape
     (torch.Size([2, 64, 14, 14]), torch.Size([2, 64, 14, 14]))
     """
+
+    fused = False
 
     def __init__(
         self,
@@ -57,7 +60,6 @@ class CBAM(nn.Module):
         require_one_of("spatial_pooling", spatial_pooling, SPATIAL_POOLINGS)
         require_one_of("order", order, ORDERS)
         self.order = order
-        self.fused = False
         if order != "spatial":
             self.ca = ChannelAttention(in_planes, ratio, pooling, mlp_bias)
         if order != "channel":
@@ -75,7 +77,7 @@ class CBAM(nn.Module):
             x: [N, C, H, W].
             gain: scalar; multiplied into the last gate, which is smaller than the map.
         """
-        if self.fused and self.training and x.is_cuda and fused.suits(self, x):
+        if self.fused and self.training and fused.supports(self) and fused.accepts(x, gain):
             return fused.refine(self, x, gain)
         if self.order == "channel_spatial":
             x = self.ca(x) * x

@@ -154,7 +154,7 @@ class RuntimeConfig:
     deterministic: bool = True  # the same bits again; false is faster on CUDA
     channels_last: bool = True  # memory format of images and weights
     compile: bool = False  # torch.compile
-    fused_cbam: bool = False  # CBAM by Triton kernels: on CUDA, in training, in the paper's order and poolings
+    fused_cbam: bool = False  # train CBAM by Triton kernels, on CUDA; nothing changes for other attention
     sync_batchnorm: bool = False  # batch norms see the images of all processes; false: each those of its own
     eval_batch_size: int = 256  # images at a time, on each process
 

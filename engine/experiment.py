@@ -63,6 +63,8 @@ def train(
     where = device.choose(config.runtime.device, ranks.place.local_rank)
     preprocessing = Preprocessing.choose(config.data, transforms)
     facts = _facts(config, data, model, preprocessing, ranks) | provenance.describe(where)
+    if config.runtime.fused_cbam and where.type != "cuda":
+        raise UserError("runtime.fused_cbam=true needs CUDA; its kernels run nowhere else.")
     if config.runtime.sync_batchnorm:
         model = device.synchronise_norms(model, where)
     samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)

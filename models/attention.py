@@ -6,13 +6,14 @@ pretrained parameters before it, because those would then learn at another pace 
 large under a gradient four times as small.
 """
 
+import importlib.util
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from cbam import CBAM
+from cbam import CBAM, fused
 from models.architecture import Site
 from models.errors import ModelError
 
@@ -94,10 +95,21 @@ def gates(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def fuse(net: nn.Module) -> None:
-    """Let the network's CBAMs train by the kernels of `cbam.fused` where those apply, on CUDA alone."""
-    for module in net.modules():
-        if isinstance(module, CBAM):
-            module.fused = True
+    """Let the network's CBAMs, if it has any, train by the kernels of `cbam.fused`, on CUDA alone.
+
+    Raises:
+        ModelError: if the kernels do not support its kind of CBAM, or Triton is not installed.
+    """
+    modules = [module for module in net.modules() if isinstance(module, CBAM)]
+    if not all(map(fused.supports, modules)):
+        raise ModelError(
+            "The fused kernels compute CBAM in its default order and poolings, without a norm; "
+            "set runtime.fused_cbam=false for another attention."
+        )
+    if modules and importlib.util.find_spec("triton") is None:
+        raise ModelError("The fused kernels need Triton, which is not installed; set runtime.fused_cbam=false.")
+    for module in modules:
+        module.fused = True
 
 
 def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list[AttentionLayer]:
