@@ -71,7 +71,7 @@ def _modules(planes: int, on_gpu: bool) -> dict[str, nn.Module]:
         found["fused"] = Refine(planes)
         models.fuse(found["fused"])
     try:
-        from timm.layers import CbamModule
+        from timm.layers.cbam import CbamModule
     except ImportError:
         return found
     return {**found, "timm, eager": CbamModule(planes)}

@@ -37,7 +37,7 @@ class Images(Dataset):
 def measure(images: Path, where: torch.device) -> Section:
     """Images a second from the loader's start to the last batch on the device; the best of three rounds each."""
     torch.set_num_threads(1)
-    split = repeated(images, at_least=512)
+    split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
         "here": lambda: TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, WORKERS, where, Ranks()).epoch(0),
         "torchvision's reference": lambda: _reference(split),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam.checks import require_feature_map, require_one_of, require_positive
+from cbam.maximum import first_maximum
 
 POOLINGS = ("avg", "max", "both")
 
@@ -61,4 +62,4 @@ def _average(x: Tensor) -> Tensor:
 
 
 def _maximum(x: Tensor) -> Tensor:
-    return x.flatten(2).max(dim=2).values[:, :, None, None]
+    return first_maximum(x.flatten(2), dim=2)[..., None]

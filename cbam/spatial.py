@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam.checks import require_feature_map, require_positive
+from cbam.maximum import first_maximum
 
 
 class SpatialAttention(nn.Module):
@@ -41,8 +42,7 @@ class SpatialAttention(nn.Module):
         if self.reduce is not None:
             return self.reduce(x)
         mean = x.mean(dim=1, keepdim=True)
-        maximum = x.max(dim=1, keepdim=True).values
-        return torch.cat([mean, maximum], dim=1)
+        return torch.cat([mean, first_maximum(x, dim=1)], dim=1)
 
     def zero_(self) -> None:
         """Zero the last layer, the norm where there is one, so that the gate is exactly 0.5 whatever the input."""
