@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -129,7 +130,7 @@ def _data_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        collate_fn=default_collate,
+        collate_fn=_collate,
         # Forked workers share the index, and notice when the main process dies; servers' children would not.
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=ignore_in_worker,
@@ -139,13 +140,20 @@ def _data_loader(
     )
 
 
+def _collate(samples: Sequence[tuple[Any, int, int]]) -> tuple[Any, np.ndarray, np.ndarray]:
+    """A batch in the process that read it: images stacked, labels, indices."""
+    images, labels, indices = zip(*samples, strict=True)
+    # Arrays: each tensor would get a file of shared memory, which takes longer than to send so few numbers.
+    return default_collate(list(images)), np.array(labels), np.array(indices)
+
+
 def _on_device(loader: DataLoader, device: torch.device) -> Iterator:
     """The loader's batches with their images and labels on the device; one sentence for what went wrong in a worker."""
     move = partial(_move, device=device)
     try:
         for images, labels, indices in loader:
             moved = [move(part) for part in images] if isinstance(images, list) else move(images)
-            yield moved, move(labels), indices
+            yield moved, move(torch.from_numpy(labels)), torch.from_numpy(indices)
     except UserError as error:
         # From a worker the message comes with a traceback, whose last line is the error itself.
         last_line = str(error).strip().splitlines()[-1]

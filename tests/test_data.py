@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from torchvision.io import write_png
+from torchvision.transforms.v2 import functional as F
 
 from engine import augment, index, shapes
 from engine.augment import Preprocessing
@@ -206,6 +207,19 @@ def test_crops_have_the_areas_and_ratios_asked_for_and_stay_inside() -> None:
 
 def test_crops_of_an_extreme_image_fall_back_to_its_centre() -> None:
     assert augment.crop_box(10, 1000, 0.9, stream(1, Purpose.SAMPLE)) == (0, 493, 10, 13)
+
+
+@pytest.mark.parametrize("size", [16, 224])
+def test_a_crop_is_scaled_and_flipped_as_torchvision_does_it(size: int) -> None:
+    image = torch.randint(0, 256, (3, 100, 140), dtype=torch.uint8)
+    flipped = []
+    for i in range(8):
+        ours = augment.augment(image, size, 0.25, stream(1, Purpose.SAMPLE, 0, i))
+        box = augment.crop_box(100, 140, 0.25, stream(1, Purpose.SAMPLE, 0, i))
+        crop = F.resized_crop(image, *box, [size, size], antialias=True)
+        flipped.append(torch.equal(ours, F.horizontal_flip(crop)))
+        assert flipped[-1] or torch.equal(ours, crop)
+    assert len(set(flipped)) == 2
 
 
 def test_evaluation_preprocessing_is_that_of_the_published_weights(tmp_path: Path) -> None:
