@@ -91,7 +91,8 @@ def _set_limits(axes: "Axes", cells: Sequence[Row]) -> None:
     costs = [cell["gflops"] for cell in cells]
     errors = [bound for cell in cells for bound in _interval(cell)]
     room = 0.08 * (max(errors) - min(errors)) + 0.1
-    left, right = min(costs) / 2.2, max(costs) * 1.5
+    right = max(costs) * 1.5
+    left = min(costs) / max(2.2, (right / min(costs)) ** 0.3)  # names stand to the left
     axes.set_xlim(left, right)
     axes.set_ylim(min(errors) - room, max(errors) + room)
     steps = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
