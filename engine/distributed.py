@@ -126,22 +126,25 @@ def join(place: Place, purpose: str, patience: timedelta = PATIENCE) -> Iterator
     if place.world_size == 1:
         yield Ranks(place)
         return
-    store = _meet(place, purpose, patience)
-    backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(
-        backends, store=store, rank=place.rank, world_size=place.world_size, timeout=patience
-    )
+    store = _reach_first(place, purpose, patience)
     try:
+        _await_all(store, place, patience)
+        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(
+            backends, store=store, rank=place.rank, world_size=place.world_size, timeout=patience
+        )
         yield Ranks(place)
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
         raise UserError(f"{_lost(error, store, place)} The same command goes on from the last checkpoint.") from error
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
-def _meet(place: Place, purpose: str, patience: timedelta) -> Store:
+def _reach_first(place: Place, purpose: str, patience: timedelta) -> Store:
+    """What all processes read and write, which the first one keeps."""
     try:
         server = TCPStore(
             place.address,
@@ -156,14 +159,16 @@ def _meet(place: Place, purpose: str, patience: timedelta) -> Store:
             f"{place.address}:{place.port} ({str(error).splitlines()[0]}); see whether that one has started, or set "
             "MASTER_ADDR and MASTER_PORT."
         ) from error
-    store = PrefixStore(f"{purpose} {place.attempt}", server)
+    return PrefixStore(f"{purpose} {place.attempt}", server)
+
+
+def _await_all(store: Store, place: Place, patience: timedelta) -> None:
     absent = _roll_call("start", store, place, patience)
     if absent:
         raise UserError(
             f"Of {place.world_size} processes, {_listed(absent)} did not start within "
             f"{patience.total_seconds():.0f} s; see what they or their machines printed."
         )
-    return store
 
 
 def _roll_call(name: str, store: Store, place: Place, patience: timedelta) -> list[int]:

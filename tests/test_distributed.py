@@ -137,6 +137,24 @@ def test_processes_that_do_not_come_are_named() -> None:
         pass
 
 
+def test_a_process_that_dies_while_they_meet_ends_the_others_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "die.py").write_text(
+        "import os, sys, torch\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from engine import cli, distributed, launcher\n"
+        "place = launcher.place(os.environ)\n"
+        "if place.rank == 0: torch.distributed.init_process_group = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "with cli.one_line_errors(), distributed.join(place, 'test'): pass\n"
+    )
+    first, second = start_ranks(2, str(tmp_path / "die.py"), [], tmp_path)
+    assert first.result().returncode == -signal.SIGKILL
+    left = second.result()
+    assert left.returncode == 2, left.stderr
+    assert "Traceback" not in left.stderr
+    last = left.stderr.splitlines()[-1]  # torch may log before it that the connection broke
+    assert last.startswith("error: Process 1 of 2 lost another one, whose own message says why ("), last
+
+
 def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
     """The second of three stops answering; the other two wait in vain for it, and say so."""
     (tmp_path / "hang.py").write_text(
