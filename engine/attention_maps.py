@@ -75,14 +75,17 @@ def look(
     )
 
 
-def draw(images: Tensor, targets: Sequence[int], classes: Sequence[str], networks: Mapping[str, Maps]) -> "Figure":
+def draw(
+    images: Tensor, targets: Sequence[int], classes: Sequence[str], networks: Mapping[str, Maps], labelled: bool
+) -> "Figure":
     """A row for each image: the image, then for each network Grad-CAM and its spatial gates laid over it.
 
     Args:
         images: uint8 [N, 3, S, S].
-        targets: the true classes, those of Grad-CAM.
+        targets: the classes of Grad-CAM.
         classes: names.
         networks: the maps by the network's name.
+        labelled: whether the targets are the images' true classes, so that a network is right or wrong.
 
     Raises:
         ImportError: where matplotlib is not installed.
@@ -95,21 +98,23 @@ def draw(images: Tensor, targets: Sequence[int], classes: Sequence[str], network
     axes = figure.subplots(len(pixels), columns, squeeze=False)
     for row, target in enumerate(targets):
         axes[row, 0].imshow(pixels[row])
-        axes[row, 0].set_title(classes[target], fontsize=7)
+        axes[row, 0].set_title(classes[target] if labelled else "", fontsize=7)
         panels = iter(axes[row, 1:])
         for network, maps in networks.items():
             panel = next(panels)
             panel.imshow(pixels[row])
             panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
             said = classes[maps.predicted[row]]
-            verdict = "right" if maps.predicted[row] == target else "wrong"
-            told = f"{network}: {said} ({verdict})\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
+            if labelled:
+                said += " (right)" if maps.predicted[row] == target else " (wrong)"
+            told = f"{network}: {said}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
             panel.set_title(told, fontsize=5)
             for name, gate in maps.gates.items():
                 panel = next(panels)
                 panel.imshow(pixels[row])
                 low, high = gate[row].min(), gate[row].max()
-                panel.imshow(gate[row], cmap="jet", alpha=0.45)
+                # The same colours for the same gate everywhere: one that hardly varies looks as it is.
+                panel.imshow(gate[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
                 panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=5)
     for panel in axes.flat:
         panel.axis("off")

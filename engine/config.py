@@ -42,6 +42,9 @@ class AttentionConfig:
         Raises:
             UserError: naming an option that is set and that squeeze-and-excitation does not have.
         """
+        alien = [key for key in self.changed() if key != "start"]
+        if kind == "none" and alien:
+            raise UserError(f"attention.{alien[0]} is an option of cbam; this model has no attention.")
         if kind != "se":
             return dataclasses.asdict(self)
         for key in self.changed():

@@ -66,6 +66,8 @@ class Validator:
         device = self.loader.device
         maps = attention_maps.look(self.model, self.gates, images.to(device), torch.tensor(labels, device=device), way)
         try:
-            return attention_maps.pixels(attention_maps.draw(images, labels, self.data.classes, {"network": maps}))
+            return attention_maps.pixels(
+                attention_maps.draw(images, labels, self.data.classes, {"network": maps}, labelled=True)
+            )
         except ImportError:  # matplotlib is an extra
             return None

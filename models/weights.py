@@ -62,8 +62,8 @@ def read_file(path: Path) -> StateDict:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def load(net: nn.Module, backbone: Backbone, state: StateDict, attention_keys: Set[str]) -> bool:
-    """Load a state dict under this module's rules; a head for other classes keeps its random start.
+def load(net: nn.Module, backbone: Backbone, state: StateDict, attention_keys: Set[str], new_head: bool = True) -> bool:
+    """Load a state dict under this module's rules; a head for other classes keeps its random start, if it may.
 
     Returns:
         Whether the state dict held the attention's parameters too.
@@ -77,7 +77,8 @@ def load(net: nn.Module, backbone: Backbone, state: StateDict, attention_keys: S
     attention = needed & attention_keys
     head = {f"{backbone.head}.weight", f"{backbone.head}.bias"}
     reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
-    if reshaped and reshaped <= head and all(state[key].shape[1:] == own[key].shape[1:] for key in head & state.keys()):
+    fits = all(state[key].shape[1:] == own[key].shape[1:] for key in head & state.keys())
+    if new_head and fits and reshaped and reshaped <= head:
         log.info("The head (%s) starts anew: the weights are for another number of classes.", backbone.head)
         state = {key: value for key, value in state.items() if key not in head}
         needed -= head

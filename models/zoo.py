@@ -44,6 +44,7 @@ def build(
     weights: str | None = None,
     num_classes: int = 1000,
     start: str | None = None,
+    new_head: bool = True,
     **options: object,
 ) -> nn.Module:
     """A network in training mode.
@@ -54,9 +55,11 @@ def build(
         name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`).
         attention: `none`, `cbam` or `se`; None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
-        num_classes: outputs of the head; a head for another number in the weights starts anew.
+        num_classes: outputs of the head.
         start: `identity` puts attention in without changing what the network computes, `random` initialises it
             plainly; None is `identity` for weights without attention and `random` without weights.
+        new_head: whether the head starts anew where the weights are for another number of classes; if not, they do
+            not fit.
         options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
             `cbam.CBAM`.
 
@@ -75,7 +78,7 @@ def build(
     if weights is not None:
         attention_keys = net.state_dict().keys() - plain_keys
         state = start_weights.read(backbone.name, weights)
-        has_learned_attention = start_weights.load(net, backbone, state, attention_keys)
+        has_learned_attention = start_weights.load(net, backbone, state, attention_keys, new_head)
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
         for layer in attached:
             layer.start_at_identity()

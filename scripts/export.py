@@ -3,30 +3,56 @@
     python scripts/export.py model=resnet50_cbam model.weights=runs/imagenet/resnet50_cbam/seed51/checkpoint/last.pt \
         file=resnet50_cbam.onnx                             # or .pt2 for torch.export
 
-The keys are those of train.py for model and attention, and `ExportConfig` in engine/config.py.
+A network for other images has classes= and image_size= too. The keys are those of
+train.py for model and attention, and `ExportConfig` in engine/config.py.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from engine import cli
 from engine.config import ExportConfig
+from engine.errors import UserError
 from engine.export import export
+from engine.run import Run
 
 
 def run(config: ExportConfig) -> None:
+    _require_as_trained(config)
     model = models.build(
         config.model.name,
         config.model.attention,
         config.model.weights,
         num_classes=config.classes,
+        new_head=False,
         **config.attention.options(config.model.attention),
     )
     difference = export(model, config.image_size, Path(config.file))
     print(f"{config.file}: its logits differ from PyTorch's by at most {difference:.1e} of the largest.")
+
+
+def _require_as_trained(config: ExportConfig) -> None:
+    """Refuse to make another network of a run's weights, which would take them and compute something else.
+
+    Raises:
+        UserError: naming the keys that differ.
+    """
+    run = Run(Path(config.model.weights or "").parent.parent)
+    if not run.config_file.is_file():
+        return
+    trained = run.config()
+    there: dict[str, Any] = {"model.name": trained.model.name, "model.attention": trained.model.attention}
+    here: dict[str, Any] = {"model.name": config.model.name, "model.attention": config.model.attention}
+    for options, found in ((trained.attention, there), (config.attention, here)):
+        found |= {f"attention.{key}": value for key, value in vars(options).items() if key != "start"}
+    there["classes"], here["classes"] = run.record()["classes"], config.classes
+    differing = [f"{key}={value}" for key, value in there.items() if here[key] != value]
+    if differing:
+        raise UserError(f"{config.model.weights} is of another network; for the same, set {' '.join(differing)}.")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         label = torch.from_numpy(attention_maps.look(network, {}, cut, label, way).predicted)
     maps = {name: attention_maps.look(net, models.gates(net), cut, label, way) for name, net in networks.items()}
     try:
-        figure = attention_maps.draw(cut, label.tolist(), classes, maps)
+        figure = attention_maps.draw(cut, label.tolist(), classes, maps, labelled=False)
     except ImportError as error:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
     checkpoint.write_whole(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))

@@ -14,7 +14,7 @@ from engine.export import export
 from tests.conftest import Command
 from tests.networks import CLASSES, randomise_norms
 from tests.processes import REPOSITORY
-from tests.test_commands import assert_one_line
+from tests.test_commands import arguments, assert_one_line
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
 
@@ -58,14 +58,31 @@ def test_where_an_export_cannot_go_is_said_before_the_work(tmp_path: Path) -> No
 def test_the_export_command_writes_a_program_with_the_same_logits(command: Command, tmp_path: Path) -> None:
     net = models.build("resnet18_cbam", num_classes=CLASSES, kernel_size=3)
     torch.save(net.state_dict(), tmp_path / "ours.pt")
-    arguments = ["model=resnet18_cbam", "attention.kernel_size=3", "model.weights=ours.pt", f"classes={CLASSES}"]
-    done = command("scripts/export.py", *arguments, "image_size=64", "file=net.pt2")
+    given = ["model=resnet18_cbam", "attention.kernel_size=3", "model.weights=ours.pt", f"classes={CLASSES}"]
+    done = command("scripts/export.py", *given, "image_size=64", "file=net.pt2")
     assert done.returncode == 0, done.stderr
     assert "net.pt2: its logits differ from PyTorch's by at most" in done.stdout
     images = torch.randn(5, 3, 64, 64)
     with torch.inference_mode():
         got = torch.export.load(tmp_path / "net.pt2").module()(images)
         torch.testing.assert_close(got, net.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_runs_weights_are_exported_as_the_network_that_was_trained(command: Command, folders: Path) -> None:
+    trained = ["model=mobilenet_v3_small_cbam", "attention.order=parallel"]
+    given = arguments(folders, *trained, "model.weights=null", "recipe.epochs=1", "run.dir=run")
+    assert command("train.py", *given).returncode == 0
+    export = [*trained, "model.weights=run/checkpoint/last.pt", "image_size=32", "file=net.pt2"]
+    assert_one_line(command("scripts/export.py", *export), "for the same, set classes=3.")
+    assert_one_line(command("scripts/export.py", *export[:1], *export[2:], "classes=3"), "attention.order=parallel.")
+    done = command("scripts/export.py", *export, "classes=3")
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_for_other_classes_are_not_exported_with_a_random_head(command: Command, tmp_path: Path) -> None:
+    torch.save(models.build("resnet18", num_classes=CLASSES).state_dict(), tmp_path / "ours.pt")
+    done = command("scripts/export.py", "model=resnet18", "model.weights=ours.pt", "file=net.pt2")
+    assert_one_line(done, "The weights do not fit resnet18; reshaped: fc.bias, fc.weight")
 
 
 def test_an_export_to_an_unknown_format_is_one_line(command: Command) -> None:

@@ -93,7 +93,6 @@ def test_rows_of_tables_1_to_3_are_met_parameter_for_parameter_and_quote_the_pap
     ("arguments", "label"),
     [
         (["model=resnet50"], "resnet50"),
-        (["model=resnet50", "attention.ratio=8"], "resnet50"),
         (["model=resnet50_se"], "resnet50_se"),
         (["model=resnet50_cbam", "attention.ratio=8"], "resnet50_cbam-ratio=8"),
         (["model=resnet50_cbam", "attention=cbam_official"], "resnet50_cbam-mlp_bias-spatial_norm"),
@@ -103,9 +102,10 @@ def test_a_run_is_named_by_what_differs_from_the_default(arguments: list[str], l
     assert composed(*arguments).model_label == label
 
 
-def test_an_option_that_se_does_not_have_is_refused() -> None:
+@pytest.mark.parametrize("model", ["resnet50", "resnet50_se"])
+def test_an_option_of_cbam_is_refused_elsewhere(model: str) -> None:
     with pytest.raises(UserError, match=r"attention\.kernel_size is an option of cbam"):
-        composed("model=resnet50_se", "attention.kernel_size=3")
+        composed(f"model={model}", "attention.kernel_size=3")
 
 
 def test_multiply_adds_are_the_papers_where_the_network_is() -> None:
