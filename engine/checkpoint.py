@@ -71,7 +71,8 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object], previous: Path
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         draft.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be written ({reason}). Make room, then start the same command.") from error
+        remedy = "Make room" if path.parent.is_dir() else f"Make the folder {path.parent}"
+        raise UserError(f"{path} cannot be written ({reason}). {remedy}, then start the same command.") from error
 
 
 def sha256(state: dict[str, Tensor]) -> str:

@@ -183,6 +183,8 @@ def _introduce(config: TrainConfig, run: Run, facts: dict[str, Any]) -> None:
         f"{runtime.precision} on {facts['device']}"
     )
     progress.log.info(f"into   {run.directory}")
+    if runtime.compile:
+        progress.log.info("The first step waits for torch.compile, on a CPU for minutes.")
 
 
 def _conclude(config: TrainConfig, run: Run, results: dict[str, Any], seconds: float) -> None:
