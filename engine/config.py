@@ -40,17 +40,14 @@ class AttentionConfig:
         """The keyword arguments of `models.build` for attention of this kind.
 
         Raises:
-            UserError: naming an option that is set and that squeeze-and-excitation does not have.
+            UserError: naming an option that is set and that this kind does not have.
         """
-        alien = [key for key in self.changed() if key != "start"]
-        if kind == "none" and alien:
-            raise UserError(f"attention.{alien[0]} is an option of cbam; this model has no attention.")
-        if kind != "se":
-            return dataclasses.asdict(self)
+        options = dataclasses.asdict(self)
+        known = {"none": ("start",), "se": ("ratio", "start")}.get(kind, tuple(options))
         for key in self.changed():
-            if key not in ("ratio", "start"):
-                raise UserError(f"attention.{key} is an option of cbam; leave it out with attention=se.")
-        return {"ratio": self.ratio, "start": self.start}
+            if key not in known:
+                raise UserError(f"attention.{key} is no option of attention={kind}; leave it out.")
+        return {key: options[key] for key in known}
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from the defaults."""

@@ -119,7 +119,7 @@ class Run:
             except checkpoint.UnreadableCheckpoint as error:
                 problems.append(str(error))
                 continue
-            if state.get("identity") != identity(config):
+            if not made_under(state, config):
                 raise UserError(f"{path} is not a checkpoint of the run in {self.config_file}; delete it.")
             if problems:
                 log.warning(f"{' '.join(problems)} Going on from {path}.")
@@ -190,3 +190,8 @@ def identity(config: TrainConfig) -> dict[str, Any]:
         else:
             flat[section] = values
     return {key: value for key, value in flat.items() if not key.startswith(_NOT_IDENTITY)}
+
+
+def made_under(state: dict[str, Any], config: TrainConfig) -> bool:
+    """Whether a checkpoint is of this configuration; a key that was not there yet when it was made had its default."""
+    return {**identity(TrainConfig()), **state.get("identity", {})} == identity(config)

@@ -29,7 +29,7 @@ def backbone(
     Raises:
         ModelError: as `models.build` does.
     """
-    net = zoo.build(name, attention, weights, 1000, start, True, **options)
+    net = zoo.build(name, attention, weights, 1000, start, new_head=True, **options)
     body = net.get_submodule(zoo.parse(name, attention)[0].body)
     stages = _last_of_each_stride(net, body)
     return BackboneWithFPN(

@@ -41,8 +41,9 @@ def _require_as_trained(config: ExportConfig) -> None:
     Raises:
         UserError: naming the keys that differ.
     """
-    run = Run(Path(config.model.weights or "").parent.parent)
-    if not run.config_file.is_file():
+    file = Path(config.model.weights or "").resolve()
+    run = Run(file.parent.parent)
+    if not file.is_file() or file.parent != run.last.parent or not run.config_file.is_file():
         return
     trained = run.config()
     there: dict[str, Any] = {"model.name": trained.model.name, "model.attention": trained.model.attention}

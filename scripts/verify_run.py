@@ -21,7 +21,7 @@ import models
 from engine import checkpoint, cli, launcher
 from engine.errors import UserError
 from engine.evaluator import Predictions
-from engine.run import Run, identity
+from engine.run import Run, made_under
 from train import train
 
 
@@ -31,7 +31,7 @@ def verify(run: Run) -> None:
         raise UserError(f"There is no finished run in {run.directory}.")
     record = run.record()
     state = checkpoint.load(run.last)
-    if state["identity"] != identity(run.config()):
+    if not made_under(state, run.config()):
         raise UserError(f"{run.last} was made under another configuration than {run.config_file}.")
     if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
         raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of.")

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same bits twice, and the CPU's results up to rounding. `pytest -n0 tests/test_cuda.py`."""
+"""What only a GPU can show: the same bits twice, and the identity start there. `pytest -n0 tests/test_cuda.py`."""
 
 import json
 import os

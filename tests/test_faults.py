@@ -22,7 +22,7 @@ from engine.datasets import open_dataset
 from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.loader import TrainLoader, TrainSamples
-from engine.run import Run
+from engine.run import Run, identity, made_under
 from tests.conftest import Command
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY
@@ -88,6 +88,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     run = run_with_states(tmp_path)
     with pytest.raises(UserError, match="is not a checkpoint of the run in"):
         run.load_state(replace(CONFIG, seed=52))
+
+
+def test_a_checkpoint_from_before_a_key_existed_is_taken_where_the_key_has_its_default() -> None:
+    fused = replace(CONFIG, runtime=replace(CONFIG.runtime, fused_cbam=True))
+    before = {key: value for key, value in identity(CONFIG).items() if key != "runtime.fused_cbam"}
+    assert made_under({"identity": before}, CONFIG)
+    assert not made_under({"identity": before}, fused)
+    assert not made_under({}, CONFIG)
 
 
 def test_a_second_process_on_the_same_run_stops_and_names_the_first(tmp_path: Path) -> None:

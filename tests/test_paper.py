@@ -102,9 +102,9 @@ def test_a_run_is_named_by_what_differs_from_the_default(arguments: list[str], l
     assert composed(*arguments).model_label == label
 
 
-@pytest.mark.parametrize("model", ["resnet50", "resnet50_se"])
-def test_an_option_of_cbam_is_refused_elsewhere(model: str) -> None:
-    with pytest.raises(UserError, match=r"attention\.kernel_size is an option of cbam"):
+@pytest.mark.parametrize(("model", "kind"), [("resnet50", "none"), ("resnet50_se", "se")])
+def test_an_option_of_cbam_is_refused_elsewhere(model: str, kind: str) -> None:
+    with pytest.raises(UserError, match=rf"attention\.kernel_size is no option of attention={kind}"):
         composed(f"model={model}", "attention.kernel_size=3")
 
 
