@@ -9,17 +9,22 @@ import torch
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Of one way: the median of its rounds, and half of the distance between its quartiles."""
+class Typical:
+    """Of several rounds the median, and half of the distance between the quartiles."""
 
     median: float
     spread: float
 
+    @classmethod
+    def of(cls, values: list[float]) -> "Typical":
+        low, _, high = statistics.quantiles(values, n=4)
+        return cls(statistics.median(values), (high - low) / 2)
+
 
 def take_turns(
     ways: Mapping[str, Callable[[], object]], rounds: int, where: torch.device, warm_up: int = 2
-) -> dict[str, Seconds]:
-    """Time each way once a round, after rounds that do not count."""
+) -> dict[str, Typical]:
+    """Seconds of each way, run once a round, after rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name, way in ways.items():
@@ -29,9 +34,4 @@ def take_turns(
                 torch.cuda.synchronize(where)
             if number >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: _summary(values) for name, values in seconds.items()}
-
-
-def _summary(values: list[float]) -> Seconds:
-    low, _, high = statistics.quantiles(values, n=4)
-    return Seconds(statistics.median(values), (high - low) / 2)
+    return {name: Typical.of(values) for name, values in seconds.items()}

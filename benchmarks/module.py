@@ -52,7 +52,7 @@ def measure(_: Path, where: torch.device) -> Section:
                     "times the floor": seconds[name].median / floor,
                     "times plain, eager": seconds["plain, eager"].median / seconds[name].median,
                     "kept for backward (maps)": _kept(module, x) / (x.numel() * x.element_size()),
-                    "peak (maps)": _peak(steps[name], where) / (x.numel() * x.element_size()) if on_gpu else "-",
+                    "peak (maps)": _peak(steps[name], x, where) / (x.numel() * x.element_size()),
                 }
             )
     return {
@@ -105,8 +105,21 @@ def _kept(module: nn.Module, x: Tensor) -> int:
     return sum(kept.values())
 
 
-def _peak(step: Callable[[], None], where: torch.device) -> int:
-    torch.cuda.reset_peak_memory_stats(where)
-    before = torch.cuda.memory_allocated(where)
+def _peak(step: Callable[[], None], x: Tensor, where: torch.device) -> int:
+    """Bytes that a step needs at a time, besides its input and the gradient of its output."""
+    x.grad = None
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+        before = torch.cuda.memory_allocated(where)
+        step()
+        return torch.cuda.max_memory_allocated(where) - before
+    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
+    before = _resident("VmRSS")
     step()
-    return torch.cuda.max_memory_allocated(where) - before
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    """Bytes of this process that are in memory: VmRSS now, VmHWM at most."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
+    return 1024 * int(line.split()[1])

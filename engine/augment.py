@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def decode(path: str) -> Tensor:
     """
     try:
         # Read here and not by torchvision, which takes no file names but UTF-8.
-        image = decode_image(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), mode=ImageReadMode.RGB)
+        content = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
+        image = decode_image(content, mode=ImageReadMode.RGB)
         if image.ndim != 3:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
@@ -95,7 +97,7 @@ def decode(path: str) -> Tensor:
 def augment(image: Tensor, size: int, crop_scale: float, random: np.random.Generator) -> Tensor:
     """A random crop, scaled to size x size, flipped half of the time: uint8 [3, H, W] -> uint8 [3, size, size]."""
     top, left, height, width = crop_box(image.shape[1], image.shape[2], crop_scale, random)
-    crop = image[None, :, top : top + height, left : left + width]
+    crop = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     # What torchvision's resized_crop comes to, to the bit, without the time that its checks take.
     crop = interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
     return crop.flip(-1) if random.random() < 0.5 else crop
@@ -119,8 +121,10 @@ def crop_box(height: int, width: int, smallest_area: float, random: np.random.Ge
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 of zero mean and unit spread, on the images' device."""
+def normalise(
+    images: Tensor, preprocessing: Preprocessing, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    """uint8 [N, 3, H, W] -> float32 of zero mean and unit spread, on the images' device in that memory format."""
     mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
-    return images.float().div_(255).sub_(mean).div_(std)
+    return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)

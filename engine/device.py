@@ -1,7 +1,7 @@
 """The device and precision that a configuration asks for."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.errors import UserError
 
@@ -45,3 +45,22 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
 def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """The model on the device, its convolutions' weights in the memory format that is fastest there."""
     return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+class Transfer:
+    """Copies tensors of the host to the device; on CUDA while it computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """A copy: the tensor may be written to as soon as this returns."""
+        if self.stream is None:
+            return tensor.clone()
+        with torch.cuda.stream(self.stream):
+            copy = tensor.pin_memory().to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        copy.record_stream(current)  # its memory is not given away while the computation reads it
+        return copy

@@ -9,31 +9,37 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from engine import augment
 from engine.augment import Preprocessing
 from engine.datasets import Split
+from engine.device import Transfer
 from engine.distributed import Ranks
 from engine.errors import UserError
+from engine.handover import PREFETCH, Handover
 from engine.interruption import ignore_in_worker
 from engine.reproducibility import Purpose, stream
 
 
 @dataclass(frozen=True)
-class TrainSamples(Dataset[tuple[Tensor, int, int]]):
-    """Augmented training images by (epoch, index): (image uint8 [3, size, size], label, index)."""
+class TrainSamples(Dataset[tuple[list[Tensor], int, int]]):
+    """Augmented training images by (epoch, index): ([image uint8 [3, size, size]], label, index)."""
 
     split: Split
     seed: int
     size: int
     crop_scale: float
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+    @property
+    def sizes(self) -> list[int]:
+        return [self.size]
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int]:
         epoch, index = key
         random = stream(self.seed, Purpose.SAMPLE, epoch, index)
         image = augment.augment(augment.decode(self.split.path(index)), self.size, self.crop_scale, random)
-        return image, int(self.split.labels[index]), index
+        return [image], int(self.split.labels[index]), index
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class EvalSamples(Dataset[tuple[list[Tensor], int, int]]):
 
     split: Split
     preprocessings: tuple[Preprocessing, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [preprocessing.crop for preprocessing in self.preprocessings]
 
     def __len__(self) -> int:
         return len(self.split)
@@ -85,7 +95,8 @@ class TrainLoader:
         self, samples: TrainSamples, batch_size: int, workers: int | None, device: torch.device, ranks: Ranks
     ) -> None:
         self.batches = EpochBatches(len(samples.split), batch_size, samples.seed, ranks)
-        self.loader = _data_loader(samples, workers, device, ranks, batch_sampler=self.batches)
+        share = -(-batch_size // ranks.world_size)
+        self.reader = _Reader(samples, share, workers, device, ranks, batch_sampler=self.batches)
         self.device = device
         self.steps_per_epoch = len(self.batches)
         self.path = samples.split.path  # of an image, by its index
@@ -93,7 +104,8 @@ class TrainLoader:
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The batches of one epoch, from the `first` on."""
         self.batches.epoch, self.batches.first = epoch, first
-        return _on_device(self.loader, self.device)
+        for (images,), labels, indices in self.reader:
+            yield images, labels, indices
 
 
 class EvalLoader:
@@ -104,11 +116,12 @@ class EvalLoader:
     ) -> None:
         self.samples = samples
         own = range(ranks.rank, len(samples), ranks.world_size)
-        self.loader = _data_loader(samples, workers, device, ranks, batch_size=batch_size, sampler=own)
+        most = max(1, min(batch_size, len(own)))
+        self.reader = _Reader(samples, most, workers, device, ranks, batch_size=most, sampler=own)
         self.device = device
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
-        return _on_device(self.loader, self.device)
+        return iter(self.reader)
 
 
 def digest(batches: Iterable[tuple[Tensor, ...]]) -> str:
@@ -120,45 +133,52 @@ def digest(batches: Iterable[tuple[Tensor, ...]]) -> str:
     return sha256.hexdigest()
 
 
-def _data_loader(
-    samples: Dataset, workers: int | None, device: torch.device, ranks: Ranks, **batching: Any
-) -> DataLoader:
-    if workers is None:
-        workers = min(8, ranks.place.processors)
-    return DataLoader(
-        samples,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        collate_fn=_collate,
-        # Forked workers share the index, and notice when the main process dies; servers' children would not.
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=ignore_in_worker,
-        # A generator of its own: otherwise each epoch draws from torch's global one.
-        generator=torch.Generator(),
-        **batching,
-    )
+class _Reader:
+    """Batches of samples, read by workers, on the device: (images, a tensor for each cut; labels; indices)."""
+
+    def __init__(
+        self,
+        samples: TrainSamples | EvalSamples,
+        most: int,
+        workers: int | None,
+        device: torch.device,
+        ranks: Ranks,
+        **batching: Any,
+    ) -> None:
+        """`most`: images of a batch; `batching`: how the DataLoader chooses them."""
+        if workers is None:
+            workers = min(8, ranks.place.processors)
+        self.handover = Handover(workers, most, samples.sizes)
+        self.transfer = Transfer(device)
+        self.loader = DataLoader(
+            samples,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=workers > 0,
+            collate_fn=partial(_put, self.handover),
+            # Forked workers share the index, and notice when the main process dies; servers' children would not.
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=ignore_in_worker,
+            # A generator of its own: otherwise each epoch draws from torch's global one.
+            generator=torch.Generator(),
+            **batching,
+        )
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+        try:
+            for worker, place, labels, indices in self.loader:
+                images = [self.transfer(cut) for cut in self.handover.take(worker, place, len(labels))]
+                yield images, self.transfer(torch.from_numpy(labels)), torch.from_numpy(indices)
+        except UserError as error:
+            # From a worker the message comes with a traceback, whose last line is the error itself.
+            last_line = str(error).strip().splitlines()[-1]
+            raise UserError(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
 
 
-def _collate(samples: Sequence[tuple[Any, int, int]]) -> tuple[Any, np.ndarray, np.ndarray]:
-    """A batch in the process that read it: images stacked, labels, indices."""
+def _put(
+    handover: Handover, samples: Sequence[tuple[list[Tensor], int, int]]
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """What a worker sends of a batch: the worker and its place where the images lie, labels, indices."""
     images, labels, indices = zip(*samples, strict=True)
     # Arrays: each tensor would get a file of shared memory, which takes longer than to send so few numbers.
-    return default_collate(list(images)), np.array(labels), np.array(indices)
-
-
-def _on_device(loader: DataLoader, device: torch.device) -> Iterator:
-    """The loader's batches with their images and labels on the device; one sentence for what went wrong in a worker."""
-    move = partial(_move, device=device)
-    try:
-        for images, labels, indices in loader:
-            moved = [move(part) for part in images] if isinstance(images, list) else move(images)
-            yield moved, move(torch.from_numpy(labels)), torch.from_numpy(indices)
-    except UserError as error:
-        # From a worker the message comes with a traceback, whose last line is the error itself.
-        last_line = str(error).strip().splitlines()[-1]
-        raise UserError(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)
+    return *handover.put(images), np.array(labels), np.array(indices)

@@ -147,7 +147,7 @@ class Trainer:
         parts = self.recipe.accumulate
         sums = self._no_totals()
         for number, (part, truth) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True), start=1):
-            inputs = normalise(part, self.preprocessing).contiguous(memory_format=self.memory_format)
+            inputs = normalise(part, self.preprocessing, self.memory_format)
             with accumulating(self.parallel, is_last=number == parts):
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     logits = self.forward(inputs).float()

@@ -60,6 +60,20 @@ def test_the_identity_start_is_exact(name: str, tmp_path: Path) -> None:
         assert torch.equal(net.to(DEVICE).eval()(images), pretrained.to(DEVICE)(images))
 
 
+def test_batches_arrive_whole_while_the_device_computes() -> None:
+    transfer, busy = device.Transfer(DEVICE), torch.randn(4096, 4096, device=DEVICE)
+    place = torch.empty(64, 3, 224, 224, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    arrived = []
+    for number in range(20):
+        place.fill_(number)
+        for _ in range(4):
+            busy = (busy @ busy).tanh()
+        arrived.append(transfer(place))
+    for number, images in enumerate(arrived):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert bool((images == number).all())
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fused", ["false", "true"])
 @pytest.mark.parametrize("model", ["resnet18_cbam", "vgg11_bn_cbam", "mobilenet_v3_small_cbam"])

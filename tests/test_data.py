@@ -1,6 +1,7 @@
 """The images: layouts, errors that name what is wrong, and samples that depend on (seed, epoch, index) alone."""
 
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from engine.config import DataConfig
 from engine.datasets import Dataset, open_dataset
 from engine.distributed import Ranks
 from engine.errors import UserError
+from engine.handover import Handover
 from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
 from engine.reproducibility import Purpose, stream
 from tests.conftest import write_image
@@ -133,12 +135,12 @@ def test_grey_and_png_files_named_jpeg_decode_to_rgb(tmp_path: Path) -> None:
 
 def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(folders: Path) -> None:
     split = open_dataset(config(folders)).train
-    sample = TrainSamples(split, 51, 32, 0.25)[(3, 7)][0]
+    (sample,) = TrainSamples(split, 51, 32, 0.25)[(3, 7)][0]
     torch.manual_seed(123)
     np.random.seed(123)
-    assert torch.equal(TrainSamples(split, 51, 32, 0.25)[(3, 7)][0], sample)
+    assert torch.equal(TrainSamples(split, 51, 32, 0.25)[(3, 7)][0][0], sample)
     others = [TrainSamples(split, 52, 32, 0.25)[(3, 7)], TrainSamples(split, 51, 32, 0.25)[(4, 7)]]
-    assert not any(torch.equal(other[0], sample) for other in others)
+    assert not any(torch.equal(images[0], sample) for images, _, _ in others)
 
 
 def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step(folders: Path) -> None:
@@ -157,6 +159,39 @@ def test_one_loader_serves_epoch_after_epoch(folders: Path) -> None:
     orders = [torch.cat([indices for _, _, indices in train.epoch(epoch)]).tolist() for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(48))
+
+
+def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folders: Path) -> None:
+    train = loader(open_dataset(config(folders)), workers=2)
+    whole = list(train.epoch(1))
+    for _ in zip(range(3), train.epoch(0), strict=False):
+        pass
+    for batch, expected in zip(train.epoch(1), whole, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+
+def test_workers_write_no_batch_over_one_that_is_not_copied_yet(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset(config(folders))
+    expected = list(loader(data, workers=0).epoch(0))
+    take = Handover.take
+
+    def late(self: Handover, worker: int, place: int, count: int) -> list[torch.Tensor]:
+        time.sleep(0.1)  # in which the workers read all that is ordered of them
+        return take(self, worker, place, count)
+
+    monkeypatch.setattr(Handover, "take", late)
+    for (images, _, _), (correct, _, _) in zip(loader(data, workers=1).epoch(0), expected, strict=True):
+        assert torch.equal(images, correct)
+
+
+def test_batches_of_workers_need_no_files_of_shared_memory(folders: Path) -> None:
+    for sent in loader(open_dataset(config(folders)), workers=1).reader.loader:
+        assert [type(part) for part in sent] == [int, int, np.ndarray, np.ndarray]
+
+
+def test_batches_that_memory_has_no_room_for_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of images between 8 workers .*set runtime"):
+        Handover(8, 2**20, [4000, 224])
 
 
 def test_loading_leaves_the_global_generator_alone(folders: Path) -> None:

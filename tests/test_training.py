@@ -176,7 +176,7 @@ def test_an_evaluation_that_skips_an_image_is_an_error(folders: Path) -> None:
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     way = Preprocessing(32, 32)
     loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU, Ranks())
-    loader.loader = list(loader.loader)[:-1]  # type: ignore[assignment]
+    loader.reader = list(loader.reader)[:-1]  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="each image exactly once"):
         evaluate([Candidate(Brightness(True), way)], loader, torch.float32, Ranks())
 
