@@ -42,8 +42,9 @@ def measure(images: Path, where: torch.device) -> Section:
     torch.set_num_threads(1)
     split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
-        HERE: lambda: TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, WORKERS, where, Ranks()).epoch(0),
+        HERE: lambda: _loader(split, where).epoch(0),
         "here, normalised too": lambda: ((normalise(batch[0], WAY),) for batch in ways[HERE]()),
+        "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), where)),
         "torchvision's reference": lambda: _reference(split),
     }
     try:
@@ -65,7 +66,8 @@ def measure(images: Path, where: torch.device) -> Section:
         "about": f"{len(split)} full-size JPEGs to crops of {SIZE} px in batches of {BATCH}, {WORKERS} workers, wall "
         f"clock from the loader's start, its workers' start included, to the last batch; the median of {ROUNDS} rounds "
         "in which the loaders take turns, of the ratio too. Here batches are uint8, for the device to normalise; the "
-        "second row has that done as well. The reference and timm's loader decode with Pillow and give float32.",
+        "second row has that done as well; the third one's images were decoded before. The reference and timm's loader "
+        "decode with Pillow and give float32.",
         "rows": rows,
     }
 
@@ -77,6 +79,16 @@ def _rate(batches: Iterable) -> float:
         count += len(images)
         ended = time.perf_counter()  # what follows the last batch is the end of the workers
     return count / (ended - started)
+
+
+def _loader(split: Split, where: torch.device) -> TrainLoader:
+    return TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, WORKERS, where, Ranks())
+
+
+def _second_epoch(loader: TrainLoader) -> Iterable:
+    for _ in loader.epoch(0):
+        pass
+    return loader.epoch(1)
 
 
 def _reference(split: Split) -> DataLoader:

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from engine import index, shapes
+from engine import augment, index, shapes
 from engine.config import DataConfig
 from engine.errors import UserError
+from engine.image_cache import ImageCache
 
 ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
 
@@ -22,17 +24,37 @@ class Split:
         root: folder of the data set.
         files: [N] paths relative to `root`, bytes.
         labels: [N] int64 in [0, number of classes).
+        cache: images that were decoded before; None where none are kept.
     """
 
     root: Path
     files: np.ndarray
     labels: np.ndarray
+    cache: ImageCache | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def path(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
+
+    def image(self, index: int) -> Tensor:
+        """Decoded: uint8 [3, H, W], to be read only.
+
+        Raises:
+            UnreadableImage: if it is absent, truncated or no image.
+        """
+        if self.cache is None:
+            return augment.decode(self.path(index))
+        image = self.cache.get(index)
+        if image is None:
+            image = augment.decode(self.path(index))
+            self.cache.put(index, image)
+        return image
+
+    def cached(self) -> "Split":
+        """The same images, each decoded once and then kept, unless it is larger than the first."""
+        return replace(self, cache=ImageCache(len(self), self.image(0).numel()))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """How batches of images get from the workers that read them to the process that trains: through memory of both."""
 
-import math
-import mmap
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from engine.errors import UserError
+from engine import shared_memory
 
 PREFETCH = 2  # batches on order of each worker
 _PLACES = PREFETCH + 1  # for those and the one in use
@@ -31,7 +29,14 @@ class Handover:
             batch_size: images of a batch, at most.
             sizes: side of the images, pixels, one for each cut that is made of them.
         """
-        self.places = [_shared(max(1, workers), _PLACES, batch_size, size, size, 3) for size in sizes]
+        self.places = [
+            shared_memory.zeros(
+                *(max(1, workers), _PLACES, batch_size, size, size, 3),
+                purpose=f"batches from {workers} workers",
+                remedy="set runtime.workers, runtime.eval_batch_size or recipe.batch_size lower",
+            )
+            for size in sizes
+        ]
         self.filled = 0  # batches that this process put down
 
     def put(self, images: Sequence[Sequence[Tensor]]) -> tuple[int, int]:
@@ -54,15 +59,3 @@ class Handover:
     def take(self, worker: int, place: int, count: int) -> list[Tensor]:
         """The batch that lies there: of each cut uint8 [count, 3, size, size] in channels_last memory format."""
         return [places[worker, place, :count].permute(0, 3, 1, 2) for places in self.places]
-
-
-def _shared(*shape: int) -> Tensor:
-    """uint8 zeros that forked processes share; what is never written takes no memory."""
-    size = math.prod(shape)
-    try:
-        return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8).view(shape)
-    except OSError as error:
-        raise UserError(
-            f"There is no memory for {size / 2**30:.1f} GiB of images between {shape[0]} workers and the training; "
-            "set runtime.workers, runtime.eval_batch_size or recipe.batch_size lower."
-        ) from error

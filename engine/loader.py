@@ -38,7 +38,7 @@ class TrainSamples(Dataset[tuple[list[Tensor], int, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int]:
         epoch, index = key
         random = stream(self.seed, Purpose.SAMPLE, epoch, index)
-        image = augment.augment(augment.decode(self.split.path(index)), self.size, self.crop_scale, random)
+        image = augment.augment(self.split.image(index), self.size, self.crop_scale, random)
         return [image], int(self.split.labels[index]), index
 
 
@@ -57,7 +57,7 @@ class EvalSamples(Dataset[tuple[list[Tensor], int, int]]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], int, int]:
-        image = augment.decode(self.split.path(index))
+        image = self.split.image(index)
         return [p.apply(image) for p in self.preprocessings], int(self.split.labels[index]), index
 
 

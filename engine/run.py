@@ -23,7 +23,14 @@ _RESULTS = {"model", "attention", "seed", "epochs", "classes", "top1_start", "to
 log = logging.getLogger("run")
 
 # Where it runs and what it writes on the way leave the result as it is, and so may change between two starts.
-_NOT_IDENTITY = ("run.", "data.root", "runtime.device", "runtime.workers", "runtime.eval_batch_size")
+_NOT_IDENTITY = (
+    "run.",
+    "data.root",
+    "runtime.device",
+    "runtime.workers",
+    "runtime.cache_images",
+    "runtime.eval_batch_size",
+)
 
 
 class Run:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 from engine import augment, index, shapes
 from engine.augment import Preprocessing
 from engine.config import DataConfig
-from engine.datasets import Dataset, open_dataset
+from engine.datasets import Dataset, Split, open_dataset
 from engine.distributed import Ranks
 from engine.errors import UserError
 from engine.handover import Handover
@@ -190,8 +191,39 @@ def test_batches_of_workers_need_no_files_of_shared_memory(folders: Path) -> Non
 
 
 def test_batches_that_memory_has_no_room_for_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of images between 8 workers .*set runtime"):
+    with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of batches from 8 workers; set runtime"):
         Handover(8, 2**20, [4000, 224])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache_changes_no_batch_and_reads_each_image_once(
+    workers: int, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_dataset(config(folders))
+    plain = loader(data, workers=0)
+    expected = [list(plain.epoch(epoch)) for epoch in range(2)]
+    split = data.train.cached()
+    cached = loader(replace(data, train=split), workers)
+    for epoch in range(2):
+        for batch, correct in zip(cached.epoch(epoch), expected[epoch], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(batch, correct, strict=True))
+    images = [data.train.image(i) for i in range(len(split))]
+    monkeypatch.setattr(augment, "decode", None)
+    for i in range(len(split)):
+        assert torch.equal(split.image(i), images[i])
+
+
+def test_an_image_larger_than_the_first_is_not_kept_but_right(tmp_path: Path) -> None:
+    sizes = [(30, 20), (31, 20), (20, 30), (8, 8)]
+    for number, (height, width) in enumerate(sizes):
+        write_image(tmp_path / f"{number}.png", 0, seed=number, height=height, width=width)
+    split = Split(tmp_path, np.array([b"0.png", b"1.png", b"2.png", b"3.png"]), np.zeros(4, np.int64))
+    cached = split.cached()
+    for _ in range(2):
+        for i in range(4):
+            assert torch.equal(cached.image(i), split.image(i))
+    assert cached.cache is not None
+    assert [cached.cache.get(i) is not None for i in range(4)] == [True, False, True, True]
 
 
 def test_loading_leaves_the_global_generator_alone(folders: Path) -> None:

@@ -224,10 +224,11 @@ def test_an_unreadable_image_in_evaluation_is_an_error_and_never_a_substitute(
 def test_two_runs_of_one_command_give_the_same_bits(
     family: str, command: Command, folders: Path, tmp_path: Path
 ) -> None:
-    common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=1")
+    common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=2")
     records = []
-    for run, workers in (("a", 0), ("b", 2)):
-        done = command("train.py", *common, f"run.dir={run}", f"runtime.workers={workers}", prepare=narrow_classifiers)
+    for run, reading in (("a", ["workers=0"]), ("b", ["workers=2", "cache_images=true"])):
+        given = [*common, f"run.dir={run}", *(f"runtime.{key}" for key in reading)]
+        done = command("train.py", *given, prepare=narrow_classifiers)
         assert done.returncode == 0, done.stderr
         records.append(json.loads((tmp_path / run / "record.json").read_text()))
     for key in ("weights_sha256", "history", "top1", "top5", "val_loss", "start_weights_sha256"):
