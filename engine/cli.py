@@ -3,6 +3,7 @@
 2: the user has to put something right. 75: stopped by a signal, its state saved; the same command goes on.
 """
 
+import dataclasses
 import difflib
 import inspect
 import os
@@ -111,7 +112,16 @@ def _sentence(error: Exception) -> str:
         # Hydra's advice to append the key with `+` does not hold: every key is typed.
         lines = [line for line in lines if not line.startswith("To append to your")]
         lines += str(error.__cause__ or "").splitlines()[:1]
+        lines += _known_keys(error.__cause__)
     return " ".join(line for line in lines if line)
+
+
+def _known_keys(error: BaseException | None) -> list[str]:
+    """What a key could have been that the configuration does not have."""
+    schema = error.object_type if isinstance(error, OmegaConfBaseException) else None
+    if not dataclasses.is_dataclass(schema):
+        return []
+    return [f"(known are {', '.join(field.name for field in dataclasses.fields(schema))})."]
 
 
 def _fail(sentence: str) -> NoReturn:

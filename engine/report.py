@@ -13,7 +13,7 @@ from engine import checkpoint, figure
 from engine.comparison import Evidence
 from engine.config import EvaluateConfig
 from engine.errors import UserError
-from engine.evaluator import Predictions
+from engine.recount import recount
 
 Row = dict[str, Any]
 Table = dict[str, Any]
@@ -70,7 +70,7 @@ def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
 
 
 def render(directory: Path) -> str:
-    """Write every form of the table from its table.json, once the predictions behind it are checked.
+    """Write every form of the table from its table.json, once its numbers are counted again from the predictions.
 
     The same table.json gives the same bytes.
 
@@ -78,13 +78,13 @@ def render(directory: Path) -> str:
         The table as Markdown.
 
     Raises:
-        UserError: if table.json cannot be read, or stored predictions are not those of the table.
+        UserError: if table.json cannot be read, or does not follow from the stored predictions.
     """
     try:
         table: Table = json.loads((directory / "table.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"The table {directory / 'table.json'} cannot be read ({error}); run evaluate.py.") from error
-    check_predictions(table, directory)
+    recount(table, directory)
     markdown = _markdown(table)
     _write_text(directory / "table.md", markdown)
     _write_text(directory / "table.csv", _csv(table["cells"]))
@@ -92,22 +92,6 @@ def render(directory: Path) -> str:
     if not figure.write(table, directory):
         print("No figure without matplotlib: pip install matplotlib, then render the table again.", file=sys.stderr)
     return markdown
-
-
-def check_predictions(table: Table, directory: Path) -> None:
-    """Compare the stored predictions of each row with the table; say which are not there to be compared.
-
-    Raises:
-        UserError: naming the first file that differs from what the table was made of.
-    """
-    for row in table["rows"]:
-        path = directory / f"{row['raw']}.npz"
-        if not path.exists():
-            print(f"Unchecked: {path} is not there.", file=sys.stderr)
-            continue
-        said = Predictions.load(path, row["predictions_sha256"])
-        if (100 - said.top1, 100 - said.top5) != (row["top1_error"], row["top5_error"]):
-            raise UserError(f"The errors of {row['raw']} in table.json do not follow from {path}; run evaluate.py.")
 
 
 def _columns(cells: Sequence[Row]) -> list[tuple[str, list[str]]]:

@@ -1,6 +1,7 @@
 """Render a table again from its table.json: python scripts/render_table.py results/tiny_imagenet
 
-Checks the stored predictions against the table first. No models, no images; the same table.json gives the same bytes.
+First counts every error, difference, interval and p-value of the table again from the stored predictions. No models, no
+images; the same table.json gives the same bytes.
 """
 
 import argparse

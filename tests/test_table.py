@@ -171,12 +171,40 @@ def test_one_corrupted_prediction_is_detected_and_named(written: Path, command: 
     assert done.stderr == f"error: The predictions {path} are not those that were recorded; restore the file.\n"
 
 
-def test_numbers_changed_in_the_json_are_detected(written: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "position", "key", "value"),
+    [
+        ("rows", 0, "top1_error", 12.0),
+        ("rows", 1, "top5_error", 12.0),
+        ("rows", 0, "difference", -3.0),
+        ("rows", 3, "difference", -3.0),
+        ("rows", 3, "won", 400),
+        ("cells", 0, "top1_error", 12.0),
+        ("cells", 0, "top1_error_sd", 0.01),
+        ("cells", 1, "difference", -3.0),
+        ("cells", 1, "difference_low", -1e-6),
+        ("cells", 1, "p_value", 0.001),
+        ("cells", 1, "distinguishable", None),
+        ("cells", 1, "seeds", [51]),
+    ],
+)
+def test_a_number_changed_in_the_json_is_detected_and_named(
+    part: str, position: int, key: str, value: object, written: Path
+) -> None:
     file = written / "table.json"
     table = json.loads(file.read_text())
-    table["rows"][0]["top1_error"] -= 1
+    table[part][position][key] = value
     file.write_text(json.dumps(table))
-    with pytest.raises(UserError, match=r"errors of rows/resnet18_seed51 in table.json do not follow from"):
+    with pytest.raises(UserError, match=rf"The {key} of .* in table.json is .*, but its predictions come to"):
+        report.render(written)
+
+
+def test_a_printed_row_that_was_left_out_is_detected(written: Path) -> None:
+    file = written / "table.json"
+    table = json.loads(file.read_text())
+    del table["cells"][-1]
+    file.write_text(json.dumps(table))
+    with pytest.raises(UserError, match=r"table.json has 2 printed rows, not 3"):
         report.render(written)
 
 
