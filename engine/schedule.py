@@ -39,6 +39,7 @@ def sgd(model: nn.Module, recipe: RecipeConfig) -> SGD:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=all(parameter.is_cuda for parameter in (*decayed, *rest)) or None,  # None: as torch chooses
     )
 
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import evaluation, index, module, network, pipeline, report
+from benchmarks import evaluation, index, module, network, pipeline, report, training
 from benchmarks.report import Section
-from engine import cli, device
+from engine import cli, device, reproducibility
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
@@ -27,11 +27,13 @@ SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
     "evaluation": evaluation.measure,
     "module": module.measure,
     "network": network.measure,
+    "training": training.measure,
 }
 
 
 def main(arguments: argparse.Namespace) -> None:
     where = device.choose(arguments.device)
+    reproducibility.set_up(51, deterministic=False)  # the fastest kernels
     sections = {
         name: measure(arguments.images, where) for name, measure in SECTIONS.items() if name in arguments.sections
     }

@@ -1,0 +1,60 @@
+"""Training from JPEG files as train.py does it: images a second, and how much of the time is spent waiting for them."""
+
+import time
+from pathlib import Path
+
+import torch
+
+import models
+from benchmarks.evaluation import repeated
+from benchmarks.report import Section
+from engine.augment import Preprocessing
+from engine.config import ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
+from engine.distributed import Ranks
+from engine.loader import TrainLoader, TrainSamples
+from engine.trainer import Trainer
+
+
+def measure(images: Path, where: torch.device) -> Section:
+    """A row for each network: the second of two epochs."""
+    on_gpu = where.type == "cuda"
+    names = ("resnet50", "resnet50_cbam") if on_gpu else ("resnet18", "resnet18_cbam")
+    batch_size, steps, size = (256, 40, 224) if on_gpu else (32, 8, 64)
+    runtime = RuntimeConfig(
+        device=where.type, precision="bf16" if on_gpu else "fp32", compile=on_gpu, deterministic=not on_gpu
+    )
+    recipe = RecipeConfig(epochs=2, batch_size=batch_size, lr=0.1, weight_decay=1e-4)
+    split = repeated(images, at_least=batch_size * steps)
+    rows = []
+    for name, fused in [(name, False) for name in names] + [(names[1], True)] * on_gpu:
+        net = models.build(name)
+        if fused:
+            models.fuse(net)
+        loader = TrainLoader(TrainSamples(split, 51, size, 0.08), batch_size, runtime.workers, where, Ranks())
+        config = TrainConfig(model=ModelConfig(name), recipe=recipe, runtime=runtime)
+        trainer = Trainer(net, loader, Preprocessing(size, size), config, Ranks())
+        _epoch(trainer)  # kernels are chosen, and compiled
+        trainer.end_epoch()
+        seconds = _epoch(trainer)
+        rows.append(
+            {
+                "network": f"{name}, fused" if fused else name,
+                "images/s": trainer.clock.steps * batch_size / seconds,
+                "waiting for images (%)": 100 * trainer.clock.waiting / seconds,
+            }
+        )
+    return {
+        "about": f"Training from full-size JPEGs in crops of {size} px, in {loader.steps_per_epoch} batches of "
+        f"{batch_size}, {runtime.precision}, {'compiled' if runtime.compile else 'eager'}, runtime.workers at its "
+        "default; the second of two epochs, its loader running.",
+        "rows": rows,
+    }
+
+
+def _epoch(trainer: Trainer) -> float:
+    """Seconds of one, until the device has done it."""
+    started = time.perf_counter()
+    for _ in trainer.steps():
+        pass
+    trainer.metrics()  # waits for the device
+    return time.perf_counter() - started

@@ -1,0 +1,80 @@
+"""The benchmarks: what they count is what they say. The numbers themselves are in results/benchmark."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import evaluation, module, pipeline, report, training
+from benchmarks.evaluation import repeated
+from engine.datasets import Split
+from tests.conftest import write_image
+
+CPU = torch.device("cpu")
+
+
+def few(folder: Path, at_least: int) -> Split:
+    return repeated(folder, min(at_least, 64))
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images, of which the benchmarks take fewer than they would."""
+    for number in range(8):
+        write_image(tmp_path / "images" / f"{number}.JPEG", 90, seed=number)
+    for section in (pipeline, evaluation, training):
+        monkeypatch.setattr(section, "repeated", few)
+    return tmp_path / "images"
+
+
+class Product(nn.Module):
+    """x * sigmoid(x): for the gradient it keeps one map beside its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x)
+
+
+def test_memory_is_counted_in_maps() -> None:
+    x = torch.randn(64, 2**18).requires_grad_()  # 64 MiB, which the allocator gives back at once
+    one_map = x.numel() * x.element_size()
+    assert module._kept(Product(), x) == one_map
+    # At the peak: the sigmoid, the output, the gradients of both factors and the one through the sigmoid.
+    assert module._peak(module._step(Product(), x), x, CPU) / one_map == pytest.approx(5, abs=0.1)
+
+
+def test_the_loaders_take_turns_and_are_compared_round_by_round(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter([1000.0, 800.0, 3000.0, 500.0, 100.0, 90.0, 300.0, 40.0, 1200.0, 900.0, 3000.0, 600.0])
+    monkeypatch.setattr(pipeline, "ROUNDS", 3)
+    monkeypatch.setattr(pipeline, "_rate", lambda batches: (len(list(batches)), next(rates))[1])
+    monkeypatch.setitem(sys.modules, "timm", None)
+    rows = pipeline.measure(images, CPU)["rows"]
+    assert [row["images/s"] for row in rows] == [1000.0, 800.0, 3000.0, 500.0]
+    assert rows[3]["loader"] == "torchvision's reference"
+    assert rows[3]["here / this"] == 2.0  # of 2, 2.5 and 2
+
+
+def test_each_loader_gives_every_batch_of_the_same_size(images: Path) -> None:
+    split = repeated(images, 64)
+    shape = (pipeline.BATCH, 3, pipeline.SIZE, pipeline.SIZE)
+    ways = [pipeline._loader(split, CPU).epoch(0), pipeline._second_epoch(pipeline._loader(split.cached(), CPU))]
+    for way in (*ways, pipeline._reference(split)):
+        assert [tuple(batch[0].shape) for batch in way] == [shape, shape]
+
+
+def test_training_from_files_is_measured(images: Path) -> None:
+    rows = training.measure(images, CPU)["rows"]
+    assert [row["network"] for row in rows] == ["resnet18", "resnet18_cbam"]
+    assert all(row["images/s"] > 0 and 0 <= row["waiting for images (%)"] < 100 for row in rows)
+
+
+def test_a_report_keeps_the_sections_that_were_not_measured_again(tmp_path: Path) -> None:
+    section = {"about": "Two ways.", "rows": [{"way": "a", "ms": 1.234}]}
+    report.write(tmp_path, "here", {"one": section, "two": section}, CPU)
+    again = report.write(tmp_path, "here", {"two": {"about": "Anew.", "rows": [{"way": "b", "ms": 2.0}]}}, CPU)
+    assert (tmp_path / "here.md").read_text() == again
+    assert "| a | 1.23 |" in again
+    assert "Anew." in again
+    assert list(json.loads((tmp_path / "here.json").read_text())["sections"]) == ["one", "two"]
