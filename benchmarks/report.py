@@ -10,10 +10,16 @@ import torch
 from engine import provenance
 from engine.checkpoint import write_whole
 
-Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, all with the same keys
+Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, with the same keys; `measured`: where
 
 
-def write(folder: Path, machine: str, sections: Mapping[str, Section], where: torch.device) -> str:
+def circumstances(where: torch.device) -> dict[str, Any]:
+    """Where a section was measured: call it right after."""
+    made = provenance.describe(where)
+    return {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
+
+
+def write(folder: Path, machine: str, sections: Mapping[str, Section]) -> str:
     """Put sections into a machine's report; those that were not measured this time stay as they are there.
 
     Returns:
@@ -23,9 +29,7 @@ def write(folder: Path, machine: str, sections: Mapping[str, Section], where: to
     report: dict[str, Any] = {"machine": machine, "sections": {}}
     if file.is_file():
         report = json.loads(file.read_text())
-    made = provenance.describe(where)
-    measured = {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
-    report["sections"] |= {name: {"measured": measured, **section} for name, section in sections.items()}
+    report["sections"] |= sections
     markdown, text = _markdown(report), json.dumps(report, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, lambda out: out.write(text.encode()))
@@ -38,7 +42,10 @@ def _markdown(report: dict[str, Any]) -> str:
     for name, section in report["sections"].items():
         titles = list(section["rows"][0])
         on = section["measured"]
-        lines += [f"## {name}", "", section["about"], f"{on['device']}, torch {on['torch']}.", ""]
+        computing = f"{on['threads']} computing thread{'s' if on['threads'] > 1 else ''}"
+        revision = (on["code_revision"] or "unknown")[:7]
+        lines += [f"## {name}", "", section["about"]]
+        lines += [f"{on['device']}, {computing}, torch {on['torch']}, revision {revision}.", ""]
         lines += [f"| {' | '.join(titles)} |", f"|{' --: |' * len(titles)}"]
         lines += [f"| {' | '.join(_text(value) for value in row.values())} |" for row in section["rows"]]
         lines.append("")

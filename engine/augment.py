@@ -83,14 +83,18 @@ def decode(path: str) -> Tensor:
     """
     try:
         # Read here and not by torchvision, which takes no file names but UTF-8.
-        content = torch.frombuffer(bytearray(Path(path).read_bytes()), dtype=torch.uint8)
-        image = decode_image(content, mode=ImageReadMode.RGB)
+        content = bytearray(Path(path).read_bytes())
+        if not content:
+            raise ValueError("it is empty")
+        image = decode_image(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
         if image.ndim != 3:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
         name = path.replace("\n", "\\n")
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # the line of torchvision's that refused it
         raise UnreadableImage(f"The image {name} cannot be decoded ({reason}). Restore the file.") from error
+    if image.dtype != torch.uint8:  # a PNG of 16 bits
+        image = F.to_dtype(image, torch.uint8, scale=True)
     return image
 
 

@@ -5,6 +5,7 @@
 
 import dataclasses
 import difflib
+import errno
 import inspect
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from engine import config
 from engine.errors import UserError
@@ -65,16 +66,19 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
     except expected as error:
         _fail(_sentence(error))
     except OSError as error:
+        if error.errno == errno.EMFILE:
+            _fail("The system allows this process no more open files; set runtime.workers lower, or raise `ulimit -n`.")
         _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
     except RuntimeError as error:
         # torch raises it wherever the main process happens to be when a worker dies.
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         _fail(
             f"A process that reads images died ({str(error).splitlines()[0]}), of too little memory perhaps; "
             "set runtime.workers lower. The same command goes on from the last checkpoint."
         )
     except Interrupted as stop:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch reports workers that ended by the same signal
         print(f"{stop} The same command goes on from there.", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)
     except KeyboardInterrupt:
@@ -118,7 +122,7 @@ def _sentence(error: Exception) -> str:
 
 def _known_keys(error: BaseException | None) -> list[str]:
     """What a key could have been that the configuration does not have."""
-    schema = error.object_type if isinstance(error, OmegaConfBaseException) else None
+    schema = error.object_type if isinstance(error, ConfigKeyError | ConfigAttributeError) else None
     if not dataclasses.is_dataclass(schema):
         return []
     return [f"(known are {', '.join(field.name for field in dataclasses.fields(schema))})."]

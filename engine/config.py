@@ -151,7 +151,7 @@ class RuntimeConfig:
     workers: int | None = (
         None  # processes that read images for each that trains; 0: none; null: one per processor, 8 at most
     )
-    cache_images: bool = False  # training keeps decoded images in memory: for small data sets
+    cache_images: bool = False  # training keeps decoded images in memory, each process its own: for small data sets
     deterministic: bool = True  # the same bits again; false is faster on CUDA
     channels_last: bool = True  # memory format of images and weights
     compile: bool = False  # torch.compile

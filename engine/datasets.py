@@ -53,8 +53,9 @@ class Split:
         return image
 
     def cached(self) -> "Split":
-        """The same images, each decoded once and then kept, unless it is larger than the first."""
-        return replace(self, cache=ImageCache(len(self), self.image(0).numel()))
+        """The same images, each decoded once and then kept, unless it is larger than the largest of a sample."""
+        sample = np.linspace(0, len(self) - 1, 64).astype(int)
+        return replace(self, cache=ImageCache(len(self), max(self.image(index).numel() for index in set(sample))))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Dataset:
     train: Split
     val: Split
     fingerprint: str
+
+    def cached(self) -> "Dataset":
+        """The same data set, its decoded images kept in memory."""
+        return replace(self, train=self.train.cached(), val=self.val.cached())
 
 
 def open_dataset(config: DataConfig) -> Dataset:

@@ -70,7 +70,7 @@ class Predictions:
         try:
             with np.load(path) as arrays:
                 predictions = cls(arrays["labels"], arrays["ranked"], arrays["loss"])
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"The predictions {path} cannot be read ({error}); restore the file.") from error
         if predictions.sha256() != sha256:
             raise UserError(f"The predictions {path} are not those that were recorded; restore the file.")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def train(
     if config.runtime.sync_batchnorm:
         model = device.synchronise_norms(model, where)
     if config.runtime.cache_images:
-        data = replace(data, train=data.train.cached(), val=data.val.cached())
+        data = data.cached()
     samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
     loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, where, ranks)
     trainer = Trainer(model, loader, preprocessing, config, ranks)

@@ -79,10 +79,11 @@ class EpochBatches:
         return self.images // self.batch_size - self.first
 
     def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
-        order = stream(self.seed, Purpose.ORDER, self.epoch).permutation(self.images)
-        for step in range(self.first, self.images // self.batch_size):
+        epoch, first = self.epoch, self.first
+        order = stream(self.seed, Purpose.ORDER, epoch).permutation(self.images)
+        for step in range(first, self.images // self.batch_size):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self.ranks.part([(self.epoch, int(index)) for index in batch])
+            yield self.ranks.part([(epoch, int(index)) for index in batch])
 
 
 class TrainLoader:

@@ -25,6 +25,8 @@ from engine.loader import TrainLoader, TrainSamples, digest
 
 def print_digests(config: TrainConfig) -> None:
     data = open_dataset(config.data)
+    if config.runtime.cache_images:
+        data = data.cached()
     samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
     with distributed.join(launcher.place(os.environ), "digest") as ranks:
         config.recipe.check_parts(ranks.world_size)

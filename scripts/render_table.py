@@ -1,6 +1,6 @@
 """Render a table again from its table.json: python scripts/render_table.py results/tiny_imagenet
 
-First counts every error, difference, interval and p-value of the table again from the stored predictions. No models, no
+First counts the table's errors, differences, intervals and p-values again from the stored predictions. No models, no
 images; the same table.json gives the same bytes.
 """
 

@@ -46,14 +46,17 @@ def test_memory_is_counted_in_maps() -> None:
 
 
 def test_the_loaders_take_turns_and_are_compared_round_by_round(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rates = iter([1000.0, 800.0, 3000.0, 500.0, 100.0, 90.0, 300.0, 40.0, 1200.0, 900.0, 3000.0, 600.0])
+    rates = iter(
+        [1000.0, 800.0, 1100.0, 3000.0, 500.0, 100.0, 90.0, 120.0, 300.0, 40.0, 1200.0, 900.0, 1300.0, 3000.0, 600.0]
+    )
     monkeypatch.setattr(pipeline, "ROUNDS", 3)
     monkeypatch.setattr(pipeline, "_rate", lambda batches: (len(list(batches)), next(rates))[1])
     monkeypatch.setitem(sys.modules, "timm", None)
     rows = pipeline.measure(images, CPU)["rows"]
-    assert [row["images/s"] for row in rows] == [1000.0, 800.0, 3000.0, 500.0]
-    assert rows[3]["loader"] == "torchvision's reference"
-    assert rows[3]["here / this"] == 2.0  # of 2, 2.5 and 2
+    assert [row["images/s"] for row in rows] == [1000.0, 800.0, 1100.0, 3000.0, 500.0]
+    assert rows[4]["loader"] == "torchvision's reference"
+    assert rows[4]["here / this"] == 2.0  # of 2, 2.5 and 2
+    assert rows[4]["here, normalised / this"] == 1.6  # of 1.6, 2.25 and 1.5
 
 
 def test_each_loader_gives_every_batch_of_the_same_size(images: Path) -> None:
@@ -71,9 +74,10 @@ def test_training_from_files_is_measured(images: Path) -> None:
 
 
 def test_a_report_keeps_the_sections_that_were_not_measured_again(tmp_path: Path) -> None:
-    section = {"about": "Two ways.", "rows": [{"way": "a", "ms": 1.234}]}
-    report.write(tmp_path, "here", {"one": section, "two": section}, CPU)
-    again = report.write(tmp_path, "here", {"two": {"about": "Anew.", "rows": [{"way": "b", "ms": 2.0}]}}, CPU)
+    measured = {"measured": report.circumstances(CPU)}
+    section = {"about": "Two ways.", "rows": [{"way": "a", "ms": 1.234}], **measured}
+    report.write(tmp_path, "here", {"one": section, "two": section})
+    again = report.write(tmp_path, "here", {"two": {"about": "Anew.", "rows": [{"way": "b", "ms": 2.0}], **measured}})
     assert (tmp_path / "here.md").read_text() == again
     assert "| a | 1.23 |" in again
     assert "Anew." in again

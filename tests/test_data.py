@@ -134,6 +134,14 @@ def test_grey_and_png_files_named_jpeg_decode_to_rgb(tmp_path: Path) -> None:
     assert torch.equal(image, grey.expand(3, 16, 16))
 
 
+def test_a_png_of_16_bits_decodes_to_the_nearest_of_8(tmp_path: Path) -> None:
+    grey = np.array([[0, 40000], [257, 65535]], np.uint16)
+    PIL.Image.fromarray(grey).save(tmp_path / "deep.png")
+    image = augment.decode(str(tmp_path / "deep.png"))
+    assert image.dtype == torch.uint8
+    np.testing.assert_allclose(image[0].numpy(), grey / 257, atol=1)
+
+
 def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(folders: Path) -> None:
     split = open_dataset(config(folders)).train
     (sample,) = TrainSamples(split, 51, 32, 0.25)[(3, 7)][0]
@@ -213,17 +221,19 @@ def test_a_cache_changes_no_batch_and_reads_each_image_once(
         assert torch.equal(split.image(i), images[i])
 
 
-def test_an_image_larger_than_the_first_is_not_kept_but_right(tmp_path: Path) -> None:
-    sizes = [(30, 20), (31, 20), (20, 30), (8, 8)]
+def test_an_image_larger_than_those_looked_at_is_not_kept_but_right(tmp_path: Path) -> None:
+    sizes = 200 * [(8, 8)]
+    sizes[:3] = [(30, 20), (31, 20), (20, 30)]  # of 200 the first, the last and others between are looked at
     for number, (height, width) in enumerate(sizes):
-        write_image(tmp_path / f"{number}.png", 0, seed=number, height=height, width=width)
-    split = Split(tmp_path, np.array([b"0.png", b"1.png", b"2.png", b"3.png"]), np.zeros(4, np.int64))
+        write_image(tmp_path / f"{number}.jpeg", 90, seed=number, height=height, width=width)
+    files = np.array([f"{number}.jpeg".encode() for number in range(200)])
+    split = Split(tmp_path, files, np.zeros(200, np.int64))
     cached = split.cached()
     for _ in range(2):
-        for i in range(4):
+        for i in range(200):
             assert torch.equal(cached.image(i), split.image(i))
     assert cached.cache is not None
-    assert [cached.cache.get(i) is not None for i in range(4)] == [True, False, True, True]
+    assert [i for i in range(200) if cached.cache.get(i) is None] == [1]
 
 
 def test_loading_leaves_the_global_generator_alone(folders: Path) -> None:

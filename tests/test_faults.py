@@ -159,6 +159,17 @@ def test_a_killed_worker_is_named(
     )
 
 
+def test_a_fault_of_a_worker_is_not_taken_for_its_death(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(augment, "decode", fail)
+    data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), Ranks())
+    with pytest.raises(RuntimeError, match="a fault"), cli.one_line_errors():
+        list(loader.epoch(0))
+
+
 def test_too_little_device_memory_says_what_was_tried_and_what_to_set(folders: Path) -> None:
     greedy = trainer(folders, small_net(), accumulate=2)
 

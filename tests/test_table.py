@@ -195,7 +195,7 @@ def test_a_number_changed_in_the_json_is_detected_and_named(
     table = json.loads(file.read_text())
     table[part][position][key] = value
     file.write_text(json.dumps(table))
-    with pytest.raises(UserError, match=rf"The {key} of .* in table.json is .*, but its predictions come to"):
+    with pytest.raises(UserError, match=rf"The {key} of .* in table.json is .*, but its rows and predictions come to"):
         report.render(written)
 
 
@@ -208,10 +208,29 @@ def test_a_printed_row_that_was_left_out_is_detected(written: Path) -> None:
         report.render(written)
 
 
-def test_a_table_renders_without_its_predictions_and_says_so(written: Path, capsys: pytest.CaptureFixture) -> None:
-    (written / "rows" / "resnet18_seed51.npz").unlink()
+def test_without_some_predictions_the_rest_of_the_table_is_checked(
+    written: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (gone,) = (row["raw"] for row in json.loads((written / "table.json").read_text())["rows"] if "_se_" in row["raw"])
+    (written / f"{gone}.npz").unlink()
     report.render(written)
-    assert capsys.readouterr().err == f"Unchecked: {written}/rows/resnet18_seed51.npz is not there.\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"Unchecked: {written}/{gone}.npz is not there.",
+        "Unchecked: the printed row of resnet18 with attention se.",
+    ]
+    file = written / "table.json"
+    table = json.loads(file.read_text())
+    table["cells"][1]["difference"] = -9.0
+    file.write_text(json.dumps(table))
+    with pytest.raises(UserError, match=r"The difference of resnet18 with attention cbam in table.json is -9\.0"):
+        report.render(written)
+
+
+@pytest.mark.parametrize("text", ["5", "{}", '{"rows": [{"baseline": 7}], "cells": []}', '{"rows": [1], "cells": []}'])
+def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(UserError, match=r"table.json .*; run evaluate.py"):
+        report.render(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no zip file", None])
