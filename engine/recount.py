@@ -29,13 +29,17 @@ def recount(table: Row, directory: Path) -> None:
     _require_structure(table)
     rows = table["rows"]
     found = [_hits(row, directory / f"{row['raw']}.npz") for row in rows]
-    # In the place of those that are missing stands anything, for what does not rest on them.
-    hits = [np.zeros(table["data"]["val_images"], bool) if each is None else each for each in found]
-    rests_on = [{i} if row["baseline"] is None else {i, row["baseline"]} for i, row in enumerate(rows)]
     missing = {i for i, each in enumerate(found) if each is None}
+    if len(missing) == len(rows):
+        return
+    # In the place of those that are missing stands anything, for what does not rest on them.
+    anything = next(each for each in found if each is not None)
+    hits = [anything if each is None else each for each in found]
+    rests_on = [{i} if row["baseline"] is None else {i, row["baseline"]} for i, row in enumerate(rows)]
     for row, own, positions in zip(rows, hits, rests_on, strict=True):
-        _require(row, {"difference": None} if row["baseline"] is None else {}, row["raw"])
-        if row["baseline"] is not None and not positions & missing:
+        if row["baseline"] is None:
+            _require(row, {"difference": None}, row["raw"])
+        elif not positions & missing:
             pair = own[np.newaxis], hits[row["baseline"]][np.newaxis]
             _require(row, asdict(statistics.paired_difference(*pair)), row["raw"])
     cells = summary.cells(rows, hits)
