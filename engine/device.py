@@ -1,4 +1,4 @@
-"""The device and precision that a configuration asks for."""
+"""The device and precision that a configuration asks for, and how tensors get there."""
 
 import torch
 from torch import Tensor, nn
