@@ -1,5 +1,8 @@
-"""The networks outside this repository: torch.hub, ONNX Runtime, torch.export, torchvision's detection models."""
+"""The networks outside this repository: pip, torch.hub, ONNX Runtime, torch.export, torchvision's detection models."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from tests.test_commands import arguments, assert_one_line
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
 
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
 ONE_OF_EACH_FAMILY = ["resnet18", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v2", "mobilenet_v3_small"]
 
 
@@ -130,3 +134,15 @@ def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
 
 def test_fetching_weights_that_nobody_publishes_is_one_line(command: Command) -> None:
     assert_one_line(command("scripts/fetch_weights.py", "model=mobilenet_v1"), "publishes no weights for mobilenet_v1")
+
+
+def test_pip_installs_the_module_alone(tmp_path: Path) -> None:
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    shutil.copytree(REPOSITORY / "cbam", clone / "cbam")
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(REPOSITORY / file, clone)
+    subprocess.run([*PIP, "--target", site, clone], check=True)
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"cbam"}
+    use = "import cbam, torch; print(cbam.__file__, cbam.CBAM(8)(torch.rand(1, 8, 5, 5))[0].shape)"
+    used = subprocess.run([sys.executable, "-c", use], cwd=site, capture_output=True, text=True, check=True)
+    assert used.stdout == f"{site / 'cbam' / '__init__.py'} torch.Size([1, 8, 5, 5])\n"
