@@ -102,6 +102,13 @@ def test_a_run_is_named_by_what_differs_from_the_default(arguments: list[str], l
     assert composed(*arguments).model_label == label
 
 
+@pytest.mark.parametrize("recipe", ["paper", "scratch"])
+def test_a_recipe_from_nothing_starts_from_other_weights_only_if_told(recipe: str) -> None:
+    assert composed("model=resnet50_cbam").model.weights == "IMAGENET1K_V1"
+    assert composed(f"recipe={recipe}", "model=resnet50_cbam").model.weights is None
+    assert composed("model=resnet50_cbam", "model.weights=own.pt", f"recipe={recipe}").model.weights == "own.pt"
+
+
 @pytest.mark.parametrize(("model", "kind"), [("resnet50", "none"), ("resnet50_se", "se")])
 def test_an_option_of_cbam_is_refused_elsewhere(model: str, kind: str) -> None:
     with pytest.raises(UserError, match=rf"attention\.kernel_size is no option of attention={kind}"):
