@@ -34,7 +34,7 @@ COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
     ("Top-5 error (%)", lambda cell: _mean(cell, "top5_error")),
     ("Difference in top-1 error (points) [95% interval]", lambda cell: _difference(cell)),
     ("Won : lost (images)", lambda cell: "" if cell["baseline"] is None else f"{cell['won']} : {cell['lost']}"),
-    ("McNemar p", lambda cell: "" if cell["baseline"] is None else _p_value(cell["p_value"])),
+    ("p", lambda cell: "" if cell["baseline"] is None else _p_value(cell["p_value"])),
     ("Images/s", lambda cell: _number(cell["images_per_second"], ".0f")),
     ("Paper: top-1 error (%)", lambda cell: _number(cell["paper_top1_error"], ".2f")),
     ("Paper: top-5 error (%)", lambda cell: _number(cell["paper_top5_error"], ".2f")),
@@ -129,8 +129,9 @@ def _notes(table: Table) -> list[str]:
         "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
         "The difference is to the same backbone without attention under the same recipe, seed and images; negative "
         "is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles): it speaks of "
-        "other images, for these trained networks. Called not distinguishable from 0 unless interval and test agree.",
-        "McNemar: exact and two-sided, on the images that one of the two got right and the other wrong.",
+        "other images, for these trained networks, not of another training. Called not distinguishable from 0 unless "
+        "interval and test agree.",
+        "p: exact, two-sided, of the images won against those lost; for one seed this is McNemar's test.",
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
     ]
     if any(len(cell["seeds"]) > 1 for cell in cells):

@@ -3,8 +3,8 @@
 A file in torch's download cache is verified by its full sha256 each time it is used, the one in
 `models/downloads.sha256`. That table was put together from digests that independent public projects state of the
 same files, each of which begins with the eight digits that torchvision puts into the file's name. For files that
-it does not have, those eight digits are all that is known before the first download; the full digest is then kept
-beside the file, as FILE.sha256, and holds ever after.
+it does not have, those eight digits are all that is known; once such a file is downloaded here, its full digest is
+kept beside it, as FILE.sha256, and holds ever after.
 """
 
 import hashlib

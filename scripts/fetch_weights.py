@@ -5,8 +5,8 @@
 
 They go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), from which training on any machine that shares
 it takes them. Each file is verified, those there already too: by its full sha256 where `models/downloads.sha256`
-has it, else on its first download by the eight digits in its name; its full sha256 is then kept beside it and
-holds ever after.
+has it, else by the eight digits in its name; the full sha256 of a file downloaded so is then kept beside it and holds
+ever after.
 """
 
 import sys
