@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig) -> None:
 def evaluate_together(config: EvaluateConfig, ranks: Ranks) -> None:
     progress.log_to_console(ranks.is_first)
     data = ranks.first_alone(lambda: open_dataset(config.data))
-    contenders = [published(name, config) for name in config.published]
+    contenders = ranks.first_alone(lambda: [published(name, config) for name in config.published])
     contenders += [finished(run) for run in comparison.find_runs(config)]
     table, evidence = comparison.compare(contenders, data, config, ranks)
     if ranks.is_first:

@@ -28,12 +28,14 @@ def train_together(config: TrainConfig, ranks: Ranks) -> None:
     data = ranks.first_alone(lambda: open_dataset(config.data))
     # A run under way holds its weights itself: those that it started from may be gone.
     weights = None if run.under_way else config.model.weights
-    model = models.build(
-        config.model.name,
-        config.model.attention,
-        weights,
-        num_classes=len(data.classes),
-        **config.attention_options,
+    model = ranks.first_alone(
+        lambda: models.build(
+            config.model.name,
+            config.model.attention,
+            weights,
+            num_classes=len(data.classes),
+            **config.attention_options,
+        )
     )
     if config.runtime.fused_cbam:
         models.fuse(model)

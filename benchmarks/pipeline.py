@@ -44,7 +44,7 @@ def measure(images: Path, where: torch.device) -> Section:
     split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
         HERE: lambda: _loader(split, where).epoch(0),
-        NORMALISED: lambda: ((normalise(batch[0], WAY),) for batch in ways[HERE]()),
+        NORMALISED: lambda: ((normalise(batch[0], WAY, torch.contiguous_format),) for batch in ways[HERE]()),
         "here, second epoch": lambda: _second_epoch(_loader(split, where)),
         "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), where)),
         "torchvision's reference": lambda: _reference(split),

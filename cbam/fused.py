@@ -47,7 +47,7 @@ def accepts(x: Tensor, gain: Tensor | float) -> bool:
         and x.dtype in DTYPES
         and x.numel() > 0
         and x[0].numel() < 2**31
-        and x[0, 0].numel() < 2**22  # CUDA starts 65,535 blocks of 64 positions
+        and x[0, 0].numel() <= 64 * 65_535  # CUDA starts so many blocks, of 64 positions
         and not (isinstance(gain, Tensor) and gain.requires_grad)
     )
 

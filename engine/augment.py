@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class Preprocessing:
             return cls(data.resize, data.image_size)
         if transforms is None or transforms.crop_size[0] != data.image_size:
             return cls(round(data.image_size * 256 / 224), data.image_size)
+        return cls.published(transforms)
+
+    @classmethod
+    def published(cls, transforms: Any) -> "Preprocessing":
+        """That of torchvision's `weights.transforms()`, under which its accuracies were measured."""
         return cls(
             resize=transforms.resize_size[0],
             crop=transforms.crop_size[0],
@@ -126,9 +132,16 @@ def crop_box(height: int, width: int, smallest_area: float, random: np.random.Ge
 
 
 def normalise(
-    images: Tensor, preprocessing: Preprocessing, memory_format: torch.memory_format = torch.contiguous_format
+    images: Tensor, preprocessing: Preprocessing, memory_format: torch.memory_format = torch.preserve_format
 ) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 of zero mean and unit spread, on the images' device in that memory format."""
-    mean = torch.tensor(preprocessing.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=images.device).view(1, 3, 1, 1)
+    """uint8 [N, 3, H, W] -> float32 of zero mean and unit spread, on the images' device."""
+    mean, std = _constants(preprocessing, images.device)
     return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache
+def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and spread, [1, 3, 1, 1] each; kept there, because copying them makes the host wait for a GPU."""
+    with torch.inference_mode(False):  # whoever asks first
+        mean, std = (torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std))
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import torch
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -69,6 +70,11 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         if error.errno == errno.EMFILE:
             _fail("The system allows this process no more open files; set runtime.workers lower, or raise `ulimit -n`.")
         _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
+    except torch.OutOfMemoryError as error:
+        _fail(
+            f"The device has too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
+            "table.throughput_batch_size lower, or recipe.accumulate higher."
+        )
     except RuntimeError as error:
         # torch raises it wherever the main process happens to be when a worker dies.
         if "DataLoader worker (pid" not in str(error):

@@ -77,12 +77,17 @@ def compare(
             )
     deviating = pairing.deviations(contenders, config.table.allow_mixed)
     baselines = pairing.baselines(contenders, deviating)
-    where = device.choose(config.runtime.device, ranks.place.local_rank)
+    where = device.choose(config.runtime.device, ranks)
+    for contender in contenders:
+        device.place(contender.model, where, config.runtime.channels_last)
+    speeds = _speeds(contenders, config)  # before the pass over the images, which a batch too large would make vain
     predictions = _predict(contenders, data, config, where, ranks)
     rows = _rows(contenders, deviating, baselines, predictions)
     cells = summary.cells(rows, [said.hits() for said in predictions])
     for cell in cells:
-        cell |= _beside(cell, contenders[cell["rows"][0]], config)
+        known = paper.errors(cell["model"], cell["attention"]) if config.data.is_imagenet_1k else None
+        cell["paper_top1_error"], cell["paper_top5_error"] = known or (None, None)
+        cell["images_per_second"] = speeds[cell["model"], cell["attention"]]
     table = {
         "data": {
             "name": data.name,
@@ -102,16 +107,25 @@ def compare(
     return table, [Evidence(p, c.record, c.config) for c, p in zip(contenders, predictions, strict=True)]
 
 
+def _speeds(contenders: Sequence[Contender], config: EvaluateConfig) -> dict[tuple[str, str], float | None]:
+    """Images per second by (model, attention), whose seeds are alike; None where it is not asked for."""
+    batch_size, precision = config.table.throughput_batch_size, device.PRECISIONS[config.runtime.precision]
+    speeds: dict[tuple[str, str], float | None] = {}
+    for contender in contenders:
+        network = contender.facts["model"], contender.facts["attention"]
+        if network not in speeds:
+            crop = contender.preprocessing.crop
+            speeds[network] = batch_size and images_per_second(contender.model, batch_size, crop, precision)
+    return speeds
+
+
 def _predict(
     contenders: Sequence[Contender], data: Dataset, config: EvaluateConfig, where: torch.device, ranks: Ranks
 ) -> list[Predictions]:
     ways = tuple(dict.fromkeys(contender.preprocessing for contender in contenders))
     samples = EvalSamples(data.val, ways)
     loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, where, ranks)
-    candidates = [
-        Candidate(device.place(contender.model, where, config.runtime.channels_last), contender.preprocessing)
-        for contender in contenders
-    ]
+    candidates = [Candidate(contender.model, contender.preprocessing) for contender in contenders]
     return evaluate(candidates, loader, device.PRECISIONS[config.runtime.precision], ranks)
 
 
@@ -156,17 +170,3 @@ def _raw(row: Row, taken: Sequence[str]) -> str:
     if not row["recipe_deviation"]:
         return name
     return f"{name}_mixed{sum(other.startswith(f'{name}_mixed') for other in taken) + 1}"
-
-
-def _beside(cell: Row, contender: Contender, config: EvaluateConfig) -> Row:
-    """What stands beside the measured errors: the paper's, on ImageNet-1K alone, and the speed, where asked for."""
-    known = paper.errors(cell["model"], cell["attention"]) if config.data.is_imagenet_1k else None
-    batch_size = config.table.throughput_batch_size
-    precision = device.PRECISIONS[config.runtime.precision]
-    return {
-        "paper_top1_error": None if known is None else known[0],
-        "paper_top5_error": None if known is None else known[1],
-        "images_per_second": None
-        if batch_size is None
-        else images_per_second(contender.model, batch_size, contender.preprocessing.crop, precision),
-    }

@@ -75,7 +75,7 @@ class DataConfig:
         _at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
             _between("data.classes", self.classes, 1, self.total_classes)
-        _between("data.image_size", self.image_size, 1, 4096)
+        _between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
             _between("data.resize", self.resize, self.image_size, 8192)
         _between("data.crop_scale", self.crop_scale, 0.0, 1.0)
@@ -153,7 +153,7 @@ class RuntimeConfig:
     )
     cache_images: bool = False  # training keeps decoded images in memory, each process its own: for small data sets
     deterministic: bool = True  # the same bits again; false is faster on CUDA
-    channels_last: bool = True  # memory format of images and weights
+    channels_last: bool = True  # memory format of the weights, and of the images in training
     compile: bool = False  # torch.compile
     fused_cbam: bool = False  # train CBAM by Triton kernels, on CUDA; nothing changes for other attention
     sync_batchnorm: bool = False  # batch norms see the images of all processes; false: each those of its own

@@ -49,18 +49,21 @@ class Contender:
         config, record = run.config(), run.record()
         if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
             raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of; repeat the run.")
-        if "predictions_sha256" in record:  # records from before the digest was kept stay readable
-            Predictions.load(run.predictions, record["predictions_sha256"])
+        Predictions.load(run.predictions, record["predictions_sha256"])
+        preprocessing = Preprocessing.of_record(record["preprocessing"])
         facts = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
             "top1_error_start": 100 - record["top1_start"],
             "recorded_top1_error": 100 - record["top1"],
-            "published_top1_error": _published_top1_error(start_weights, config),
+            "published_top1_error": _published_top1_error(start_weights, config.data, preprocessing),
             "source": str(run.directory),
         }
+        if config.model.attention != "none" and config.attention.start == "random":
+            facts["published_top1_error"] = None  # changed before the first step
         setting = {key: value for key, value in identity(config).items() if not key.startswith(_FREE)}
+        if config.model.attention != "cbam":
+            del setting["runtime.fused_cbam"]
         setting["batch per process"] = record.get("batch_per_process", config.recipe.batch_size)
-        preprocessing = Preprocessing.of_record(record["preprocessing"])
         return cls(model, preprocessing, facts, record, _anywhere(config), setting)
 
     @classmethod
@@ -76,7 +79,7 @@ class Contender:
             "gflops": complexity.gflops(model, preprocessing.crop),
             "top1_error_start": None,
             "recorded_top1_error": None,
-            "published_top1_error": _imagenet_top1_error(entry) if data.is_imagenet_1k else None,
+            "published_top1_error": _published_top1_error(entry, data, preprocessing),
             "source": f"torchvision {entry.name}",
         }
         return cls(model, preprocessing, facts, record={}, config="", setting={})
@@ -92,13 +95,8 @@ def _anywhere(config: TrainConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(replace(config, data=data)))
 
 
-def _published_top1_error(entry: Any | None, config: TrainConfig) -> float | None:
-    """What the network measures before its first step if the pipeline is right; None where nothing is published."""
-    changed_at_start = config.model.attention != "none" and config.attention.start == "random"
-    if entry is None or changed_at_start or not config.data.is_imagenet_1k:
+def _published_top1_error(entry: Any | None, data: DataConfig, preprocessing: Preprocessing) -> float | None:
+    """What published weights measure if the pipeline is right; None where nothing is published for these images."""
+    if entry is None or not data.is_imagenet_1k or preprocessing != Preprocessing.published(entry.transforms()):
         return None
-    return _imagenet_top1_error(entry)
-
-
-def _imagenet_top1_error(entry: Any) -> float:
     return 100 - float(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])

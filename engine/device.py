@@ -1,19 +1,24 @@
 """The device and precision that a configuration asks for, and how tensors get there."""
 
+import socket
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from engine.distributed import Ranks
 from engine.errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose(name: str, local_rank: int = 0) -> torch.device:
+def choose(name: str, ranks: Ranks) -> torch.device:
     """`auto` is CUDA where there is one; each process of a machine takes its own.
 
     Raises:
         UserError: if CUDA is asked for and absent, or there are fewer devices than processes.
     """
+    local_rank = ranks.place.local_rank
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError("runtime.device=cuda, but torch sees no CUDA device; set runtime.device=cpu or auto.")
@@ -28,7 +33,22 @@ def choose(name: str, local_rank: int = 0) -> torch.device:
     # A launcher may show each process its own device alone.
     where = torch.device("cuda", local_rank if count > 1 else 0)
     torch.cuda.set_device(where)
+    require_one_each(ranks.gather((socket.gethostname(), str(torch.cuda.get_device_properties(where).uuid))))
     return where
+
+
+def require_one_each(owned: Sequence[tuple[str, str]]) -> None:
+    """Refuse processes that share a device, which NCCL does not support.
+
+    Args:
+        owned: of each process its machine and the device that it took.
+    """
+    for machine, uuid in owned:
+        if owned.count((machine, uuid)) > 1:
+            raise UserError(
+                f"Several processes on {machine} see one and the same CUDA device ({uuid}); start no more processes "
+                "than devices."
+            )
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:

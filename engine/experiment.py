@@ -60,9 +60,10 @@ def train(
         ranks: the processes that train it together.
     """
     started = time.monotonic()
-    where = device.choose(config.runtime.device, ranks.place.local_rank)
+    where = device.choose(config.runtime.device, ranks)
     preprocessing = Preprocessing.choose(config.data, transforms)
-    facts = _facts(config, data, model, preprocessing, ranks) | provenance.describe(where)
+    origin = provenance.describe(where)
+    facts = _facts(config, data, model, preprocessing, ranks) | origin
     if config.runtime.fused_cbam and where.type != "cuda":
         raise UserError("runtime.fused_cbam=true needs CUDA; its kernels run nowhere else.")
     if config.runtime.sync_batchnorm:
@@ -78,7 +79,7 @@ def train(
     _introduce(config, run, facts)
     state = ranks.from_first(run.load_state(config) if run.writes else None)
     if state is not None:
-        facts |= _facts_from_the_start(run, facts)
+        facts |= _facts_from_the_start(run, facts, origin)
         trainer.load_state_dict(state)
         progress.log.info(f"Continuing after {trainer.position.epoch} epochs and {trainer.position.step} steps.")
     run.write_record({"status": "running", **facts})
@@ -120,8 +121,8 @@ def _facts(
     }
 
 
-def _facts_from_the_start(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
-    """What only the first start of a run knows.
+def _facts_from_the_start(run: Run, facts: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:
+    """What only the earlier starts of a run know; `origin` is what this one computes with.
 
     Raises:
         UserError: if the images are not those that the run was started on.
@@ -137,7 +138,16 @@ def _facts_from_the_start(run: Run, facts: dict[str, Any]) -> dict[str, Any]:
             f"{run.directory} was started with {before.get('processes', 1)} processes, not {facts['processes']}; go on "
             "with as many, or set run.dir to another folder."
         )
-    return {"start_weights_sha256": before["start_weights_sha256"]}
+    earlier = before.get("earlier_origins", [])
+    last = {key: before.get(key) for key in origin}
+    if last not in (origin, *earlier):
+        earlier = [*earlier, last]
+    differing = [key for key in origin if any(past[key] != origin[key] for past in earlier)]
+    if differing:
+        progress.log.warning(
+            f"Earlier steps of this run were made with another {', '.join(differing)}; the record says so."
+        )
+    return {"start_weights_sha256": before["start_weights_sha256"], "earlier_origins": earlier}
 
 
 def _results(trainer: Trainer, predictions: Predictions) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from engine.errors import UserError
 def deviations(contenders: Sequence[Contender], allow_mixed: bool) -> list[str]:
     """How each contender's recipe differs from that of the table's first run; empty where it does not.
 
-    Start weights are compared among runs of one backbone. Published weights have no recipe.
+    Start weights are compared among runs of one backbone, a key that only some have among those. Published weights have
+    no recipe.
 
     Raises:
         UserError: naming two runs and the keys in which they differ, unless `allow_mixed`.
@@ -25,11 +26,11 @@ def deviations(contenders: Sequence[Contender], allow_mixed: bool) -> list[str]:
 
 
 def _deviation(contender: Contender, contenders: Sequence[Contender]) -> str:
-    runs = [other for other in contenders if other.record]
     texts = []
     for key, value in contender.setting.items():
+        runs = [other for other in contenders if key in other.setting]
         alike = [r for r in runs if key != "model.weights" or r.facts["model"] == contender.facts["model"]]
-        expected = alike[0].setting.get(key)
+        expected = alike[0].setting[key]
         if value != expected:
             texts.append(f"{key}={value} ({expected} in {alike[0].facts['source']})")
     return ", ".join(texts)

@@ -2,13 +2,14 @@
 
 import platform
 import subprocess
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+_PACKAGES = ("torch", "torchvision", "triton", "numpy", "hydra-core", "omegaconf")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -17,10 +18,21 @@ def describe(device: torch.device) -> dict[str, Any]:
         "code_revision": _git("rev-parse", "HEAD"),
         "code_clean": _git("status", "--porcelain") == "",
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": _packages(),
         "device": _hardware(device),
+        "cuda": {"toolkit": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        if device.type == "cuda"
+        else None,
         "threads": torch.get_num_threads(),
     }
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # Triton is not everywhere
+            found[name] = version(name)
+    return found
 
 
 def _git(*arguments: str) -> str | None:

@@ -84,8 +84,11 @@ def render(directory: Path) -> str:
         table: Table = json.loads((directory / "table.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"The table {directory / 'table.json'} cannot be read ({error}); run evaluate.py.") from error
-    recount(table, directory)
-    markdown = _markdown(table)
+    try:
+        recount(table, directory)
+        markdown = _markdown(table)
+    except KeyError as error:
+        raise UserError(f"{directory / 'table.json'} lacks {error}; run evaluate.py.") from error
     _write_text(directory / "table.md", markdown)
     _write_text(directory / "table.csv", _csv(table["cells"]))
     _write_text(directory / "table.tex", _latex(table))

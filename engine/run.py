@@ -18,7 +18,10 @@ from engine import checkpoint
 from engine.config import TrainConfig
 from engine.errors import UserError
 
-_RESULTS = {"model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5", "weights_sha256"}
+_RESULTS = {
+    *("model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5"),
+    *("weights_sha256", "predictions_sha256"),
+}
 
 log = logging.getLogger("run")
 

@@ -29,8 +29,13 @@ def set_learning_rate(optimizer: Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def sgd(model: nn.Module, recipe: RecipeConfig) -> SGD:
-    """SGD over two groups: what weight decay is applied to, and the rest."""
+def sgd(model: nn.Module, recipe: RecipeConfig, fused: bool) -> SGD:
+    """SGD over two groups: what weight decay is applied to, and the rest.
+
+    Args:
+        fused: by one kernel, which a GradScaler starts even where it skips the step: the momentum of a first step that
+            is skipped would then be memory that nobody has written.
+    """
     decayed, rest = split_parameters(model, recipe.decay_norms_and_biases)
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
     return SGD(
@@ -39,7 +44,7 @@ def sgd(model: nn.Module, recipe: RecipeConfig) -> SGD:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
-        fused=all(parameter.is_cuda for parameter in (*decayed, *rest)) or None,  # None: as torch chooses
+        fused=fused or None,  # None: as torch chooses
     )
 
 

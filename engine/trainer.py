@@ -51,6 +51,23 @@ class Position:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step whose loss nobody has looked at yet.
+
+    Attributes:
+        number: counted from 0 over the whole training.
+        loss: mean over the images of all processes, so that all of them find the same.
+        own_loss: sum over this process's images.
+        indices: of this process's images.
+    """
+
+    number: int
+    loss: Tensor
+    own_loss: Tensor
+    indices: Tensor
+
+
 class Trainer:
     """A model, its optimizer and its position in a recipe."""
 
@@ -65,12 +82,15 @@ class Trainer:
         self.memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
         self.model = device.place(model, self.device, config.runtime.channels_last)
         self.parallel = ranks.parallel(self.model, config.runtime.deterministic)
+        if config.runtime.compile:
+            torch.compiler.reset()  # it compiles a class a few times only, those of a multirun's earlier runs included
         self.forward = torch.compile(self.parallel) if config.runtime.compile else self.parallel
-        self.optimizer = schedule.sgd(model, config.recipe)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        fused = self.device.type == "cuda" and not self.scaler.is_enabled()
+        self.optimizer = schedule.sgd(model, config.recipe, fused)
         self.position = Position(self._no_totals())
         self.clock = Clock()
-        self._unchecked: list[tuple[int, Tensor, Tensor]] = []  # step, loss and image indices
+        self._unchecked: list[_Step] = []
 
     @property
     def steps_done(self) -> int:
@@ -133,7 +153,7 @@ class Trainer:
         Raises:
             UserError: if a loss since the last call is not finite; it names the step and its images.
         """
-        self._require_finite()
+        self._require_finite_losses()
         loss, top1, top5 = (self.position.totals / (self.position.step * self.recipe.batch_size)).tolist()
         return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
 
@@ -142,6 +162,19 @@ class Trainer:
         seconds = max(self.clock.total, 1e-9)
         images = self.clock.steps * self.recipe.batch_size
         return {"images_per_second": images / seconds, "data_wait": self.clock.waiting / seconds}
+
+    def require_finite(self) -> None:
+        """Refuse a state from which training cannot go on.
+
+        Raises:
+            UserError: if a loss since the last look, or a weight, is not finite; it names the step.
+        """
+        self._require_finite_losses()
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            raise UserError(
+                f"A weight is not finite after step {self.steps_done - 1}. The last checkpoint is from before. Delete "
+                "the run and start anew with a lower recipe.lr."
+            )
 
     def _step(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:
         parts = self.recipe.accumulate
@@ -154,8 +187,10 @@ class Trainer:
                 loss = F.cross_entropy(logits, truth, label_smoothing=self.recipe.label_smoothing)
                 self.scaler.scale(loss / parts).backward()
             sums += _sums(loss.detach(), logits.detach(), truth)
-        self._unchecked.append((self.steps_done, sums[0] / len(images), indices))
-        self.position.totals += self.ranks.sum(sums)
+        own_loss = sums[0].clone()
+        sums = self.ranks.sum(sums)
+        self._unchecked.append(_Step(self.steps_done, sums[0] / self.recipe.batch_size, own_loss, indices))
+        self.position.totals += sums
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,15 +198,16 @@ class Trainer:
     def _no_totals(self) -> Tensor:
         return torch.zeros(3, dtype=torch.float64, device=self.device)
 
-    def _require_finite(self) -> None:
+    def _require_finite_losses(self) -> None:
         """Look at the losses of several steps at once: each look makes the host wait for the device."""
-        for step, loss, indices in self._unchecked:
-            if not math.isfinite(loss.item()):
-                lr = schedule.learning_rate(self.recipe, step, self.loader.steps_per_epoch)
+        for step in self._unchecked:
+            if not math.isfinite(step.loss.item()):
+                lr = schedule.learning_rate(self.recipe, step.number, self.loader.steps_per_epoch)
+                own = ", ".join(map(self.loader.path, step.indices.tolist()[:4]))
+                images = "of another process" if math.isfinite(step.own_loss.item()) else f"{own}, ..."
                 raise UserError(
-                    f"The loss is {loss.item()} at step {step} (learning rate {lr:.3g}, training images "
-                    f"{', '.join(map(self.loader.path, indices.tolist()[:4]))}, ...). The last checkpoint is from "
-                    "before. "
+                    f"The loss is {step.loss.item()} at step {step.number} (learning rate {lr:.3g}, training images "
+                    f"{images}). The last checkpoint is from before. "
                     "Look at these images, or delete the run and start anew with a lower recipe.lr."
                 )
         self._unchecked.clear()
@@ -270,7 +306,7 @@ def _train_epoch(trainer: Trainer, keeper: Keeper, stop: StopRequest) -> None:
                 )
             is_due, stopped_by = keeper.agree(stop)
             if is_last or is_due or stopped_by:
-                trainer.metrics()  # a checkpoint after a loss that is not finite would be worthless
+                trainer.require_finite()
                 keeper.save()
             if stopped_by:
                 raise Interrupted(

@@ -1,5 +1,6 @@
 """What a run looks at between epochs: its accuracy, what its gates do, and where it looks."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,7 +58,7 @@ class Validator:
 
     def _picture(self, way: Preprocessing) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))
-        if count == 0:
+        if count == 0 or importlib.util.find_spec("matplotlib") is None:
             return None
         samples = EvalSamples(self.data.val, (way,))
         chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count)]
@@ -65,9 +66,6 @@ class Validator:
         labels = [label for _, label, _ in chosen]
         device = self.loader.device
         maps = attention_maps.look(self.model, self.gates, images.to(device), torch.tensor(labels, device=device), way)
-        try:
-            return attention_maps.pixels(
-                attention_maps.draw(images, labels, self.data.classes, {"network": maps}, labelled=True)
-            )
-        except ImportError:  # matplotlib is an extra
-            return None
+        return attention_maps.pixels(
+            attention_maps.draw(images, labels, self.data.classes, {"network": maps}, labelled=True)
+        )

@@ -8,6 +8,7 @@ kept beside it, as FILE.sha256, and holds ever after.
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -60,7 +61,9 @@ def _download(backbone: str, entry: Any, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, str(file), hash_prefix=_digits_in_name(file))
         if _known_digest(file) is None:
-            _record(file).write_text(f"{sha256(file)}  {file.name}\n")
+            draft = file.with_suffix(f".{os.getpid()}")
+            draft.write_text(f"{sha256(file)}  {file.name}\n")
+            draft.rename(_record(file))  # whole or absent, for other processes that look
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
             f"Weights {entry.name} of {backbone} are not in {file.parent} and could not be downloaded ({error}). "

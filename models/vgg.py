@@ -32,6 +32,8 @@ class AveragePool(nn.Module):
         if not x.is_cuda:
             return F.adaptive_avg_pool2d(x, self.side)
         height, width = x.shape[2:]
+        if height == width == self.side:
+            return x
         return _bins(height, self.side).to(x) @ x @ _bins(width, self.side).to(x).T
 
 

@@ -19,6 +19,7 @@ import torch
 from benchmarks import evaluation, index, module, network, pipeline, report, training
 from benchmarks.report import Section
 from engine import cli, device, reproducibility
+from engine.distributed import Ranks
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
@@ -33,7 +34,7 @@ SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
 
 
 def main(arguments: argparse.Namespace) -> None:
-    where = device.choose(arguments.device)
+    where = device.choose(arguments.device, Ranks())
     reproducibility.set_up(51, deterministic=False)  # the fastest kernels
     sections = {}
     for name, measure in SECTIONS.items():

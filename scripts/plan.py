@@ -4,8 +4,8 @@
     python scripts/plan.py experiment=table4 data.root=/path/to/imagenet | bash -e    # do
 
 Presets are in configs/experiment; one of your own is given as experiment=FILE.yaml. Further KEY=VALUE arguments go
-into every command; those of data and runtime into that of the table too. Finished runs are comments; a run under way
-continues where it stopped.
+into every command; those of data and runtime, and run.root, into that of the table too. Finished runs are comments; a
+run under way continues where it stopped.
 """
 
 import itertools
@@ -62,7 +62,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
         yield f"# stage {number}"
         for run in stage:
             yield f"# {run.state}: {run.directory}\n" + ("# " if run.state == "done" else "") + run.command
-    shared = [argument for argument in extra if argument.startswith(("data", "runtime"))]
+    shared = [argument for argument in extra if argument.startswith(("data", "runtime", "run.root="))]
     yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
 
 

@@ -66,7 +66,10 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
                 try:
                     _require_end(inner)
                     with tarfile.open(fileobj=inner) as images:
-                        images.extractall(draft, filter="data")
+                        for image in images:
+                            content = images.extractfile(image)
+                            if content is not None:
+                                (draft / Path(image.name).name).write_bytes(content.read())
                 except (tarfile.TarError, EOFError):
                     shutil.rmtree(draft)
                     damaged.append(f"{member.name} in {archive}")

@@ -7,6 +7,7 @@ target=predicted explains the first run's first choice. Needs matplotlib.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,7 +41,9 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         more = "" if len(classes) <= 10 else ", ..."
         raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}{more}")
     cut = way.apply(augment.decode(image))[None]
-    networks = {f"{run.record()['model']} {run.record()['attention']}": _network(run) for run in chosen}
+    networks = {_title(run.record()): _network(run) for run in chosen}
+    if len(networks) < len(chosen):
+        raise UserError("Two of the runs are the same network under the same seed; show one of them.")
     label = torch.tensor([0 if target == "predicted" else classes.index(target)])
     if target == "predicted":
         network = next(iter(networks.values()))
@@ -52,6 +55,10 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
     checkpoint.write_whole(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
     print(file)
+
+
+def _title(record: dict[str, Any]) -> str:
+    return f"{record['model']} {record['attention']} seed {record['seed']}"
 
 
 def _network(run: Run) -> nn.Module:

@@ -14,9 +14,9 @@ for split in train val; do
     rsync --archive --partial --delete "$1/$split/" "$2/$split/"
 done
 for split in train val; do
-    differing=$(rsync --archive --delete --dry-run --itemize-changes "$1/$split/" "$2/$split/" | head -n 1)
+    differing=$(rsync --archive --delete --dry-run --itemize-changes "$1/$split/" "$2/$split/")
     if [ -n "$differing" ]; then
-        echo "error: $2/$split differs from $1/$split, first in: $differing" >&2
+        echo "error: $2/$split differs from $1/$split, first in: ${differing%%$'\n'*}" >&2
         exit 2
     fi
 done

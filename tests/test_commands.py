@@ -232,7 +232,6 @@ def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_p
     )
     done = command(str(tmp_path / "evaluate_ours.py"), *arguments)
     assert done.returncode == 0, done.stderr
-    assert "published top-1 error 30.24%, measured" in done.stdout
-    assert "NOT as published" in done.stdout
+    assert "as published" not in done.stdout  # which was measured at 224 pixels
     (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["rows"]
     assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)

@@ -74,7 +74,7 @@ def test_batches_arrive_whole_while_the_device_computes() -> None:
         assert bool((images == number).all())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("fused", ["false", "true"])
 @pytest.mark.parametrize("model", ["resnet18_cbam", "vgg11_bn_cbam", "mobilenet_v3_small_cbam"])
 def test_two_runs_of_one_command_give_the_same_bits(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import signal
 import time
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
-from engine import distributed, launcher
+from engine import checkpoint, device, distributed, launcher
 from engine.config import RecipeConfig
 from engine.distributed import Ranks
 from engine.errors import UserError
@@ -120,6 +121,32 @@ def test_a_run_goes_on_with_as_many_processes_as_it_was_started_with(folders: Pa
         process.result()
     (alone,) = start_ranks(1, "train.py", given, tmp_path)
     assert_one_line(alone.result(), "run was started with 2 processes, not 1; go on with as many")
+
+
+def lose_the_second() -> None:
+    """The second process's training loss is not a number."""
+    cross_entropy = nn.functional.cross_entropy
+
+    def lost(*given: Tensor, **options: Any) -> Tensor:
+        trains = "label_smoothing" in options and os.environ["RANK"] == "1"
+        return cross_entropy(*given, **options) * (math.nan if trains else 1)
+
+    nn.functional.cross_entropy = lost  # type: ignore[assignment]
+
+
+def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_they_save(folders: Path, tmp_path: Path) -> None:
+    given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run", "run.checkpoint_every_steps=1")
+    first, second = (process.result() for process in start_ranks(2, "train.py", given, tmp_path, lose_the_second))
+    assert_one_line(first, "The loss is nan at step 0", "training images of another process")
+    assert_one_line(second, "The loss is nan at step 0", f"training images {folders}")
+    weights = checkpoint.load(tmp_path / "run" / "checkpoint" / "last.pt")["model"]
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_two_processes_on_one_device_are_refused() -> None:
+    device.require_one_each([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
+    with pytest.raises(UserError, match=r"Several processes on b see one and the same CUDA device \(GPU-1\)"):
+        device.require_one_each([("a", "GPU-1"), ("b", "GPU-1"), ("b", "GPU-1")])
 
 
 def test_processes_that_do_not_come_are_named() -> None:

@@ -181,6 +181,27 @@ def test_too_little_device_memory_says_what_was_tried_and_what_to_set(folders: P
         list(greedy.steps())
 
 
+def test_too_little_device_memory_elsewhere_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, cli.one_line_errors():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+    assert ended.value.code == 2
+    assert re.fullmatch(
+        r"error: The device has too little memory \(.*GiB\.\)\. Set runtime\.eval_batch_size .*\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_weights_that_are_not_finite_are_not_saved(folders: Path) -> None:
+    healthy = trainer(folders, small_net())
+    steps = healthy.steps()
+    next(steps)
+    healthy.require_finite()
+    with torch.no_grad():
+        next(healthy.model.parameters())[0] = torch.inf
+    with pytest.raises(UserError, match=r"A weight is not finite after step 0\."):
+        healthy.require_finite()
+
+
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     command: Command, folders: Path, tmp_path: Path
 ) -> None:

@@ -47,7 +47,8 @@ def test_a_run_is_missing_then_under_way_then_done(
     run = Run(Path(trained.run_directory))
     run.start(trained)
     assert next(script.plan(DEMO, ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
-    results = ("model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5", "weights_sha256")
+    results = ["model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5"]
+    results += ["weights_sha256", "predictions_sha256"]
     run.write_record({**dict.fromkeys(results, 1), "status": "finished"})
     lines = list(script.plan(DEMO, ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
@@ -95,6 +96,8 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
     assert [line.split()[:2] for line in commands] == [["python", "train.py"]] * 3 + [["python", "evaluate.py"]]
     assert str(REPOSITORY) not in done.stdout
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
+    moved = command("scripts/plan.py", "experiment=demo", "run.root=elsewhere")
+    assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
     wrong = command("scripts/plan.py", "experiment=table6")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: Name one preset as experiment=NAME; there are ablation_channel, ")

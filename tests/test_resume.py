@@ -160,14 +160,18 @@ def test_killed_within_every_kind_of_save(undisturbed: Undisturbed, folders: Pat
     assert not list((tmp_path / "run").rglob("*.draft"))
 
 
+def await_second_checkpoint(run: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoint" / "previous.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
     ranks: int, folders: Path, tmp_path: Path
 ) -> None:
     processes = start(tmp_path, folders, "run", ranks)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "checkpoint" / "previous.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    await_second_checkpoint(tmp_path / "run")
     os.kill(processes[-1].pid, signal.SIGUSR1)
     for process in processes:
         result = process.result()
@@ -178,9 +182,22 @@ def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
 def test_four_ranks_continue_to_the_same_bits(undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
     """The sums of four gradients depend on their order, which has to survive a stop."""
     processes = start(tmp_path, folders, "run", 4)
-    while not (tmp_path / "run" / "checkpoint" / "previous.pt").exists():
-        time.sleep(0.01)
+    await_second_checkpoint(tmp_path / "run")
     os.kill(processes[2].pid, signal.SIGTERM)
     assert [process.result().returncode for process in processes] == [os.EX_TEMPFAIL] * 4
     finish(tmp_path, folders, "run", 4)
     assert outcome(tmp_path / "run") == undisturbed(4)[0]
+
+
+def test_a_run_that_other_code_began_says_so(folders: Path, tmp_path: Path) -> None:
+    (process,) = start(tmp_path, folders, "run")
+    await_second_checkpoint(tmp_path / "run")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.result().returncode == os.EX_TEMPFAIL
+    file = tmp_path / "run" / "record.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"code_revision": "before"}))
+    (process,) = start(tmp_path, folders, "run")
+    assert "were made with another code_revision; the record says so" in process.result().stdout
+    record = json.loads(file.read_text())
+    assert [origin["code_revision"] for origin in record["earlier_origins"]] == ["before"]
+    assert record["code_revision"] != "before"

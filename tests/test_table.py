@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import models
 from engine import comparison, figure, pairing, paper, report
 from engine.augment import Preprocessing
 from engine.config import DataConfig, EvaluateConfig, RuntimeConfig, TableConfig
@@ -145,6 +146,14 @@ def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: P
     assert (tmp_path / "rows" / "resnet18_cbam_seed51_mixed1.npz").is_file()
 
 
+def test_a_key_that_some_runs_do_not_have_is_compared_among_the_others() -> None:
+    """Such as fused_cbam, of which a baseline has none."""
+    fused, plain = ({"runtime__fused_cbam": value} for value in (True, False))
+    assert pairing.deviations([contender(), trained_with(contender("cbam"), **fused)], allow_mixed=False) == ["", ""]
+    with pytest.raises(UserError, match="fused_cbam=False"):
+        pairing.deviations([trained_with(contender("cbam"), **each) for each in (fused, plain)], allow_mixed=False)
+
+
 def test_the_same_network_under_the_same_seed_twice_is_refused(folders: Path) -> None:
     with pytest.raises(UserError, match="again are the same network under the same seed"):
         compare(folders, [contender(), contender(source="again")])
@@ -226,7 +235,10 @@ def test_without_some_predictions_the_rest_of_the_table_is_checked(
         report.render(written)
 
 
-@pytest.mark.parametrize("text", ["5", "{}", '{"rows": [{"baseline": 7}], "cells": []}', '{"rows": [1], "cells": []}'])
+@pytest.mark.parametrize(
+    "text",
+    ["5", "{}", '{"rows": [{"baseline": 7}], "cells": []}', '{"rows": [1], "cells": []}', '{"rows": [], "cells": []}'],
+)
 def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text(text)
     with pytest.raises(UserError, match=r"table.json .*; run evaluate.py"):
@@ -275,6 +287,14 @@ def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
 ) -> None:
     table, evidence = compare(folders, [contender(top1_error_start=start, published_top1_error=30.24)])
     assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(224, 30.242), (160, None)])
+def test_published_errors_hold_at_the_published_size_of_images(size: int, expected: float | None) -> None:
+    data = DataConfig("imagenet", "folders", "nowhere", 1000, image_size=size)
+    entry = models.published_entry("resnet18", "IMAGENET1K_V1")
+    published = Contender.of_published("resnet18", models.build("resnet18"), entry, data)
+    assert published.facts["published_top1_error"] == (None if expected is None else pytest.approx(expected))
 
 
 def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -> None:

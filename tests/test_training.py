@@ -45,7 +45,7 @@ def test_norms_and_biases_do_not_decay_unless_asked() -> None:
     assert [tuple(p.shape) for p in decayed] == [(4, 3, 3, 3), (2, 4)]
     assert [tuple(p.shape) for p in rest] == [(4,), (4,), (4,), (2,)]
     assert len(schedule.split_parameters(net, everything=True)[0]) == 6
-    groups = schedule.sgd(net, RECIPE).param_groups
+    groups = schedule.sgd(net, RECIPE, fused=False).param_groups
     assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
 
 
