@@ -9,6 +9,7 @@ Writes the table to results/DATA (table.dir=DIR) and prints it.
 """
 
 import os
+from pathlib import Path
 
 import models
 from engine import cli, comparison, distributed, launcher, progress, report, reproducibility
@@ -30,7 +31,8 @@ def evaluate_together(config: EvaluateConfig, ranks: Ranks) -> None:
     progress.log_to_console(ranks.is_first)
     data = ranks.first_alone(lambda: open_dataset(config.data))
     contenders = ranks.first_alone(lambda: [published(name, config) for name in config.published])
-    contenders += [finished(run) for run in comparison.find_runs(config)]
+    found = [str(run.directory) for run in comparison.find_runs(config)]
+    contenders += [finished(Run(Path(directory))) for directory in ranks.from_first(found)]  # another may end just now
     table, evidence = comparison.compare(contenders, data, config, ranks)
     if ranks.is_first:
         print(report.write(table, evidence, report.folder(config)))

@@ -75,6 +75,14 @@ def look(
     )
 
 
+def can_draw() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:  # it is an extra
+        return False
+    return True
+
+
 def draw(
     images: Tensor, targets: Sequence[int], classes: Sequence[str], networks: Mapping[str, Maps], labelled: bool
 ) -> "Figure":

@@ -70,12 +70,13 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         if error.errno == errno.EMFILE:
             _fail("The system allows this process no more open files; set runtime.workers lower, or raise `ulimit -n`.")
         _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
-    except torch.OutOfMemoryError as error:
-        _fail(
-            f"The device has too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
-            "table.throughput_batch_size lower, or recipe.accumulate higher."
-        )
     except RuntimeError as error:
+        # torch has a class for it on a GPU alone.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            _fail(
+                f"There is too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
+                "table.throughput_batch_size lower, or recipe.accumulate higher."
+            )
         # torch raises it wherever the main process happens to be when a worker dies.
         if "DataLoader worker (pid" not in str(error):
             raise
@@ -135,5 +136,5 @@ def _known_keys(error: BaseException | None) -> list[str]:
 
 
 def _fail(sentence: str) -> NoReturn:
-    print("error:", sentence, file=sys.stderr)
+    sys.stderr.write(f"error: {sentence}\n")  # at once: of several processes, each says something
     sys.exit(2)

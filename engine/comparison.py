@@ -87,7 +87,7 @@ def compare(
     for cell in cells:
         known = paper.errors(cell["model"], cell["attention"]) if config.data.is_imagenet_1k else None
         cell["paper_top1_error"], cell["paper_top5_error"] = known or (None, None)
-        cell["images_per_second"] = speeds[cell["model"], cell["attention"]]
+        cell["images_per_second"] = speeds[cell["rows"][0]]
     table = {
         "data": {
             "name": data.name,
@@ -107,16 +107,17 @@ def compare(
     return table, [Evidence(p, c.record, c.config) for c, p in zip(contenders, predictions, strict=True)]
 
 
-def _speeds(contenders: Sequence[Contender], config: EvaluateConfig) -> dict[tuple[str, str], float | None]:
-    """Images per second by (model, attention), whose seeds are alike; None where it is not asked for."""
+def _speeds(contenders: Sequence[Contender], config: EvaluateConfig) -> list[float | None]:
+    """Images per second of each contender, those of seeds alike measured once; None where it is not asked for."""
     batch_size, precision = config.table.throughput_batch_size, device.PRECISIONS[config.runtime.precision]
-    speeds: dict[tuple[str, str], float | None] = {}
-    for contender in contenders:
-        network = contender.facts["model"], contender.facts["attention"]
-        if network not in speeds:
-            crop = contender.preprocessing.crop
-            speeds[network] = batch_size and images_per_second(contender.model, batch_size, crop, precision)
-    return speeds
+    if batch_size is None:
+        return [None] * len(contenders)
+    networks = [(c.facts["model"], c.facts["attention"], c.preprocessing.crop) for c in contenders]
+    models = {network: contender.model for network, contender in zip(networks, contenders, strict=True)}
+    measured = {
+        network: images_per_second(model, batch_size, network[-1], precision) for network, model in models.items()
+    }
+    return [measured[network] for network in networks]
 
 
 def _predict(

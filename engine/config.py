@@ -46,7 +46,8 @@ class AttentionConfig:
         known = {"none": ("start",), "se": ("ratio", "start")}.get(kind, tuple(options))
         for key in self.changed():
             if key not in known:
-                raise UserError(f"attention.{key} is no option of attention={kind}; leave it out.")
+                advice = "add attention=cbam, or " if kind == "none" else ""
+                raise UserError(f"attention.{key} is no option of attention={kind}; {advice}leave it out.")
         return {key: options[key] for key in known}
 
     def changed(self) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _facts_from_the_start(run: Run, facts: dict[str, Any], origin: dict[str, Any
     last = {key: before.get(key) for key in origin}
     if last not in (origin, *earlier):
         earlier = [*earlier, last]
-    differing = [key for key in origin if any(past[key] != origin[key] for past in earlier)]
+    differing = [key for key in origin if any(past.get(key) != origin[key] for past in earlier)]
     if differing:
         progress.log.warning(
             f"Earlier steps of this run were made with another {', '.join(differing)}; the record says so."
@@ -191,7 +191,7 @@ def _introduce(config: TrainConfig, run: Run, facts: dict[str, Any]) -> None:
         f"{facts['classes']} classes, {config.data.image_size} px"
     )
     progress.log.info(
-        f"recipe {recipe.epochs} epochs, batch {recipe.batch_size}{made_up}, peak lr {recipe.lr}, seed {config.seed}; "
+        f"recipe epochs {recipe.epochs}, batch {recipe.batch_size}{made_up}, peak lr {recipe.lr}, seed {config.seed}; "
         f"{runtime.precision} on {facts['device']}"
     )
     progress.log.info(f"into   {run.directory}")
@@ -202,10 +202,7 @@ def _introduce(config: TrainConfig, run: Run, facts: dict[str, Any]) -> None:
 def _conclude(config: TrainConfig, run: Run, results: dict[str, Any], seconds: float) -> None:
     progress.log.info(
         f"Finished in {seconds:.0f} s: top-1 {results['top1_start']:.2f}% at the start, {results['top1']:.2f}% after "
-        f"{config.recipe.epochs} epochs. {run.record_file}"
+        f"epoch {config.recipe.epochs}. {run.record_file}"
     )
     if config.run.dir is None:
-        progress.log.info(
-            f"Compare the finished runs of these data: python evaluate.py data={config.data.name} "
-            f"data.root={config.data.root}"
-        )
+        progress.log.info("Compare it: python evaluate.py, with this command's arguments of data and run.root.")

@@ -48,7 +48,9 @@ def _through_onnx(program: torch.export.ExportedProgram, file: Path, images: Ten
         import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
         raise UserError(f"{error}; ONNX needs the extra: pip install onnx onnxscript onnxruntime.") from error
-    torch.onnx.export(program, f=file, external_data=False, verbose=False)
+    torch.onnx.export(
+        program, f=file, input_names=["images"], output_names=["logits"], external_data=False, verbose=False
+    )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    (outputs,) = session.run(["logits"], {"images": images.numpy()})
     return torch.from_numpy(outputs)

@@ -86,12 +86,12 @@ def render(directory: Path) -> str:
         raise UserError(f"The table {directory / 'table.json'} cannot be read ({error}); run evaluate.py.") from error
     try:
         recount(table, directory)
-        markdown = _markdown(table)
-    except KeyError as error:
-        raise UserError(f"{directory / 'table.json'} lacks {error}; run evaluate.py.") from error
+        markdown, csv, latex = _markdown(table), _csv(table["cells"]), _latex(table)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # of values that are not as written
+        raise UserError(f"{directory / 'table.json'} is damaged ({error!r}); run evaluate.py.") from error
     _write_text(directory / "table.md", markdown)
-    _write_text(directory / "table.csv", _csv(table["cells"]))
-    _write_text(directory / "table.tex", _latex(table))
+    _write_text(directory / "table.csv", csv)
+    _write_text(directory / "table.tex", latex)
     if not figure.write(table, directory):
         print("No figure without matplotlib: pip install matplotlib, then render the table again.", file=sys.stderr)
     return markdown

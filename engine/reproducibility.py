@@ -35,14 +35,13 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def set_up(seed: int, deterministic: bool) -> None:
     """Seed the global generators and choose between the same bits again and the fastest kernels.
 
-    Call it before CUDA is first used: cuBLAS reads its setting then, torch.compile its own.
+    Call it before CUDA is first used: cuBLAS reads its setting then.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # torch.compile takes no kernel for its time on this machine
     torch.use_deterministic_algorithms(deterministic)
     # Nothing here reads memory that it has not written, so filling it first would only cost time.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (unknown to mypy)

@@ -151,6 +151,7 @@ class Run:
         try:
             record = json.loads(self.record_file.read_text())
             complete = record["status"] == "running" or (record["status"] == "finished" and record.keys() >= _RESULTS)
+            complete &= all(isinstance(origin, dict) for origin in record.get("earlier_origins", []))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{self.record_file} is damaged; restore it, or delete {self.directory}.") from error
         if not complete:

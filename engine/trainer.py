@@ -164,16 +164,18 @@ class Trainer:
         return {"images_per_second": images / seconds, "data_wait": self.clock.waiting / seconds}
 
     def require_finite(self) -> None:
-        """Refuse a state from which training cannot go on.
+        """Refuse, on all processes, a state from which training cannot go on.
 
         Raises:
-            UserError: if a loss since the last look, or a weight, is not finite; it names the step.
+            UserError: if a loss since the last look, a weight or a running statistic is not finite; it names the step.
         """
         self._require_finite_losses()
-        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+        state = [value.isfinite().all() for value in self.model.state_dict().values()]
+        (is_lost,) = self.ranks.highest(not torch.stack(state).all())  # running statistics are each process's own
+        if is_lost:
             raise UserError(
-                f"A weight is not finite after step {self.steps_done - 1}. The last checkpoint is from before. Delete "
-                "the run and start anew with a lower recipe.lr."
+                f"A weight or running statistic is not finite after step {self.steps_done - 1}. The last checkpoint is "
+                "from before. Delete the run and start anew with a lower recipe.lr."
             )
 
     def _step(self, images: Tensor, labels: Tensor, indices: Tensor) -> None:

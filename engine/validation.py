@@ -1,6 +1,5 @@
 """What a run looks at between epochs: its accuracy, what its gates do, and where it looks."""
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,7 +57,7 @@ class Validator:
 
     def _picture(self, way: Preprocessing) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))
-        if count == 0 or importlib.util.find_spec("matplotlib") is None:
+        if count == 0 or not attention_maps.can_draw():
             return None
         samples = EvalSamples(self.data.val, (way,))
         chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count)]

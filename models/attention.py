@@ -128,7 +128,7 @@ def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list
         try:
             layer = layer_class(site.planes, **options)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
-            raise ModelError(f"Attention '{kind}' cannot be built with {options}: {error}") from error
+            raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error
         site.attach(layer)
         attached.append(layer)
     return attached

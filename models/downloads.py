@@ -8,7 +8,6 @@ kept beside it, as FILE.sha256, and holds ever after.
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -61,9 +60,7 @@ def _download(backbone: str, entry: Any, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry.url, str(file), hash_prefix=_digits_in_name(file))
         if _known_digest(file) is None:
-            draft = file.with_suffix(f".{os.getpid()}")
-            draft.write_text(f"{sha256(file)}  {file.name}\n")
-            draft.rename(_record(file))  # whole or absent, for other processes that look
+            _record(file).write_text(f"{sha256(file)}  {file.name}\n")
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
             f"Weights {entry.name} of {backbone} are not in {file.parent} and could not be downloaded ({error}). "
@@ -85,10 +82,10 @@ def _verify(backbone: str, file: Path) -> None:
 def _known_digest(file: Path) -> str | None:
     """The full sha256 of a published file, from the table or from its first download; None for neither."""
     for table in (_DIGESTS, _record(file)):
-        lines = table.read_text().splitlines() if table.is_file() else []
-        for digest, name in (line.split() for line in lines):
-            if name == file.name:
-                return digest
+        lines = table.read_text(errors="replace").splitlines() if table.is_file() else []
+        for line in lines:
+            if line.split()[1:] == [file.name]:
+                return line.split()[0]
     return None
 
 

@@ -79,7 +79,7 @@ def load(net: nn.Module, backbone: Backbone, state: StateDict, attention_keys: S
     reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
     fits = all(state[key].shape[1:] == own[key].shape[1:] for key in head & state.keys())
     if new_head and fits and reshaped and reshaped <= head:
-        log.info("The head (%s) starts anew: the weights are for another number of classes.", backbone.head)
+        log.warning("The head (%s) starts anew: the weights are for another number of classes.", backbone.head)
         state = {key: value for key, value in state.items() if key not in head}
         needed -= head
         reshaped = set()

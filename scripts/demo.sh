@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job in small, on generated images: the preset configs/experiment/demo.yaml.
-# Usage: bash scripts/demo.sh [python]     About four minutes on two cores.
+# Usage: bash scripts/demo.sh [python]     About three minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(command -v "${1:-python}")

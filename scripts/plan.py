@@ -62,7 +62,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
         yield f"# stage {number}"
         for run in stage:
             yield f"# {run.state}: {run.directory}\n" + ("# " if run.state == "done" else "") + run.command
-    shared = [argument for argument in extra if argument.startswith(("data", "runtime", "run.root="))]
+    shared = [argument for argument in extra if argument.lstrip("+").startswith(("data", "runtime", "run.root="))]
     yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
 
 
@@ -72,7 +72,8 @@ def read(file: Path) -> DictConfig:
         preset = OmegaConf.load(file)
     except (OSError, YAMLError) as error:
         raise UserError(f"The preset {file} cannot be read ({' '.join(str(error).split())}).") from error
-    if not isinstance(preset, DictConfig) or preset.keys() != {"train", "runs", "evaluate"}:
+    lists = {"train", "runs", "evaluate"}
+    if not isinstance(preset, DictConfig) or preset.keys() != lists or not all(map(OmegaConf.is_list, preset.values())):
         raise UserError(f"The preset {file} needs three lists: train, runs and evaluate.")
     return preset
 
@@ -120,7 +121,9 @@ def main(arguments: list[str]) -> None:
     presets = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
     chosen = [argument.removeprefix("experiment=") for argument in arguments if argument.startswith("experiment=")]
     if len(chosen) != 1 or not (chosen[0] in presets or chosen[0].endswith(".yaml")):
-        raise UserError(f"Name one preset as experiment=NAME; there are {', '.join(presets)}.")
+        raise UserError(
+            f"Name one preset as experiment=NAME, of {', '.join(presets)}, or your own file as experiment=FILE.yaml."
+        )
     register()
     extra = [argument for argument in arguments if not argument.startswith("experiment=")]
     print("\n".join(plan(presets.get(chosen[0], Path(chosen[0])), extra)))

@@ -57,7 +57,7 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
                 into = folder / Path(member.name).stem
                 if into.exists():
                     continue
-                inner = classes.extractfile(member)
+                inner = classes.extractfile(member) if member.isfile() else None
                 if inner is None:
                     continue
                 draft = into.with_name(into.name + DRAFT)
@@ -66,10 +66,7 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
                 try:
                     _require_end(inner)
                     with tarfile.open(fileobj=inner) as images:
-                        for image in images:
-                            content = images.extractfile(image)
-                            if content is not None:
-                                (draft / Path(image.name).name).write_bytes(content.read())
+                        _unpack_flat(images, draft)
                 except (tarfile.TarError, EOFError):
                     shutil.rmtree(draft)
                     damaged.append(f"{member.name} in {archive}")
@@ -78,6 +75,22 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
     except (tarfile.TarError, EOFError):
         damaged.append(str(archive))
     return damaged
+
+
+def _unpack_flat(images: tarfile.TarFile, folder: Path) -> None:
+    """The files of an archive, all into one folder, whatever folders they had.
+
+    Raises:
+        tarfile.TarError: for what is neither file nor folder, or would take the place of another file.
+    """
+    for member in images:
+        if member.isdir():
+            continue
+        content = images.extractfile(member) if member.isfile() else None
+        file = folder / Path(member.name).name
+        if content is None or file.exists():
+            raise tarfile.TarError(member.name)
+        file.write_bytes(content.read())
 
 
 def unpack_val(source: Path, folder: Path) -> list[str]:
@@ -89,7 +102,7 @@ def unpack_val(source: Path, folder: Path) -> list[str]:
     try:
         with _open(source / VAL) as images:
             for member in tqdm(images, total=VAL_IMAGES, unit="image", disable=None, desc="val"):
-                content = images.extractfile(member)
+                content = images.extractfile(member) if member.isfile() else None
                 if content is None:
                     continue
                 number = int(Path(member.name).stem.rpartition("_")[2])  # ILSVRC2012_val_00000001.JPEG

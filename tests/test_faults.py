@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torch import nn
 
 from engine import augment, checkpoint, cli
 from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
@@ -181,24 +183,35 @@ def test_too_little_device_memory_says_what_was_tried_and_what_to_set(folders: P
         list(greedy.steps())
 
 
-def test_too_little_device_memory_elsewhere_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def run_out_on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+
+def run_out_on_the_cpu() -> None:
+    torch.empty(2**55)
+
+
+@pytest.mark.parametrize("run_out", [run_out_on_a_gpu, run_out_on_the_cpu])
+def test_too_little_memory_elsewhere_is_one_line(
+    run_out: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended, cli.one_line_errors():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        run_out()
     assert ended.value.code == 2
     assert re.fullmatch(
-        r"error: The device has too little memory \(.*GiB\.\)\. Set runtime\.eval_batch_size .*\n",
+        r"error: There is too little memory \(.*\)\. Set runtime\.eval_batch_size .*\n",
         capsys.readouterr().err,
     )
 
 
-def test_weights_that_are_not_finite_are_not_saved(folders: Path) -> None:
-    healthy = trainer(folders, small_net())
-    steps = healthy.steps()
-    next(steps)
+@pytest.mark.parametrize("ending", ["weight", "running_var"])
+def test_a_state_that_is_not_finite_is_not_saved(ending: str, folders: Path) -> None:
+    healthy = trainer(folders, nn.Sequential(nn.BatchNorm2d(3), small_net()))
+    next(healthy.steps())
     healthy.require_finite()
-    with torch.no_grad():
-        next(healthy.model.parameters())[0] = torch.inf
-    with pytest.raises(UserError, match=r"A weight is not finite after step 0\."):
+    name = next(name for name in healthy.model.state_dict() if name.endswith(ending))
+    healthy.model.state_dict()[name][0] = torch.inf
+    with pytest.raises(UserError, match=r"A weight or running statistic is not finite after step 0\."):
         healthy.require_finite()
 
 

@@ -100,10 +100,21 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
     wrong = command("scripts/plan.py", "experiment=table6")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: Name one preset as experiment=NAME; there are ablation_channel, ")
+    assert wrong.stderr.startswith("error: Name one preset as experiment=NAME, of ablation_channel, ")
 
 
-@pytest.mark.parametrize("content", [None, "", "[1]", "runs: []", "a: [", "train: []\nruns: []\nevaluate: []\nx: 1"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "[1]",
+        "runs: []",
+        "a: [",
+        "train: []\nruns: []\nevaluate: []\nx: 1",
+        "train: a=1\nruns: []\nevaluate: []",
+    ],
+)
 def test_a_preset_of_ones_own_is_a_file_and_a_wrong_one_is_named(
     content: str | None, script: ModuleType, tmp_path: Path
 ) -> None:

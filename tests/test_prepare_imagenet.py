@@ -3,6 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,29 @@ def test_a_damaged_class_is_named_and_the_others_stay(archives: Path, tmp_path: 
     pack(archives / TRAIN, {f"{name}.tar": inner(name) for name in WNIDS})
     prepare(str(archives), str(target))
     assert len(files(target)) == 18
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"name": "a.JPEG", "type": tarfile.SYMTYPE, "linkname": "../../elsewhere"},
+        {"name": "a.JPEG", "type": tarfile.LNKTYPE, "linkname": "absent"},
+        {"name": "folder/n01443537_1.JPEG"},
+        {"name": ".."},
+    ],
+    ids=["symlink", "hard link", "a name twice", "above"],
+)
+def test_a_class_with_other_than_plain_files_is_named(odd: dict[str, Any], archives: Path, tmp_path: Path) -> None:
+    buffer = io.BytesIO(inner("n01443537"))
+    with tarfile.open(fileobj=buffer, mode="a") as tar:
+        member = tarfile.TarInfo()
+        for key, value in odd.items():
+            setattr(member, key, value)
+        tar.addfile(member)
+    pack(archives / TRAIN, {f"{name}.tar": inner(name) for name in WNIDS} | {"n01443537.tar": buffer.getvalue()})
+    with pytest.raises(UserError, match=r"damaged: n01443537\.tar in "):
+        prepare(str(archives), str(tmp_path / "imagenet"))
+    assert len(files(tmp_path / "imagenet")) == 14
 
 
 @pytest.mark.parametrize("name", [TRAIN, VAL, DEVKIT])

@@ -256,6 +256,20 @@ def test_unreadable_predictions_are_named(damage: bytes | None, tmp_path: Path) 
         Predictions.load(path, said.sha256())
 
 
+@pytest.mark.parametrize(
+    ("place", "value"), [(["evaluated"], None), (["data"], []), (["cells", 0], None), (["cells", 1, "p_value"], "x")]
+)
+def test_a_table_of_another_structure_is_refused(place: list[Any], value: Any, written: Path) -> None:
+    table = json.loads((written / "table.json").read_text())
+    part = table
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    (written / "table.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match=r"table\.json"):
+        report.render(written)
+
+
 def test_without_matplotlib_all_but_the_figure_is_written(
     written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -303,6 +317,14 @@ def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -
     printed = report.write(*compare(folders, [contender()], TableConfig(throughput_batch_size=4)), tmp_path)
     assert "Images/s: the network alone, in batches of 4 in fp32 on " in printed
     assert cells(tmp_path)[0]["images_per_second"] > 0
+
+
+def test_throughput_is_of_each_size_of_images(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "images_per_second", lambda _, batch_size, size, __: batch_size * size)
+    larger = replace(trained_with(contender("cbam"), recipe__lr=0.5), preprocessing=Preprocessing(48, 48))
+    given = [contender(), contender("cbam"), contender("cbam", 52), larger]
+    table, _ = compare(folders, given, TableConfig(allow_mixed=True, throughput_batch_size=4))
+    assert [cell["images_per_second"] for cell in table["cells"]] == [128, 128, 192]
 
 
 def test_the_figure_has_an_arrow_from_each_baseline_to_its_cbam(written: Path) -> None:
