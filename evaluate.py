@@ -12,34 +12,38 @@ import os
 from pathlib import Path
 
 import models
-from engine import cli, comparison, distributed, launcher, progress, report, reproducibility
+from engine import cli, cluster, determinism, distributed
+from engine.comparison import compare, report
+from engine.comparison.entry import TableEntry
 from engine.config import EvaluateConfig
-from engine.contender import Contender
-from engine.datasets import open_dataset
-from engine.distributed import Ranks
+from engine.data.datasets import open_dataset
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.run import Run
+from engine.logging import log, setup_logging
+from engine.run_dir import RunDirectory
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    reproducibility.set_up(seed=0, deterministic=config.runtime.deterministic)
-    with distributed.join(launcher.place(os.environ), "table") as ranks:
-        evaluate_together(config, ranks)
+    determinism.set_determinism(seed=0, deterministic=config.runtime.deterministic)
+    with distributed.init_distributed(cluster.world_info_from_env(os.environ), "table") as group:
+        evaluate_together(config, group)
 
 
-def evaluate_together(config: EvaluateConfig, ranks: Ranks) -> None:
-    progress.log_to_console(ranks.is_first)
-    data = ranks.first_alone(lambda: open_dataset(config.data))
-    contenders = ranks.first_alone(lambda: [published(name, config) for name in config.published])
-    found = [str(run.directory) for run in comparison.find_runs(config)]
-    contenders += [finished(Run(Path(directory))) for directory in ranks.from_first(found)]  # another may end just now
-    table, evidence = comparison.compare(contenders, data, config, ranks)
-    if ranks.is_first:
+def evaluate_together(config: EvaluateConfig, group: ProcessGroup) -> None:
+    setup_logging(group.is_main_process)
+    data = group.first_alone(lambda: open_dataset(config.data))
+    entries = group.first_alone(lambda: [published(name, config) for name in config.published])
+    found = [str(run.directory) for run in compare.find_runs(config)]
+    entries += [
+        finished(RunDirectory(Path(directory))) for directory in group.broadcast_object(found)
+    ]  # another may end just now
+    table, evidence = compare.compare(entries, data, config, group)
+    if group.is_main_process:
         print(report.write(table, evidence, report.folder(config)))
-        progress.log.info(f"Written to {report.folder(config)}.")
+        log.info(f"Written to {report.folder(config)}.")
 
 
-def finished(run: Run) -> Contender:
+def finished(run: RunDirectory) -> TableEntry:
     """A finished run with its final weights."""
     trained, record = run.config(), run.record()
     if not run.last.is_file():
@@ -51,10 +55,10 @@ def finished(run: Run) -> Contender:
         num_classes=record["classes"],
         **trained.attention_options,
     )
-    return Contender.of_run(run, model, models.published_entry(trained.model.name, trained.model.weights))
+    return TableEntry.of_run(run, model, models.published_entry(trained.model.name, trained.model.weights))
 
 
-def published(name: str, config: EvaluateConfig) -> Contender:
+def published(name: str, config: EvaluateConfig) -> TableEntry:
     """A network with its published weights, as they are."""
     if name not in models.names():
         raise UserError(f"published={name} is no backbone; they are {', '.join(models.names())}.")
@@ -68,7 +72,7 @@ def published(name: str, config: EvaluateConfig) -> Contender:
             f"{config.data.label} has {config.data.num_classes}; leave published=[{name}] out, or train it."
         )
     model = models.build(name, weights=config.weights)
-    return Contender.of_published(name, model, entry, config.data)
+    return TableEntry.of_published(name, model, entry, config.data)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,27 @@ The same command started again continues the run. The keys are in engine/config.
 import os
 
 import models
-from engine import cli, distributed, experiment, launcher, reproducibility
+from engine import cli, cluster, determinism, distributed
 from engine.config import TrainConfig
-from engine.datasets import open_dataset
-from engine.distributed import Ranks
+from engine.data.datasets import open_dataset
+from engine.distributed import ProcessGroup
+from engine.training import record
 
 
 def train(config: TrainConfig) -> None:
-    reproducibility.set_up(config.seed, config.runtime.deterministic)
-    with distributed.join(launcher.place(os.environ), config.run_directory) as ranks:
-        train_together(config, ranks)
+    determinism.set_determinism(config.seed, config.runtime.deterministic)
+    with distributed.init_distributed(cluster.world_info_from_env(os.environ), config.run_directory) as group:
+        train_together(config, group)
 
 
-def train_together(config: TrainConfig, ranks: Ranks) -> None:
-    run = experiment.claim(config, ranks)
+def train_together(config: TrainConfig, group: ProcessGroup) -> None:
+    run = record.prepare_run(config, group)
     if run is None:
         return
-    data = ranks.first_alone(lambda: open_dataset(config.data))
+    data = group.first_alone(lambda: open_dataset(config.data))
     # A run under way holds its weights itself: those that it started from may be gone.
-    weights = None if run.under_way else config.model.weights
-    model = ranks.first_alone(
+    weights = None if run.has_checkpoint else config.model.weights
+    model = group.first_alone(
         lambda: models.build(
             config.model.name,
             config.model.attention,
@@ -40,7 +41,7 @@ def train_together(config: TrainConfig, ranks: Ranks) -> None:
     if config.runtime.fused_cbam:
         models.fuse(model)
     transforms = models.transforms(config.model.name, config.model.weights)
-    experiment.train(config, run, data, model, models.gates(model), transforms, ranks)
+    record.train(config, run, data, model, models.gates(model), transforms, group)
 
 
 if __name__ == "__main__":

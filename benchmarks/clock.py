@@ -22,7 +22,7 @@ class Typical:
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], object]], rounds: int, where: torch.device, warm_up: int = 2
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 2
 ) -> dict[str, Typical]:
     """Seconds of each way, run once a round, after rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -30,8 +30,8 @@ def take_turns(
         for name, way in ways.items():
             started = time.perf_counter()
             way()
-            if where.type == "cuda":
-                torch.cuda.synchronize(where)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             if number >= warm_up:
                 seconds[name].append(time.perf_counter() - started)
     return {name: Typical.of(values) for name, values in seconds.items()}

@@ -9,17 +9,17 @@ import torch
 
 import models
 from benchmarks.report import Section
-from engine import device
-from engine.augment import Preprocessing
-from engine.datasets import Split
-from engine.distributed import Ranks
+from engine.data.datasets import Split
+from engine.data.file_index import EXTENSIONS
+from engine.data.loader import EvalLoader, EvalSamples
+from engine.data.transforms import Preprocessing
+from engine.device import to_device
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.evaluator import Candidate, evaluate
-from engine.index import EXTENSIONS
-from engine.loader import EvalLoader, EvalSamples
+from engine.tasks.classification import EvalModel, evaluate
 
 
-def measure(images: Path, where: torch.device) -> Section:
+def measure(images: Path, device: torch.device) -> Section:
     """Four networks in one pass over full-size images against four passes.
 
     The networks are cheap: random weights, inputs of 64 px. So decoding takes the time, as it does beside a GPU.
@@ -29,13 +29,13 @@ def measure(images: Path, where: torch.device) -> Section:
     split = repeated(images, at_least=384)
     way = Preprocessing(resize=73, crop=64)
     names = 2 * ["mobilenet_v3_small", "mobilenet_v3_small_cbam"]
-    candidates = [Candidate(device.place(models.build(name), where, channels_last=True), way) for name in names]
-    _pass(candidates, split, way, where)  # the first is slower: kernels are chosen, files are read from the disk
+    candidates = [EvalModel(to_device(models.build(name), device, channels_last=True), way) for name in names]
+    _pass(candidates, split, way, device)  # the first is slower: kernels are chosen, files are read from the disk
     decoding, apart, together = [], [], []
     for _ in range(5):  # taking turns, so that whatever else the machine does meets all
-        decoding.append(_pass([], split, way, where))
-        apart.append(sum((_pass([candidate], split, way, where) for candidate in candidates), start=np.zeros(2)))
-        together.append(_pass(candidates, split, way, where))
+        decoding.append(_pass([], split, way, device))
+        apart.append(sum((_pass([candidate], split, way, device) for candidate in candidates), start=np.zeros(2)))
+        together.append(_pass(candidates, split, way, device))
     rows = []
     for i, clock in enumerate(("wall", "processor")):
         none, four, one = (min(float(clocks[i]) for clocks in each) for each in (decoding, apart, together))
@@ -66,10 +66,15 @@ def repeated(folder: Path, at_least: int) -> Split:
     return Split(folder, np.array([bytes(file) for file in files] * repeats), np.zeros(len(files) * repeats, np.int64))
 
 
-def _pass(candidates: list[Candidate], split: Split, way: Preprocessing, where: torch.device) -> np.ndarray:
+def _pass(candidates: list[EvalModel], split: Split, way: Preprocessing, device: torch.device) -> np.ndarray:
     """Seconds to evaluate so many networks together: [wall clock, processor time with the loader's workers]."""
     started = _clocks()
-    evaluate(candidates, EvalLoader(EvalSamples(split, (way,)), 64, _workers(), where, Ranks()), torch.float32, Ranks())
+    evaluate(
+        candidates,
+        EvalLoader(EvalSamples(split, (way,)), 64, _workers(), device, ProcessGroup()),
+        torch.float32,
+        ProcessGroup(),
+    )
     return _clocks() - started
 
 

@@ -31,16 +31,16 @@ class Refine(nn.Module):
         return self.cbam.refine(x)
 
 
-def measure(_: Path, where: torch.device) -> Section:
+def measure(_: Path, device: torch.device) -> Section:
     """A row for each shape and way."""
-    on_gpu = where.type == "cuda"
+    on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     rows = []
     for shape in CUDA_SHAPES if on_gpu else CPU_SHAPES:
-        x = torch.randn(shape, device=where, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
-        ways = {name: module.to(where, dtype) for name, module in _modules(shape[1], on_gpu).items()}
+        x = torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+        ways = {name: module.to(device, dtype) for name, module in _modules(shape[1], on_gpu).items()}
         steps = {name: _step(module, x) for name, module in ways.items()}
-        seconds = take_turns({"copy": lambda x=x: x.detach().clone(), **steps}, 20, where)  # type: ignore[misc]
+        seconds = take_turns({"copy": lambda x=x: x.detach().clone(), **steps}, 20, device)  # type: ignore[misc]
         floor = PASSES / 2 * seconds["copy"].median  # a copy reads and writes once
         for name, module in ways.items():
             rows.append(
@@ -52,7 +52,7 @@ def measure(_: Path, where: torch.device) -> Section:
                     "times the floor": seconds[name].median / floor,
                     "times plain, eager": seconds["plain, eager"].median / seconds[name].median,
                     "kept for backward (maps)": _kept(module, x) / (x.numel() * x.element_size()),
-                    "peak (maps)": _peak(steps[name], x, where) / (x.numel() * x.element_size()),
+                    "peak (maps)": _peak(steps[name], x, device) / (x.numel() * x.element_size()),
                 }
             )
     return {
@@ -106,17 +106,17 @@ def _kept(module: nn.Module, x: Tensor) -> int:
     return sum(kept.values())
 
 
-def _peak(step: Callable[[], None], x: Tensor, where: torch.device) -> int:
+def _peak(step: Callable[[], None], x: Tensor, device: torch.device) -> int:
     """Bytes that a step needs at a time, besides its input and the gradient of its output.
 
     On the CPU right for maps of 32 MiB and more: smaller blocks stay with the allocator when they are freed.
     """
     x.grad = None
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(where)
-        before = torch.cuda.memory_allocated(where)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         step()
-        return torch.cuda.max_memory_allocated(where) - before
+        return torch.cuda.max_memory_allocated(device) - before
     Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
     before = _resident("VmRSS")
     step()

@@ -10,23 +10,23 @@ from torch.nn import functional as F
 import models
 from benchmarks.clock import take_turns
 from benchmarks.report import Section
-from engine import device
+from engine.device import to_device
 
 NAMES = ("resnet50", "resnet50_se", "resnet50_cbam")
 FUSED = "resnet50_cbam, fused"  # on CUDA alone
 
 
-def measure(_: Path, where: torch.device) -> Section:
+def measure(_: Path, device: torch.device) -> Section:
     """A row for each network, eager and compiled."""
-    on_gpu = where.type == "cuda"
+    on_gpu = device.type == "cuda"
     batch, size, dtype = (256, 224, torch.bfloat16) if on_gpu else (8, 128, torch.float32)
-    images = torch.randn(batch, 3, size, size, device=where).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 1000, (batch,), device=where)
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 1000, (batch,), device=device)
     names = (*NAMES, FUSED) if on_gpu else NAMES
     rows = []
     for compiled in (False, True):
         steps = {name: _step(name, compiled, images, labels, dtype) for name in names}
-        seconds = take_turns(steps, 10 if on_gpu else 5, where)
+        seconds = take_turns(steps, 10 if on_gpu else 5, device)
         for name in names:
             rows.append(
                 {
@@ -47,15 +47,15 @@ def _step(
     name: str, compiled: bool, images: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
 ) -> Callable[[], None]:
     torch.manual_seed(0)
-    where = images.device
-    net = device.place(models.build(name.partition(",")[0]), where, channels_last=True)
+    device = images.device
+    net = to_device(models.build(name.partition(",")[0]), device, channels_last=True)
     if name == FUSED:
         models.fuse(net)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=True)
     forward: nn.Module | Callable = torch.compile(net) if compiled else net
 
     def step() -> None:
-        with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = F.cross_entropy(forward(images), labels)
         loss.backward()
         optimizer.step()

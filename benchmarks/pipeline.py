@@ -13,10 +13,10 @@ from torchvision.datasets.folder import default_loader
 from benchmarks.clock import Typical
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
-from engine.augment import Preprocessing, normalise
-from engine.datasets import Split
-from engine.distributed import Ranks
-from engine.loader import TrainLoader, TrainSamples
+from engine.data.datasets import Split
+from engine.data.loader import TrainLoader, TrainSamples
+from engine.data.transforms import Preprocessing, normalize
+from engine.distributed import ProcessGroup
 
 HERE, NORMALISED = "here", "here, normalised"
 ROUNDS, WORKERS, BATCH, SIZE = 5, 2, 32, 224
@@ -38,22 +38,22 @@ class Images(Dataset):
         return (image if self.transform is None else self.transform(image)), 0
 
 
-def measure(images: Path, where: torch.device) -> Section:
+def measure(images: Path, device: torch.device) -> Section:
     """Images a second from each loader's start until it hands out its last batch."""
     torch.set_num_threads(1)  # the workers take the cores
     split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
-        HERE: lambda: _loader(split, where).epoch(0),
-        NORMALISED: lambda: ((normalise(batch[0], WAY, torch.contiguous_format),) for batch in ways[HERE]()),
-        "here, second epoch": lambda: _second_epoch(_loader(split, where)),
-        "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), where)),
+        HERE: lambda: _loader(split, device).epoch(0),
+        NORMALISED: lambda: ((normalize(batch[0], WAY, torch.contiguous_format),) for batch in ways[HERE]()),
+        "here, second epoch": lambda: _second_epoch(_loader(split, device)),
+        "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), device)),
         "torchvision's reference": lambda: _reference(split),
     }
     try:
         import timm  # noqa: F401
 
-        ways["timm's defaults"] = lambda: _timm(split, where)
-        ways["timm without colour jitter"] = lambda: _timm(split, where, color_jitter=None)
+        ways["timm's defaults"] = lambda: _timm(split, device)
+        ways["timm without colour jitter"] = lambda: _timm(split, device, color_jitter=None)
     except ImportError:
         print("timm is not installed: its loader is left out (pip install timm).", file=sys.stderr)
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -86,8 +86,8 @@ def _rate(batches: Iterable) -> float:
     return count / (ended - started)
 
 
-def _loader(split: Split, where: torch.device) -> TrainLoader:
-    return TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, WORKERS, where, Ranks())
+def _loader(split: Split, device: torch.device) -> TrainLoader:
+    return TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, WORKERS, device, ProcessGroup())
 
 
 def _second_epoch(loader: TrainLoader) -> Iterable:
@@ -111,7 +111,7 @@ def _reference(split: Split) -> DataLoader:
     return DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
 
 
-def _timm(split: Split, where: torch.device, **options: object) -> Iterable:
+def _timm(split: Split, device: torch.device, **options: object) -> Iterable:
     from timm.data import create_loader
 
     loader: Iterable = create_loader(
@@ -122,7 +122,7 @@ def _timm(split: Split, where: torch.device, **options: object) -> Iterable:
         num_workers=WORKERS,
         mean=WAY.mean,
         std=WAY.std,
-        device=where,
+        device=device,
         **options,
     )
     return loader

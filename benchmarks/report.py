@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from engine import provenance
-from engine.checkpoint import write_whole
+from engine import environment
+from engine.checkpoint import atomic_write
 
 Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, with the same keys; `measured`: where
 
 
-def circumstances(where: torch.device) -> dict[str, Any]:
+def circumstances(device: torch.device) -> dict[str, Any]:
     """Where a section was measured: call it right after."""
-    made = provenance.describe(where)
+    made = environment.collect_env(device)
     return {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
 
 
@@ -32,8 +32,8 @@ def write(folder: Path, machine: str, sections: Mapping[str, Section]) -> str:
     report["sections"] |= sections
     markdown, text = _markdown(report), json.dumps(report, indent=2) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda out: out.write(text.encode()))
-    write_whole(file.with_suffix(".md"), lambda out: out.write(markdown.encode()))
+    atomic_write(file, lambda out: out.write(text.encode()))
+    atomic_write(file.with_suffix(".md"), lambda out: out.write(markdown.encode()))
     return markdown
 
 

@@ -8,20 +8,20 @@ import torch
 import models
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
-from engine.augment import Preprocessing
 from engine.config import ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
-from engine.distributed import Ranks
-from engine.loader import TrainLoader, TrainSamples
-from engine.trainer import Trainer
+from engine.data.loader import TrainLoader, TrainSamples
+from engine.data.transforms import Preprocessing
+from engine.distributed import ProcessGroup
+from engine.training.trainer import Trainer
 
 
-def measure(images: Path, where: torch.device) -> Section:
+def measure(images: Path, device: torch.device) -> Section:
     """A row for each network: the second of two epochs."""
-    on_gpu = where.type == "cuda"
+    on_gpu = device.type == "cuda"
     names = ("resnet50", "resnet50_cbam") if on_gpu else ("resnet18", "resnet18_cbam")
     batch_size, steps, size = (256, 40, 224) if on_gpu else (32, 8, 64)
     runtime = RuntimeConfig(
-        device=where.type, precision="bf16" if on_gpu else "fp32", compile=on_gpu, deterministic=not on_gpu
+        device=device.type, precision="bf16" if on_gpu else "fp32", compile=on_gpu, deterministic=not on_gpu
     )
     recipe = RecipeConfig(epochs=2, batch_size=batch_size, lr=0.1, weight_decay=1e-4)
     split = repeated(images, at_least=batch_size * steps)
@@ -30,17 +30,17 @@ def measure(images: Path, where: torch.device) -> Section:
         net = models.build(name)
         if fused:
             models.fuse(net)
-        loader = TrainLoader(TrainSamples(split, 51, size, 0.08), batch_size, runtime.workers, where, Ranks())
+        loader = TrainLoader(TrainSamples(split, 51, size, 0.08), batch_size, runtime.workers, device, ProcessGroup())
         config = TrainConfig(model=ModelConfig(name), recipe=recipe, runtime=runtime)
-        trainer = Trainer(net, loader, Preprocessing(size, size), config, Ranks())
+        trainer = Trainer(net, loader, Preprocessing(size, size), config, ProcessGroup())
         _epoch(trainer)  # kernels are chosen, and compiled
         trainer.end_epoch()
         seconds = _epoch(trainer)
         rows.append(
             {
                 "network": f"{name}, fused" if fused else name,
-                "images/s": trainer.clock.steps * batch_size / seconds,
-                "waiting for images (%)": 100 * trainer.clock.waiting / seconds,
+                "images/s": trainer.timer.steps * batch_size / seconds,
+                "waiting for images (%)": 100 * trainer.timer.waiting / seconds,
             }
         )
     return {

@@ -30,7 +30,7 @@ def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> Non
     Raises:
         UserError: if it cannot be written, the disk full for instance.
     """
-    write_whole(path, lambda file: torch.save(state, file), previous)
+    atomic_write(path, lambda file: torch.save(state, file), previous)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
     """Call `write` on a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
     What was at `path` is renamed to `previous` just before, if that is given.

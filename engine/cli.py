@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from engine import config
 from engine.errors import UserError
-from engine.interruption import Interrupted
+from engine.signals import Interrupted
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

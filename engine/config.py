@@ -102,7 +102,9 @@ class RecipeConfig:
 
     epochs: int = MISSING
     batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
-    accumulate: int = 1  # parts that each batch is worked through in, to save memory; norms see one part at a time
+    accumulation_steps: int = (
+        1  # parts that each batch is worked through in, to save memory; norms see one part at a time
+    )
     lr: float = MISSING  # peak learning rate, for the whole batch
     momentum: float = 0.9
     nesterov: bool = False
@@ -117,7 +119,7 @@ class RecipeConfig:
     def check(self) -> None:
         _at_least("recipe.epochs", self.epochs, 1)
         _at_least("recipe.batch_size", self.batch_size, 1)
-        _at_least("recipe.accumulate", self.accumulate, 1)
+        _at_least("recipe.accumulate", self.accumulation_steps, 1)
         self.check_parts(1)
         _at_least("recipe.lr", self.lr, 0.0)
         _between("recipe.momentum", self.momentum, 0.0, 1.0)
@@ -132,8 +134,10 @@ class RecipeConfig:
 
     def check_parts(self, processes: int) -> None:
         """Whether the batch divides among so many processes, and each one's share into its parts."""
-        parts = processes * self.accumulate
-        divisor = f"recipe.accumulate={self.accumulate}" + (f" times {processes} processes" if processes > 1 else "")
+        parts = processes * self.accumulation_steps
+        divisor = f"recipe.accumulate={self.accumulation_steps}" + (
+            f" times {processes} processes" if processes > 1 else ""
+        )
         if self.batch_size % parts:
             raise UserError(f"recipe.batch_size={self.batch_size} does not divide by {divisor}.")
         if self.batch_size // parts < 2:

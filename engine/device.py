@@ -6,19 +6,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.distributed import Ranks
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose(name: str, ranks: Ranks) -> torch.device:
+def resolve_device(name: str, group: ProcessGroup) -> torch.device:
     """`auto` is CUDA where there is one; each process of a machine takes its own.
 
     Raises:
         UserError: if CUDA is asked for and absent, or there are fewer devices than processes.
     """
-    local_rank = ranks.place.local_rank
+    local_rank = group.cluster.local_rank
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError("runtime.device=cuda, but torch sees no CUDA device; set runtime.device=cpu or auto.")
@@ -31,10 +31,12 @@ def choose(name: str, ranks: Ranks) -> torch.device:
             "start no more processes than devices."
         )
     # A launcher may show each process its own device alone.
-    where = torch.device("cuda", local_rank if count > 1 else 0)
-    torch.cuda.set_device(where)
-    require_one_each(ranks.gather((socket.gethostname(), str(torch.cuda.get_device_properties(where).uuid))))
-    return where
+    device = torch.device("cuda", local_rank if count > 1 else 0)
+    torch.cuda.set_device(device)
+    require_one_each(
+        group.all_gather_object((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+    )
+    return device
 
 
 def require_one_each(owned: Sequence[tuple[str, str]]) -> None:
@@ -51,7 +53,7 @@ def require_one_each(owned: Sequence[tuple[str, str]]) -> None:
             )
 
 
-def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """The model with batch norms that take their statistics over the images of all processes.
 
     Raises:
@@ -62,7 +64,7 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """The model on the device, its convolutions' weights in the memory format that is fastest there."""
     return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 

@@ -11,8 +11,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.cluster import ClusterEnvironment
 from engine.errors import UserError
-from engine.launcher import Place
 
 # For the others to start, and then at each step: the file system of a busy cluster may take minutes.
 PATIENCE = timedelta(minutes=30)
@@ -22,30 +22,30 @@ _ROLL_CALL_PATIENCE = timedelta(seconds=20)  # among processes that all ran out 
 T = TypeVar("T")
 
 
-class Ranks:
+class ProcessGroup:
     """The processes of a run as one of them sees them; of a single process by default, which nothing here changes."""
 
-    def __init__(self, place: Place | None = None) -> None:
-        self.place = place or Place()
-        self.rank, self.world_size = self.place.rank, self.place.world_size
+    def __init__(self, cluster: ClusterEnvironment | None = None) -> None:
+        self.cluster = cluster or ClusterEnvironment()
+        self.rank, self.world_size = self.cluster.rank, self.cluster.world_size
 
     @property
-    def is_first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def part(self, batch: Sequence[T]) -> Sequence[T]:
+    def shard(self, batch: Sequence[T]) -> Sequence[T]:
         """This process's part of a batch; the parts one after the other, in the order of the ranks, make the whole."""
         size = len(batch) // self.world_size
         return batch[self.rank * size : (self.rank + 1) * size]
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, on the values' device, the same bits each time."""
         if self.world_size > 1:
             distributed.all_reduce(values)
         return values
 
-    def highest(self, *values: int) -> list[int]:
+    def all_reduce_max(self, *values: int) -> list[int]:
         """The highest over all processes of each value, agreed between the hosts: no device is waited for."""
         if self.world_size == 1:
             return list(values)
@@ -53,11 +53,11 @@ class Ranks:
         distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
         return [int(value) for value in agreed]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
-        self.highest(0)
+        self.all_reduce_max(0)
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """The values of all processes, in the order of the ranks."""
         if self.world_size == 1:
             return [value]
@@ -65,7 +65,7 @@ class Ranks:
         distributed.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """The first process's value; those of the others do not count."""
         if self.world_size == 1:
             return value
@@ -76,20 +76,20 @@ class Ranks:
 
     def first_alone(self, make: Callable[[], T]) -> T:
         """What `make` returns, called by the first process before the others, which find what it has kept for them."""
-        if not self.is_first:
-            self.wait()
+        if not self.is_main_process:
+            self.barrier()
         made = make()
-        if self.is_first:
-            self.wait()
+        if self.is_main_process:
+            self.barrier()
         return made
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's running statistics, as they are after the last step."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
 
-    def parallel(self, model: nn.Module, deterministic: bool) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module, deterministic: bool) -> nn.Module:
         """The model with its gradients averaged over all processes.
 
         Args:
@@ -112,69 +112,71 @@ def accumulating(model: nn.Module, is_last: bool) -> AbstractContextManager[None
 
 
 @contextmanager
-def join(place: Place, purpose: str, patience: timedelta = PATIENCE) -> Iterator[Ranks]:
+def init_distributed(
+    cluster: ClusterEnvironment, purpose: str, patience: timedelta = PATIENCE
+) -> Iterator[ProcessGroup]:
     """Meet the other processes of the run; leave them at the end.
 
     Args:
-        place: of this process among them.
+        cluster: of this process among them.
         purpose: what they meet for, the same on all; one after the other, they may meet for several.
         patience: how long to wait for the others, at the start and at each step.
 
     Raises:
         UserError: naming the processes that did not come, or if another one ended on the way.
     """
-    if place.world_size == 1:
-        yield Ranks(place)
+    if cluster.world_size == 1:
+        yield ProcessGroup(cluster)
         return
-    store = _reach_first(place, purpose, patience)
+    store = _reach_first(cluster, purpose, patience)
     try:
-        _await_all(store, place, patience)
+        _await_all(store, cluster, patience)
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
-            backends, store=store, rank=place.rank, world_size=place.world_size, timeout=patience
+            backends, store=store, rank=cluster.rank, world_size=cluster.world_size, timeout=patience
         )
-        yield Ranks(place)
+        yield ProcessGroup(cluster)
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
-        raise UserError(f"{_lost(error, store, place)} The same command goes on from the last checkpoint.") from error
+        raise UserError(f"{_lost(error, store, cluster)} The same command goes on from the last checkpoint.") from error
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
-def _reach_first(place: Place, purpose: str, patience: timedelta) -> Store:
+def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta) -> Store:
     """What all processes read and write, which the first one keeps."""
     try:
         server = TCPStore(
-            place.address,
-            place.port,
-            is_master=place.rank == 0 and not place.hosted,
+            cluster.address,
+            cluster.port,
+            is_master=cluster.rank == 0 and not cluster.hosted,
             timeout=patience,
             wait_for_workers=False,
         )
     except (distributed.DistNetworkError, distributed.DistStoreError, ValueError) as error:
         raise UserError(
-            f"Process {place.rank} of {place.world_size} does not reach the first one at "
-            f"{place.address}:{place.port} ({str(error).splitlines()[0]}); see whether that one has started, or set "
+            f"Process {cluster.rank} of {cluster.world_size} does not reach the first one at "
+            f"{cluster.address}:{cluster.port} ({str(error).splitlines()[0]}); see whether that one has started, or set "
             "MASTER_ADDR and MASTER_PORT."
         ) from error
-    return PrefixStore(f"{purpose} {place.attempt}", server)
+    return PrefixStore(f"{purpose} {cluster.attempt}", server)
 
 
-def _await_all(store: Store, place: Place, patience: timedelta) -> None:
-    absent = _roll_call("start", store, place, patience)
+def _await_all(store: Store, cluster: ClusterEnvironment, patience: timedelta) -> None:
+    absent = _roll_call("start", store, cluster, patience)
     if absent:
         raise UserError(
-            f"Of {place.world_size} processes, {_listed(absent)} did not start within "
+            f"Of {cluster.world_size} processes, {_listed(absent)} did not start within "
             f"{patience.total_seconds():.0f} s; see what they or their machines printed."
         )
 
 
-def _roll_call(name: str, store: Store, place: Place, patience: timedelta) -> list[int]:
+def _roll_call(name: str, store: Store, cluster: ClusterEnvironment, patience: timedelta) -> list[int]:
     """The ranks that did not answer in time."""
-    store.set(f"{name} {place.rank}", "here")
-    absent = list(range(place.world_size))
+    store.set(f"{name} {cluster.rank}", "here")
+    absent = list(range(cluster.world_size))
     deadline = time.monotonic() + patience.total_seconds()
     while absent and time.monotonic() < deadline:
         absent = [rank for rank in absent if not store.check([f"{name} {rank}"])]
@@ -182,17 +184,19 @@ def _roll_call(name: str, store: Store, place: Place, patience: timedelta) -> li
     return absent
 
 
-def _lost(error: RuntimeError, store: Store, place: Place) -> str:
+def _lost(error: RuntimeError, store: Store, cluster: ClusterEnvironment) -> str:
     """A sentence on which process is gone, as far as can be told."""
     reason = str(error).splitlines()[0]
     if "timed out" not in reason.lower() and "timeout" not in reason.lower():
-        return f"Process {place.rank} of {place.world_size} lost another one, whose own message says why ({reason})."
+        return (
+            f"Process {cluster.rank} of {cluster.world_size} lost another one, whose own message says why ({reason})."
+        )
     try:
-        absent = _roll_call("time out", store, place, _ROLL_CALL_PATIENCE)
+        absent = _roll_call("time out", store, cluster, _ROLL_CALL_PATIENCE)
     except RuntimeError:
         absent = [0]  # it has the store
-    return f"Process {place.rank} of {place.world_size} waited in vain for {_listed(absent) or 'another one'}."
+    return f"Process {cluster.rank} of {cluster.world_size} waited in vain for {_listed(absent) or 'another one'}."
 
 
-def _listed(ranks: Sequence[int]) -> str:
-    return f"process{'es' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}" if ranks else ""
+def _listed(group: Sequence[int]) -> str:
+    return f"process{'es' if len(group) > 1 else ''} {', '.join(map(str, group))}" if group else ""

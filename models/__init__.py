@@ -7,8 +7,8 @@
 
 from models.attention import fuse, gates
 from models.detection import backbone
-from models.downloads import published, published_entry, transforms
 from models.errors import ModelError
-from models.zoo import build, names
+from models.factory import build, names
+from models.pretrained import published, published_entry, transforms
 
 __all__ = ["ModelError", "backbone", "build", "fuse", "gates", "names", "published", "published_entry", "transforms"]

@@ -10,18 +10,19 @@ stride of a block in its 3x3 convolution, which costs more than in the 1x1 befor
 import torch
 
 import models
-from engine import complexity, paper
-from models.architecture import Backbone
-from models.zoo import BACKBONES
+from engine.analysis import complexity
+from engine.comparison import paper_results
+from models.factory import BACKBONES
+from models.registry import BackboneSpec
 
 _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
 
 
-def row(backbone: Backbone) -> list[str]:
+def row(backbone: BackboneSpec) -> list[str]:
     with torch.device("meta"):  # shapes without memory
         net = models.build(backbone.name)
         gflops = complexity.gflops(net, backbone.image_size)
-    found = [paper.errors(backbone.name, kind) for kind in ("none", "se", "cbam")]
+    found = [paper_results.errors(backbone.name, kind) for kind in ("none", "se", "cbam")]
     return [
         backbone.name,
         backbone.family,

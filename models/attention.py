@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from cbam import CBAM, fused
-from models.architecture import Site
 from models.errors import ModelError
+from models.registry import Site
 
 KINDS = ("none", "cbam", "se")
 OUTPUTS = ("refined", "residual")
@@ -42,7 +42,7 @@ class CBAMLayer(nn.Module):
         refined = self.cbam.refine(x, self.gain)
         return refined + self.gain * x if self.output == "residual" else refined
 
-    def start_at_identity(self) -> None:
+    def init_identity_(self) -> None:
         """Make every gate exactly 0.5 and the layer, but for rounding if its output is residual, the identity."""
         factor = self.cbam.zero_gates_()
         self.gain.fill_(1 / (factor + 1 if self.output == "residual" else factor))
@@ -68,7 +68,7 @@ class SELayer(nn.Module):
         gate = se.scale_activation(se.fc2(se.activation(se.fc1(se.avgpool(x)))))
         return gate * self.gain * x
 
-    def start_at_identity(self) -> None:
+    def init_identity_(self) -> None:
         """Make the gate exactly 0.5, by zeroing its last layer, and the layer the identity."""
         nn.init.zeros_(self.se.fc2.weight)
         nn.init.zeros_(self.se.fc2.bias)

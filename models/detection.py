@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
-from models import zoo
+from models import factory
 
 STRIDES = (4, 8, 16, 32)
 
@@ -29,8 +29,8 @@ def backbone(
     Raises:
         ModelError: as `models.build` does.
     """
-    net = zoo.build(name, attention, weights, 1000, start, new_head=True, **options)
-    body = net.get_submodule(zoo.parse(name, attention)[0].body)
+    net = factory.build(name, attention, weights, 1000, start, new_head=True, **options)
+    body = net.get_submodule(factory.parse(name, attention)[0].body)
     stages = _last_of_each_stride(net, body)
     return BackboneWithFPN(
         body,

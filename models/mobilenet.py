@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as InvertedResidualV2
 from torchvision.models.mobilenetv3 import InvertedResidual as InvertedResidualV3
 
-from models.architecture import Backbone, Site
+from models.registry import BackboneSpec, Site
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
@@ -29,7 +29,7 @@ def _sites(net: nn.Module) -> Iterator[Site]:
 
 
 BACKBONES = [
-    Backbone(name, family, partial(_build, name), _sites, head, body="features")
+    BackboneSpec(name, family, partial(_build, name), _sites, head, body="features")
     for name, family, head in (
         ("mobilenet_v2", "MobileNet V2", "classifier.1"),
         ("mobilenet_v3_small", "MobileNet V3", "classifier.3"),

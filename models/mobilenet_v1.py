@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from models.architecture import Backbone, Site
+from models.registry import BackboneSpec, Site
 
 _STEM = 32  # channels of the first convolution
 # Channels and stride of each block (Table 1 of the MobileNet paper).
@@ -75,6 +75,6 @@ def _sites(net: nn.Module) -> Iterator[Site]:
 
 
 BACKBONES = [
-    Backbone(name, "MobileNet V1", partial(MobileNetV1, alpha), _sites, head="classifier", body="features")
+    BackboneSpec(name, "MobileNet V1", partial(MobileNetV1, alpha), _sites, head="classifier", body="features")
     for name, alpha in (("mobilenet_v1", 1.0), ("mobilenet_v1_a07", 0.7))
 ]

@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from models.architecture import Backbone, Site
+from models.registry import BackboneSpec, Site
 
 
 class AttentionBasicBlock(BasicBlock):
@@ -89,8 +89,11 @@ _WIDENED = {"resnet18_w15": 1.5, "resnet18_w20": 2.0}
 
 BACKBONES = [
     *(
-        Backbone(name, "ResNet", partial(_build, *architecture), _sites, head="fc")
+        BackboneSpec(name, "ResNet", partial(_build, *architecture), _sites, head="fc")
         for name, architecture in _ARCHITECTURES.items()
     ),
-    *(Backbone(name, "ResNet", partial(WideResNet18, widen), _sites, head="fc") for name, widen in _WIDENED.items()),
+    *(
+        BackboneSpec(name, "ResNet", partial(WideResNet18, widen), _sites, head="fc")
+        for name, widen in _WIDENED.items()
+    ),
 ]

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.architecture import Backbone, Site
+from models.registry import BackboneSpec, Site
 
 
 def _build(name: str, num_classes: int) -> nn.Module:
@@ -65,5 +65,5 @@ def _attach(features: nn.Sequential, position: int, attention: nn.Module) -> Non
 _NAMES = ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
 
 BACKBONES = [
-    Backbone(name, "VGG", partial(_build, name), _sites, head="classifier.6", body="features") for name in _NAMES
+    BackboneSpec(name, "VGG", partial(_build, name), _sites, head="classifier.6", body="features") for name in _NAMES
 ]

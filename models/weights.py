@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.architecture import Backbone
-from models.downloads import fetch, published, published_entry
 from models.errors import ModelError
+from models.pretrained import fetch, published, published_entry
+from models.registry import BackboneSpec
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,9 @@ def read_file(path: Path) -> StateDict:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def load(net: nn.Module, backbone: Backbone, state: StateDict, attention_keys: Set[str], new_head: bool = True) -> bool:
+def load(
+    net: nn.Module, backbone: BackboneSpec, state: StateDict, attention_keys: Set[str], new_head: bool = True
+) -> bool:
     """Load a state dict under this module's rules; a head for other classes keeps its random start, if it may.
 
     Returns:

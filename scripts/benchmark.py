@@ -16,15 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import evaluation, index, module, network, pipeline, report, training
+from benchmarks import evaluation, file_index, module, network, pipeline, report, training
 from benchmarks.report import Section
-from engine import cli, device, reproducibility
-from engine.distributed import Ranks
+from engine import cli, determinism
+from engine.device import resolve_device
+from engine.distributed import ProcessGroup
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
 SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
-    "index": index.measure,  # first: what the others leave in memory, its workers would copy
+    "index": file_index.measure,  # first: what the others leave in memory, its workers would copy
     "pipeline": pipeline.measure,
     "evaluation": evaluation.measure,
     "module": module.measure,
@@ -34,13 +35,13 @@ SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
 
 
 def main(arguments: argparse.Namespace) -> None:
-    where = device.choose(arguments.device, Ranks())
-    reproducibility.set_up(51, deterministic=False)  # the fastest kernels
+    device = resolve_device(arguments.device, ProcessGroup())
+    determinism.set_determinism(51, deterministic=False)  # the fastest kernels
     sections = {}
     for name, measure in SECTIONS.items():
         if name in arguments.sections:
             torch.set_num_threads(len(os.sched_getaffinity(0)))  # a section may take fewer
-            sections[name] = {**measure(arguments.images, where), "measured": report.circumstances(where)}
+            sections[name] = {**measure(arguments.images, device), "measured": report.circumstances(device)}
     print(report.write(RESULTS, arguments.machine, sections))
 
 

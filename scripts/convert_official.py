@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from engine import checkpoint, cli
-from models import official, weights, zoo
+from models import convert, factory, weights
 
 
 def convert_official(model: str, source: str, target: str) -> None:
-    state = official.convert(weights.read_file(Path(source)))
-    backbone, _ = zoo.parse(model)
+    state = convert.convert(weights.read_file(Path(source)))
+    backbone, _ = factory.parse(model)
     net = models.build(model, "cbam", mlp_bias=True, spatial_norm=True)
     weights.load(net, backbone, state, attention_keys=frozenset())
     checkpoint.save({"model": state}, Path(target))

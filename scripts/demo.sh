@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The main job in small, on generated images: the preset configs/experiment/demo.yaml.
+# The main job in small, on generated images: the preset configs/sweep/demo.yaml.
 # Usage: bash scripts/demo.sh [python]     About three minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(command -v "${1:-python}")
 PATH="$(cd "$(dirname "$python")" && pwd):$PATH"
-plan=$(python scripts/plan.py experiment=demo)
+plan=$(python scripts/sweep.py sweep=demo)
 bash -exc "$plan"

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from engine import cli
+from engine.analysis.export import export
 from engine.config import ExportConfig
 from engine.errors import UserError
-from engine.export import export
-from engine.run import Run
+from engine.run_dir import RunDirectory
 
 
 def run(config: ExportConfig) -> None:
@@ -42,7 +42,7 @@ def _require_as_trained(config: ExportConfig) -> None:
         UserError: naming the keys that differ.
     """
     file = Path(config.model.weights or "").resolve()
-    run = Run(file.parent.parent)
+    run = RunDirectory(file.parent.parent)
     if not file.is_file() or file.parent != run.last.parent or not run.config_file.is_file():
         return
     trained = run.config()

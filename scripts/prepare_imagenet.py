@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from engine import cli
-from engine.checkpoint import DRAFT, write_whole
+from engine.checkpoint import DRAFT, atomic_write
 from engine.errors import UserError
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -162,7 +162,7 @@ def _images(folder: Path) -> dict[str, int]:
 
 def _write(file: Path, data: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda draft: draft.write(data))
+    atomic_write(file, lambda draft: draft.write(data))
 
 
 def _open(archive: Path) -> tarfile.TarFile:

@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 import models
-from engine import attention_maps, augment, checkpoint, cli
-from engine.augment import Preprocessing
+from engine import checkpoint, cli
+from engine.analysis import grad_cam
+from engine.data import transforms
+from engine.data.transforms import Preprocessing
 from engine.errors import UserError
-from engine.run import Run
+from engine.run_dir import RunDirectory
 
 
 def show(runs: str, image: str, target: str, file: str) -> None:
@@ -27,7 +29,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     Raises:
         UserError: if a run is not finished, the runs differ in classes or in the cut of images, or `target` is none.
     """
-    chosen = [Run(Path(directory)) for directory in runs.split(",")]
+    chosen = [RunDirectory(Path(directory)) for directory in runs.split(",")]
     for run in chosen:
         if not run.finished:
             raise UserError(f"There is no finished run in {run.directory}.")
@@ -40,20 +42,20 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     if target not in ("predicted", *classes):
         more = "" if len(classes) <= 10 else ", ..."
         raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}{more}")
-    cut = way.apply(augment.decode(image))[None]
+    cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}
     if len(networks) < len(chosen):
         raise UserError("Two of the runs are the same network under the same seed; show one of them.")
     label = torch.tensor([0 if target == "predicted" else classes.index(target)])
     if target == "predicted":
         network = next(iter(networks.values()))
-        label = torch.from_numpy(attention_maps.look(network, {}, cut, label, way).predicted)
-    maps = {name: attention_maps.look(net, models.gates(net), cut, label, way) for name, net in networks.items()}
+        label = torch.from_numpy(grad_cam.compute_maps(network, {}, cut, label, way).predicted)
+    maps = {name: grad_cam.compute_maps(net, models.gates(net), cut, label, way) for name, net in networks.items()}
     try:
-        figure = attention_maps.draw(cut, label.tolist(), classes, maps, labelled=False)
+        figure = grad_cam.draw(cut, label.tolist(), classes, maps, labelled=False)
     except ImportError as error:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
-    checkpoint.write_whole(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
+    checkpoint.atomic_write(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
     print(file)
 
 
@@ -61,7 +63,7 @@ def _title(record: dict[str, Any]) -> str:
     return f"{record['model']} {record['attention']} seed {record['seed']}"
 
 
-def _network(run: Run) -> nn.Module:
+def _network(run: RunDirectory) -> nn.Module:
     config = run.config()
     return models.build(
         config.model.name,

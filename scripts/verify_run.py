@@ -18,20 +18,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
-from engine import checkpoint, cli, launcher
+from engine import checkpoint, cli, cluster
 from engine.errors import UserError
-from engine.evaluator import Predictions
-from engine.run import Run, made_under
+from engine.run_dir import RunDirectory, matches_config
+from engine.tasks.classification import Predictions
 from train import train
 
 
-def verify(run: Run) -> None:
+def verify(run: RunDirectory) -> None:
     """Raises UserError for the first thing in the run that its record does not tell of."""
     if not run.finished:
         raise UserError(f"There is no finished run in {run.directory}.")
     record = run.record()
     state = checkpoint.load(run.last)
-    if not made_under(state, run.config()):
+    if not matches_config(state, run.config()):
         raise UserError(f"{run.last} was made under another configuration than {run.config_file}.")
     if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
         raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of.")
@@ -44,16 +44,16 @@ def verify(run: Run) -> None:
     print(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
 
 
-def repeat(run: Run) -> None:
+def repeat(run: RunDirectory) -> None:
     """Raises UserError if the same configuration, run again, gives other bits."""
     config, before = run.config(), run.record()
-    place, processes = launcher.place(os.environ), before.get("processes", 1)
+    place, processes = cluster.world_info_from_env(os.environ), before.get("processes", 1)
     if place.world_size != processes:
         raise UserError(
             f"{run.directory} was trained by {processes} processes, not {place.world_size}; start as many "
             f"(torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
         )
-    repeated = Run(run.directory / "rerun")
+    repeated = RunDirectory(run.directory / "rerun")
     train(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))
     if place.rank > 0:
         return
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="directory of a finished run")
     parser.add_argument("--rerun", action="store_true", help="train it again and compare bits")
     arguments = parser.parse_args()
-    run = Run(arguments.run)
+    run = RunDirectory(arguments.run)
     verify(run)
     if arguments.rerun:
         repeat(run)

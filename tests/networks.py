@@ -32,11 +32,11 @@ def plain(name: str) -> nn.Module:
         net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
     else:
         net = models.build(name, num_classes=CLASSES)
-    randomise_norms(net)
+    randomize_norms(net)
     return net.eval()
 
 
-def randomise_norms(net: nn.Module) -> None:
+def randomize_norms(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.io import decode_image
 
 import models
-from engine import attention_maps, gates
-from engine.augment import Preprocessing
+from engine.analysis import gate_stats, grad_cam
+from engine.data.transforms import Preprocessing
 from tests.conftest import Command
 from tests.test_commands import arguments, assert_one_line
 
@@ -42,7 +42,7 @@ def images() -> Tensor:
     [(0, np.repeat([1.0, 0.5], 8)[None].repeat(16, 0)), (1, np.repeat([0.0, 1.0], 8)[:, None].repeat(16, 1))],
 )
 def test_grad_cam_is_where_the_evidence_for_the_target_is(target: int, expected: np.ndarray) -> None:
-    maps = attention_maps.look(Colours(), {}, images(), torch.tensor([target]), WAY)
+    maps = grad_cam.compute_maps(Colours(), {}, images(), torch.tensor([target]), WAY)
     np.testing.assert_allclose(maps.cam[0], expected, atol=1e-6)
     assert maps.predicted.tolist() == [0]
     assert maps.gates == {}
@@ -51,7 +51,7 @@ def test_grad_cam_is_where_the_evidence_for_the_target_is(target: int, expected:
 def test_looking_leaves_the_network_as_it_is() -> None:
     net = models.build("resnet18_cbam", num_classes=3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    maps = attention_maps.look(
+    maps = grad_cam.compute_maps(
         net, models.gates(net), torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.tensor([0, 1]), WAY
     )
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -70,7 +70,7 @@ def test_looking_leaves_the_network_as_it_is() -> None:
 )
 def test_gates_are_found_by_their_place(name: str, count: int, shapes: dict[str, tuple[int, ...]]) -> None:
     net = models.build(name, num_classes=3)
-    with gates.watch(models.gates(net)) as seen:
+    with gate_stats.record_gates(models.gates(net)) as seen:
         net(torch.randn(2, 3, 64, 64))
         net(torch.randn(5, 3, 64, 64))
     assert len(seen) == count
@@ -81,12 +81,12 @@ def test_gates_are_found_by_their_place(name: str, count: int, shapes: dict[str,
 
 def test_statistics_of_gates() -> None:
     seen = {"a": torch.tensor([0.01, 0.5, 0.5, 0.99]), "b": torch.full((2, 1, 3, 3), 0.5)}
-    found = gates.statistics(seen)
+    found = gate_stats.gate_statistics(seen)
     assert found["a/mean"] == pytest.approx(0.5)
     assert found["a/spread"] == pytest.approx(np.std([0.01, 0.5, 0.5, 0.99], ddof=1))
     assert found["a/saturated"] == 0.5
     assert (found["b/mean"], found["b/spread"], found["b/saturated"]) == (0.5, 0.0, 0.0)
-    assert gates.statistics({}) == {}
+    assert gate_stats.gate_statistics({}) == {}
 
 
 def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks import evaluation, module, pipeline, report, training
 from benchmarks.evaluation import repeated
-from engine.datasets import Split
+from engine.data.datasets import Split
 from tests.conftest import write_image
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models
-from models import downloads
+from models import pretrained
 from tests.conftest import Command
 from tests.processes import REPOSITORY, Process
 
@@ -30,7 +30,7 @@ def arguments(root: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state dict of resnet18 for three classes, as if downloaded."""
     file = tmp_path_factory.mktemp("pretrained") / "resnet18.pt"
     torch.manual_seed(5)
@@ -38,10 +38,10 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_main_job(command: Command, folders: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tmp_path: Path) -> None:
     """Fine-tune without and with CBAM from the same weights, print the table, start the same again, change a key."""
     for model in ("resnet18", "resnet18_cbam"):
-        done = command("train.py", f"model={model}", f"model.weights={pretrained}", *arguments(folders))
+        done = command("train.py", f"model={model}", f"model.weights={pretrained_file}", *arguments(folders))
         assert done.returncode == 0, done.stderr
         assert "epoch 2/2; train loss" in done.stdout
         assert done.stderr == ""
@@ -64,11 +64,11 @@ def test_the_main_job(command: Command, folders: Path, pretrained: Path, tmp_pat
     assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz are not those that were recorded")
     assert not (tmp_path / "refused").exists()
 
-    again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained}", *arguments(folders))
+    again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders))
     assert again.returncode == 0
     assert "is finished" in again.stdout
     other = command(
-        "train.py", "model=resnet18_cbam", f"model.weights={pretrained}", *arguments(folders, "recipe.lr=0.5")
+        "train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
     )
     assert_one_line(other, "holds a run that differs in recipe.lr (0.01 there, 0.5 here)")
 
@@ -119,11 +119,11 @@ def check_table(directory: Path, printed: str, records: list[dict[str, object]])
 
 
 def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
-    command: Command, folders: Path, pretrained: Path, tmp_path: Path
+    command: Command, folders: Path, pretrained_file: Path, tmp_path: Path
 ) -> None:
     root, weights = tmp_path / "images", tmp_path / "start.pt"
     shutil.copytree(folders, root)
-    shutil.copy(pretrained, weights)
+    shutil.copy(pretrained_file, weights)
     common = arguments(root, "model=resnet18_cbam", f"model.weights={weights}", "recipe.epochs=3")
     assert command("train.py", *common, "run.dir=straight").returncode == 0
     killed = Process("train.py", [*common, "run.dir=killed"], tmp_path, {})
@@ -222,7 +222,7 @@ def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_p
     torch.save(torchvision.models.resnet18().state_dict(), cached)
     arguments = [f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64"]
     assert_one_line(command("evaluate.py", *arguments), f"{cached} is not the published file")
-    (tmp_path / "digests").write_text(f"{downloads.sha256(cached)}  {cached.name}\n")
+    (tmp_path / "digests").write_text(f"{pretrained.sha256(cached)}  {cached.name}\n")
     (tmp_path / "evaluate_ours.py").write_text(
         "import pathlib, runpy, sys\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"

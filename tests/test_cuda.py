@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 import models
-from engine import device, reproducibility
+from engine import determinism
+from engine.device import Transfer, to_device
 from tests.networks import CLASSES, plain
 from tests.processes import REPOSITORY
 from tests.test_commands import arguments
@@ -27,8 +28,8 @@ pytestmark = [
 
 def trained_bits(name: str, fused: bool) -> list[torch.Tensor]:
     """The weights after two deterministic steps under autocast."""
-    reproducibility.set_up(51, deterministic=True)
-    net = device.place(models.build(name, num_classes=CLASSES), DEVICE, channels_last=True)
+    determinism.set_determinism(51, deterministic=True)
+    net = to_device(models.build(name, num_classes=CLASSES), DEVICE, channels_last=True)
     if fused:
         models.fuse(net)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9)
@@ -51,7 +52,7 @@ def test_every_network_with_cbam_trains_to_the_same_bits_twice(name: str, fused:
 
 @pytest.mark.parametrize("name", models.names())
 def test_the_identity_start_is_exact(name: str, tmp_path: Path) -> None:
-    reproducibility.set_up(51, deterministic=True)
+    determinism.set_determinism(51, deterministic=True)
     pretrained = plain(name)
     torch.save(pretrained.state_dict(), tmp_path / "weights.pt")
     net = models.build(f"{name}_cbam", weights=str(tmp_path / "weights.pt"), num_classes=CLASSES)
@@ -61,7 +62,7 @@ def test_the_identity_start_is_exact(name: str, tmp_path: Path) -> None:
 
 
 def test_batches_arrive_whole_while_the_device_computes() -> None:
-    transfer, busy = device.Transfer(DEVICE), torch.randn(4096, 4096, device=DEVICE)
+    transfer, busy = Transfer(DEVICE), torch.randn(4096, 4096, device=DEVICE)
     place = torch.empty(64, 3, 224, 224, dtype=torch.uint8).to(memory_format=torch.channels_last)
     arrived = []
     for number in range(20):

@@ -14,15 +14,15 @@ import torchvision
 from torchvision.io import write_png
 from torchvision.transforms.v2 import functional as F
 
-from engine import augment, index, shapes
-from engine.augment import Preprocessing
 from engine.config import DataConfig
-from engine.datasets import Dataset, Split, open_dataset
-from engine.distributed import Ranks
+from engine.data import file_index, synthetic, transforms
+from engine.data.datasets import Dataset, Split, open_dataset
+from engine.data.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
+from engine.data.shared_batches import SharedBatchRing
+from engine.data.transforms import Preprocessing
+from engine.determinism import RngPurpose, rng
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.handover import Handover
-from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
-from engine.reproducibility import Purpose, stream
 from tests.conftest import write_image
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def config(root: Path, total_classes: int = 3, layout: str = "folders", classes:
 
 
 def loader(data: Dataset, workers: int, seed: int = 51, batch_size: int = 8) -> TrainLoader:
-    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, workers, CPU, Ranks())
+    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, workers, CPU, ProcessGroup())
 
 
 def test_class_folders_are_indexed_by_sorted_name(folders: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_fingerprint_follows_names_sizes_and_labels(folders: Path, tmp_path:
 
 
 def test_shapes_are_generated_once_and_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "TRAIN_PER_CLASS", 2)
-    monkeypatch.setattr(shapes, "VAL_PER_CLASS", 1)
+    monkeypatch.setattr(synthetic, "TRAIN_PER_CLASS", 2)
+    monkeypatch.setattr(synthetic, "VAL_PER_CLASS", 1)
     first = open_dataset(config(tmp_path / "a", total_classes=10, layout="shapes"))
     again = open_dataset(config(tmp_path / "b", total_classes=10, layout="shapes"))
     assert (len(first.train), len(first.val)) == (20, 10)
@@ -130,14 +130,14 @@ def test_a_truncated_image_is_an_error_in_one_line_that_names_it(workers: int, f
 def test_grey_and_png_files_named_jpeg_decode_to_rgb(tmp_path: Path) -> None:
     grey = torch.arange(0, 256, dtype=torch.uint8).reshape(1, 16, 16)
     write_png(grey, str(tmp_path / "grey.JPEG"))
-    image = augment.decode(str(tmp_path / "grey.JPEG"))
+    image = transforms.decode(str(tmp_path / "grey.JPEG"))
     assert torch.equal(image, grey.expand(3, 16, 16))
 
 
 def test_a_png_of_16_bits_decodes_to_the_nearest_of_8(tmp_path: Path) -> None:
     grey = np.array([[0, 40000], [257, 65535]], np.uint16)
     PIL.Image.fromarray(grey).save(tmp_path / "deep.png")
-    image = augment.decode(str(tmp_path / "deep.png"))
+    image = transforms.decode(str(tmp_path / "deep.png"))
     assert image.dtype == torch.uint8
     np.testing.assert_allclose(image[0].numpy(), grey / 257, atol=1)
 
@@ -182,13 +182,13 @@ def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folders: Path) -
 def test_workers_write_no_batch_over_one_that_is_not_copied_yet(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset(config(folders))
     expected = list(loader(data, workers=0).epoch(0))
-    take = Handover.take
+    take = SharedBatchRing.read
 
-    def late(self: Handover, worker: int, place: int, count: int) -> list[torch.Tensor]:
+    def late(self: SharedBatchRing, worker: int, place: int, count: int) -> list[torch.Tensor]:
         time.sleep(0.1)  # in which the workers read all that is ordered of them
         return take(self, worker, place, count)
 
-    monkeypatch.setattr(Handover, "take", late)
+    monkeypatch.setattr(SharedBatchRing, "read", late)
     for (images, _, _), (correct, _, _) in zip(loader(data, workers=1).epoch(0), expected, strict=True):
         assert torch.equal(images, correct)
 
@@ -200,7 +200,7 @@ def test_batches_of_workers_need_no_files_of_shared_memory(folders: Path) -> Non
 
 def test_batches_that_memory_has_no_room_for_are_refused() -> None:
     with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of batches from 8 workers; set runtime"):
-        Handover(8, 2**20, [4000, 224])
+        SharedBatchRing(8, 2**20, [4000, 224])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -216,7 +216,7 @@ def test_a_cache_changes_no_batch_and_reads_each_image_once(
         for batch, correct in zip(cached.epoch(epoch), expected[epoch], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(batch, correct, strict=True))
     images = [data.train.image(i) for i in range(len(split))]
-    monkeypatch.setattr(augment, "decode", None)
+    monkeypatch.setattr(transforms, "decode", None)
     for i in range(len(split)):
         assert torch.equal(split.image(i), images[i])
 
@@ -246,9 +246,9 @@ def test_loading_leaves_the_global_generator_alone(folders: Path) -> None:
 
 def test_neighbouring_seeds_share_no_stream() -> None:
     draws = [
-        stream(seed, purpose, epoch, index).integers(2**63)
+        rng(seed, purpose, epoch, index).integers(2**63)
         for seed in (51, 52)
-        for purpose in (Purpose.SAMPLE, Purpose.ORDER, Purpose.STEP)
+        for purpose in (RngPurpose.SAMPLE, RngPurpose.ORDER, RngPurpose.STEP)
         for epoch in range(5)
         for index in range(50)
     ]
@@ -263,7 +263,7 @@ def test_a_batch_larger_than_the_data_set_is_refused(folders: Path) -> None:
 def test_evaluation_sees_every_image_once_and_decodes_it_once_for_all_preprocessings(folders: Path) -> None:
     data = open_dataset(config(folders))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
-    batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU, Ranks()))
+    batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU, ProcessGroup()))
     assert torch.cat([indices for _, _, indices in batches]).tolist() == list(range(21))
     assert [tuple(image.shape) for image in batches[-1][0]] == [(5, 3, 32, 32), (5, 3, 24, 24)]
 
@@ -271,7 +271,7 @@ def test_evaluation_sees_every_image_once_and_decodes_it_once_for_all_preprocess
 def test_crops_have_the_areas_and_ratios_asked_for_and_stay_inside() -> None:
     areas, lefts = [], Counter[bool]()
     for i in range(2000):
-        top, left, height, width = augment.crop_box(100, 140, 0.25, stream(1, Purpose.SAMPLE, 0, i))
+        top, left, height, width = transforms.crop_box(100, 140, 0.25, rng(1, RngPurpose.SAMPLE, 0, i))
         assert 0 <= top <= 100 - height
         assert 0 <= left <= 140 - width
         assert 0.72 < width / height < 1.36
@@ -283,7 +283,7 @@ def test_crops_have_the_areas_and_ratios_asked_for_and_stay_inside() -> None:
 
 
 def test_crops_of_an_extreme_image_fall_back_to_its_centre() -> None:
-    assert augment.crop_box(10, 1000, 0.9, stream(1, Purpose.SAMPLE)) == (0, 493, 10, 13)
+    assert transforms.crop_box(10, 1000, 0.9, rng(1, RngPurpose.SAMPLE)) == (0, 493, 10, 13)
 
 
 @pytest.mark.parametrize("size", [16, 224])
@@ -291,8 +291,8 @@ def test_a_crop_is_scaled_and_flipped_as_torchvision_does_it(size: int) -> None:
     image = torch.randint(0, 256, (3, 100, 140), dtype=torch.uint8)
     flipped = []
     for i in range(8):
-        ours = augment.augment(image, size, 0.25, stream(1, Purpose.SAMPLE, 0, i))
-        box = augment.crop_box(100, 140, 0.25, stream(1, Purpose.SAMPLE, 0, i))
+        ours = transforms.augment(image, size, 0.25, rng(1, RngPurpose.SAMPLE, 0, i))
+        box = transforms.crop_box(100, 140, 0.25, rng(1, RngPurpose.SAMPLE, 0, i))
         crop = F.resized_crop(image, *box, [size, size], antialias=True)
         flipped.append(torch.equal(ours, F.horizontal_flip(crop)))
         assert flipped[-1] or torch.equal(ours, crop)
@@ -306,7 +306,7 @@ def test_evaluation_preprocessing_is_that_of_the_published_weights(tmp_path: Pat
     ours = Preprocessing.choose(data, weights.transforms())
     assert (ours.resize, ours.crop) == (232, 224)
     write_image(tmp_path / "image.jpeg", 120, seed=1, height=500, width=375)
-    mine = augment.normalise(ours.apply(augment.decode(str(tmp_path / "image.jpeg")))[None], ours)[0]
+    mine = transforms.normalize(ours.apply(transforms.decode(str(tmp_path / "image.jpeg")))[None], ours)[0]
     theirs = weights.transforms()(PIL.Image.open(tmp_path / "image.jpeg"))
     difference = (mine - theirs).abs()
     assert difference.max() < 1.01 / 255 / min(ours.std)
@@ -322,11 +322,11 @@ def test_the_list_of_a_large_data_set_is_kept_until_a_folder_changes(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(index, "KEEP_FROM", 60)
+    monkeypatch.setattr(file_index, "KEEP_FROM", 60)
     root = tmp_path / "copy"
     shutil.copytree(folders, root)
     first = open_dataset(config(root))
-    monkeypatch.setattr(index, "_read", None)  # nothing is read again
+    monkeypatch.setattr(file_index, "_read", None)  # nothing is read again
     again = open_dataset(config(root))
     assert again.fingerprint == first.fingerprint
     assert isinstance(again.train.files, np.memmap)

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from engine import checkpoint, device, distributed, launcher
+from engine import checkpoint, cluster, distributed
+from engine.cluster import ClusterEnvironment
 from engine.config import RecipeConfig
-from engine.distributed import Ranks
+from engine.data.loader import EpochBatches
+from engine.device import require_one_each
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.launcher import Place
-from engine.loader import EpochBatches
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY, free_port, start_ranks
 from tests.test_commands import arguments, assert_one_line
@@ -27,22 +28,22 @@ from tests.test_commands import arguments, assert_one_line
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("first", [0, 3])
 def test_the_ranks_batches_make_up_those_of_a_single_process(world_size: int, first: int) -> None:
-    def batches(place: Place) -> list[list[tuple[int, int]]]:
-        batches = EpochBatches(100, 16, 51, Ranks(place))
+    def batches(place: ClusterEnvironment) -> list[list[tuple[int, int]]]:
+        batches = EpochBatches(100, 16, 51, ProcessGroup(place))
         batches.epoch, batches.first = 2, first
         return [list(batch) for batch in batches]
 
-    ranks = [batches(Place(rank, world_size)) for rank in range(world_size)]
-    together = [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)]
-    assert together == batches(Place())
+    group = [batches(ClusterEnvironment(rank, world_size)) for rank in range(world_size)]
+    together = [list(itertools.chain(*parts)) for parts in zip(*group, strict=True)]
+    assert together == batches(ClusterEnvironment())
     assert len(together) == 6 - first
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_digests_of_the_data_are_those_of_a_single_process(count: int, folders: Path, tmp_path: Path) -> None:
     common = arguments(folders, "model.weights=null", "runtime.workers=0")[:-2]
-    (alone,) = start_ranks(1, "scripts/digest_data.py", common, tmp_path)
-    together = start_ranks(count, "scripts/digest_data.py", common, tmp_path)
+    (alone,) = start_ranks(1, "scripts/hash_batches.py", common, tmp_path)
+    together = start_ranks(count, "scripts/hash_batches.py", common, tmp_path)
     first, *others = (process.result() for process in together)
     assert first.returncode == 0, first.stderr
     assert first.stdout == alone.result().stdout
@@ -144,22 +145,22 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_they_save(fol
 
 
 def test_two_processes_on_one_device_are_refused() -> None:
-    device.require_one_each([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
+    require_one_each([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
     with pytest.raises(UserError, match=r"Several processes on b see one and the same CUDA device \(GPU-1\)"):
-        device.require_one_each([("a", "GPU-1"), ("b", "GPU-1"), ("b", "GPU-1")])
+        require_one_each([("a", "GPU-1"), ("b", "GPU-1"), ("b", "GPU-1")])
 
 
 def test_processes_that_do_not_come_are_named() -> None:
-    place = Place(rank=0, world_size=4, address="127.0.0.1", port=free_port())
+    place = ClusterEnvironment(rank=0, world_size=4, address="127.0.0.1", port=free_port())
     with (
         pytest.raises(UserError, match=r"Of 4 processes, processes 1, 2, 3 did not start within 1 s"),
-        distributed.join(place, "test", timedelta(seconds=1)),
+        distributed.init_distributed(place, "test", timedelta(seconds=1)),
     ):
         pass
-    place = Place(rank=1, world_size=4, address="127.0.0.1", port=free_port())
+    place = ClusterEnvironment(rank=1, world_size=4, address="127.0.0.1", port=free_port())
     with (
         pytest.raises(UserError, match=r"Process 1 of 4 does not reach the first one at 127\.0\.0\.1:\d+ "),
-        distributed.join(place, "test", timedelta(seconds=1)),
+        distributed.init_distributed(place, "test", timedelta(seconds=1)),
     ):
         pass
 
@@ -169,9 +170,9 @@ def test_a_process_that_dies_while_they_meet_ends_the_others_with_a_sentence(tmp
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from engine import cli, distributed, launcher\n"
-        "place = launcher.place(os.environ)\n"
+        "place = cluster.world_info_from_env(os.environ)\n"
         "if place.rank == 0: torch.distributed.init_process_group = lambda *_, **__: os.kill(os.getpid(), 9)\n"
-        "with cli.one_line_errors(), distributed.join(place, 'test'): pass\n"
+        "with cli.one_line_errors(), distributed.init_distributed(place, 'test'): pass\n"
     )
     first, second = start_ranks(2, str(tmp_path / "die.py"), [], tmp_path)
     assert first.result().returncode == -signal.SIGKILL
@@ -189,8 +190,8 @@ def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from datetime import timedelta\n"
         "from engine import cli, distributed, launcher\n"
-        "place = launcher.place(os.environ)\n"
-        "with cli.one_line_errors(), distributed.join(place, 'test', timedelta(seconds=3)) as ranks:\n"
+        "place = cluster.world_info_from_env(os.environ)\n"
+        "with cli.one_line_errors(), distributed.init_distributed(place, 'test', timedelta(seconds=3)) as ranks:\n"
         "    assert ranks.highest(ranks.rank) == [2]\n"
         "    while ranks.rank == 1: time.sleep(1)\n"
         "    ranks.highest(1)\n"
@@ -203,27 +204,30 @@ def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, Place(processors=8)),
+        ({}, ClusterEnvironment(processors=8)),
         (
             {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
             | {"MASTER_ADDR": "gpu07", "MASTER_PORT": "29400", "TORCHELASTIC_USE_AGENT_STORE": "True"},
-            Place(5, 8, 1, 2, "gpu07", 29400, hosted=True),
+            ClusterEnvironment(5, 8, 1, 2, "gpu07", 29400, hosted=True),
         ),
         # Of the batch script, and of a shell on a compute node: tasks of the job, but not of this process.
-        ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, Place(processors=8)),
-        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Place(processors=8)),
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"},
+            ClusterEnvironment(processors=8),
+        ),
+        ({"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}, ClusterEnvironment(processors=8)),
         (
             {"SLURM_JOB_ID": "40007", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3"}
             | {"SLURM_LOCALID": "1", "SLURM_CPUS_PER_TASK": "6", "MASTER_ADDR": "10.0.0.7"},
-            Place(3, 4, 1, 6, "10.0.0.7", 12009),
+            ClusterEnvironment(3, 4, 1, 6, "10.0.0.7", 12009),
         ),
     ],
 )
 def test_places_follow_from_the_launchers_variables(
-    environment: dict[str, str], expected: Place, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], expected: ClusterEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert launcher.place(environment) == expected
+    assert cluster.world_info_from_env(environment) == expected
 
 
 def test_the_first_nodes_address_comes_from_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +241,10 @@ def test_the_first_nodes_address_comes_from_slurm(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     task = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
     task |= {"SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "gpu[07-08]"}
-    assert launcher.place(task).address == "10.1.0.7"
+    assert cluster.world_info_from_env(task).address == "10.1.0.7"
     scontrol.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(UserError, match=r"first node of gpu\[07-08\] .*; set MASTER_ADDR"):
-        launcher.place(task)
+        cluster.world_info_from_env(task)
 
 
 @pytest.mark.parametrize("batch_size", [10, 4])

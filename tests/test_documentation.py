@@ -52,7 +52,7 @@ def check(program: str, arguments: list[str]) -> None:
         name = "plan" if name == "submit_table" else name
     if name == "plan":
         config.register()
-        script_module("plan").main(arguments)
+        script_module("sweep").main(arguments)
     elif name in ("train", "evaluate", "digest_data", "export"):
         compose_all("train" if name == "digest_data" else name, arguments)
     elif name in ("fetch_weights", "convert_official", "show_attention", "prepare_imagenet"):
@@ -68,7 +68,7 @@ def compose_all(primary: str, arguments: list[str]) -> None:
     config.register()
     given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        for overrides in script_module("plan").expand(given):
+        for overrides in script_module("sweep").expand(given):
             config.parse(compose(primary, overrides))
 
 

@@ -12,10 +12,10 @@ from torchvision.models.detection import FasterRCNN
 
 import hubconf
 import models
+from engine.analysis.export import export
 from engine.errors import UserError
-from engine.export import export
 from tests.conftest import Command
-from tests.networks import CLASSES, randomise_norms
+from tests.networks import CLASSES, randomize_norms
 from tests.processes import REPOSITORY
 from tests.test_commands import arguments, assert_one_line
 
@@ -28,7 +28,7 @@ ONE_OF_EACH_FAMILY = ["resnet18", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v2"
 def with_cbam(name: str) -> nn.Module:
     torch.manual_seed(4)
     net = models.build(f"{name}_cbam", num_classes=CLASSES, mlp_bias=True, spatial_norm=True)
-    randomise_norms(net)
+    randomize_norms(net)
     return net
 
 
@@ -133,7 +133,9 @@ def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
 
 
 def test_fetching_weights_that_nobody_publishes_is_one_line(command: Command) -> None:
-    assert_one_line(command("scripts/fetch_weights.py", "model=mobilenet_v1"), "publishes no weights for mobilenet_v1")
+    assert_one_line(
+        command("scripts/download_weights.py", "model=mobilenet_v1"), "publishes no weights for mobilenet_v1"
+    )
 
 
 def test_pip_installs_the_module_alone(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ import pytest
 import torch
 from torch import nn
 
-from engine import augment, checkpoint, cli
+from engine import checkpoint, cli
 from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
-from engine.datasets import open_dataset
-from engine.distributed import Ranks
+from engine.data import transforms
+from engine.data.datasets import open_dataset
+from engine.data.loader import TrainLoader, TrainSamples
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.loader import TrainLoader, TrainSamples
-from engine.run import Run, identity, made_under
+from engine.run_dir import RunDirectory, identity, matches_config
 from tests.conftest import Command
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY
@@ -38,9 +39,9 @@ CONFIG = TrainConfig(
 )
 
 
-def run_with_states(folder: Path) -> Run:
+def run_with_states(folder: Path) -> RunDirectory:
     """A run whose last checkpoint is of step 2 and whose previous one is of step 1."""
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     run.start(CONFIG)
     for step in (1, 2):
         run.save_state({"step": step, "weights": torch.ones(1000)}, CONFIG)
@@ -95,13 +96,13 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_a_checkpoint_from_before_a_key_existed_is_taken_where_the_key_has_its_default() -> None:
     fused = replace(CONFIG, runtime=replace(CONFIG.runtime, fused_cbam=True))
     before = {key: value for key, value in identity(CONFIG).items() if key != "runtime.fused_cbam"}
-    assert made_under({"identity": before}, CONFIG)
-    assert not made_under({"identity": before}, fused)
-    assert not made_under({}, CONFIG)
+    assert matches_config({"identity": before}, CONFIG)
+    assert not matches_config({"identity": before}, fused)
+    assert not matches_config({}, CONFIG)
 
 
 def test_a_second_process_on_the_same_run_stops_and_names_the_first(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     run.start(CONFIG)
     code = (
         "from engine.run import Run; from tests.test_faults import CONFIG; from pathlib import Path; import sys\n"
@@ -123,16 +124,16 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> N
     run = tmp_path / "run"
     killed = subprocess.run([sys.executable, "-c", code, str(run)], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
-    Run(run).start(CONFIG)
+    RunDirectory(run).start(CONFIG)
     assert str(os.getpid()) in (run / "lock").read_text()
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"is no run; set run\.dir to another folder"):
-        Run(tmp_path).require_same_config(CONFIG)
+        RunDirectory(tmp_path).require_same_config(CONFIG)
     with pytest.raises(UserError, match="is no run"):
-        Run(tmp_path / "thesis.tex").require_same_config(CONFIG)
+        RunDirectory(tmp_path / "thesis.tex").require_same_config(CONFIG)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(folders: Path, tmp_path: Path) -> None:
@@ -150,9 +151,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(folders: Path, tm
 def test_a_killed_worker_is_named(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(augment, "decode", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(transforms, "decode", lambda _: os.kill(os.getpid(), signal.SIGKILL))
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), Ranks())
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(SystemExit) as ended, cli.one_line_errors():
         list(loader.epoch(0))
     assert ended.value.code == 2
@@ -165,15 +166,15 @@ def test_a_fault_of_a_worker_is_not_taken_for_its_death(folders: Path, monkeypat
     def fail(_: str) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(augment, "decode", fail)
+    monkeypatch.setattr(transforms, "decode", fail)
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), Ranks())
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(RuntimeError, match="a fault"), cli.one_line_errors():
         list(loader.epoch(0))
 
 
 def test_too_little_device_memory_says_what_was_tried_and_what_to_set(folders: Path) -> None:
-    greedy = trainer(folders, small_net(), accumulate=2)
+    greedy = trainer(folders, small_net(), accumulation_steps=2)
 
     def forward(_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -250,7 +251,7 @@ def test_every_kind_of_image_decodes_as_pillow_decodes_it(form: str, tmp_path: P
             image.putalpha(255)
             image.save(path)
     expected = torch.from_numpy(np.asarray(PIL.Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)
-    difference = (augment.decode(str(path)).int() - expected.int()).abs()
+    difference = (transforms.decode(str(path)).int() - expected.int()).abs()
     assert difference.max() <= 2
 
 
@@ -298,7 +299,7 @@ def test_a_run_verifies_against_its_record_and_a_changed_one_does_not(
 def test_digests_tell_equal_data_from_different_data(command: Command, folders: Path) -> None:
     common = arguments(folders, "model.weights=null")[:-3]
     digests = [
-        command("scripts/digest_data.py", *common, *more).stdout.splitlines()
+        command("scripts/hash_batches.py", *common, *more).stdout.splitlines()
         for more in (["runtime.workers=0"], ["runtime.workers=2", "model=vgg11_cbam"], ["seed=52", "runtime.workers=0"])
     ]
     assert len(digests[0]) == 3
@@ -309,7 +310,7 @@ def test_digests_tell_equal_data_from_different_data(command: Command, folders: 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", '{"status": "finished"}', "no json"])
 def test_a_damaged_record_is_an_error_that_says_what_to_do(content: str, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     run.start(CONFIG)
     run.record_file.write_text(content)
     with pytest.raises(UserError, match=r"record\.json (is damaged|lacks results); restore it, or delete"):
@@ -329,4 +330,4 @@ def test_whatever_is_in_a_checkpoint_file_the_error_is_one_sentence(content: byt
 def test_file_names_of_any_bytes_are_read(tmp_path: Path) -> None:
     path = os.path.join(os.fsencode(tmp_path), b"\xff \xe9\n.jpeg")  # noqa: PTH118 (bytes)
     PIL.Image.new("RGB", (8, 8), (200, 10, 10)).save(os.fsdecode(path))
-    assert augment.decode(os.fsdecode(path)).shape == (3, 8, 8)
+    assert transforms.decode(os.fsdecode(path)).shape == (3, 8, 8)

@@ -10,9 +10,9 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 import models
 from engine import cli
-from models import official
+from models import convert
 from tests.conftest import Command
-from tests.networks import CLASSES, randomise_norms
+from tests.networks import CLASSES, randomize_norms
 from tests.test_commands import assert_one_line
 
 
@@ -60,7 +60,7 @@ class OfficialBottleneck(Bottleneck):
 def official_net() -> nn.Module:
     torch.manual_seed(2)
     net = ResNet(OfficialBottleneck, [3, 4, 6, 3], num_classes=CLASSES)
-    randomise_norms(net)
+    randomize_norms(net)
     # At the usual initialisation the gates hardly depend on their input.
     for name, parameter in net.named_parameters():
         if "Gate" in name and name.endswith("weight") and parameter.dim() > 1:
@@ -123,4 +123,4 @@ def test_arguments_that_a_script_does_not_have_are_one_line(
 
 def test_a_name_that_the_official_module_does_not_have_is_refused() -> None:
     with pytest.raises(models.ModelError, match=r"layer1\.0\.cbam\.ChannelGate\.norm\.weight is not a name"):
-        official.convert({"layer1.0.cbam.ChannelGate.norm.weight": torch.zeros(1)})
+        convert.convert({"layer1.0.cbam.ChannelGate.norm.weight": torch.zeros(1)})

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 import models
 from engine import cli, config
-from engine.complexity import gflops, parameters
+from engine.analysis.complexity import gflops, parameters
 from engine.config import TrainConfig
 from engine.errors import UserError
 

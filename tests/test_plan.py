@@ -1,4 +1,4 @@
-"""scripts/plan.py: what a preset still needs."""
+"""scripts/sweep.py: what a preset still needs."""
 
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from engine import config
 from engine.cli import CONFIGS
 from engine.errors import UserError
-from engine.run import Run
+from engine.run_dir import RunDirectory
 from tests.conftest import Command, script_module
 from tests.processes import REPOSITORY
 
@@ -20,7 +20,7 @@ DEMO = PRESETS / "demo.yaml"
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     config.register()
-    return script_module("plan")
+    return script_module("sweep")
 
 
 def test_commas_are_combinations_as_in_a_multirun(script: ModuleType) -> None:
@@ -44,7 +44,7 @@ def test_a_run_is_missing_then_under_way_then_done(
     overrides = pretraining.split()[2:]
     with script.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         trained = config.parse(script.compose("train", overrides))
-    run = Run(Path(trained.run_directory))
+    run = RunDirectory(Path(trained.run_directory))
     run.start(trained)
     assert next(script.plan(DEMO, ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
     results = ["model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5"]
@@ -84,21 +84,21 @@ def test_every_preset_says_what_to_expect_and_how_to_start_it() -> None:
     assert [preset.stem for preset in presets] == sorted(RUNS)
     for preset in presets:
         comment = [line for line in preset.read_text().splitlines() if line.startswith("#")]
-        for part in ("Expected", "Hardware and time:", f"python scripts/plan.py experiment={preset.stem}"):
+        for part in ("Expected", "Hardware and time:", f"python scripts/sweep.py experiment={preset.stem}"):
             assert any(part in line for line in comment), (preset, part)
         assert OmegaConf.load(preset).keys() == {"train", "runs", "evaluate"}
 
 
 def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) -> None:
-    done = command("scripts/plan.py", "experiment=demo", "runtime.device=cpu")
+    done = command("scripts/sweep.py", "experiment=demo", "runtime.device=cpu")
     assert done.returncode == 0, done.stderr
     commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     assert [line.split()[:2] for line in commands] == [["python", "train.py"]] * 3 + [["python", "evaluate.py"]]
     assert str(REPOSITORY) not in done.stdout
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
-    moved = command("scripts/plan.py", "experiment=demo", "run.root=elsewhere")
+    moved = command("scripts/sweep.py", "experiment=demo", "run.root=elsewhere")
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
-    wrong = command("scripts/plan.py", "experiment=table6")
+    wrong = command("scripts/sweep.py", "experiment=table6")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: Name one preset as experiment=NAME, of ablation_channel, ")
 

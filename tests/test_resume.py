@@ -20,17 +20,17 @@ COMMON = ["model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=
 
 
 def start(
-    folder: Path, root: Path, run: str, ranks: int = 1, prepare: Callable[[], None] | None = None
+    folder: Path, root: Path, run: str, group: int = 1, prepare: Callable[[], None] | None = None
 ) -> list[Process]:
     """The processes of one run that takes seconds."""
     given = arguments(root, *COMMON, f"run.dir={run}")
-    if ranks > 1:
-        return start_ranks(ranks, "train.py", given, folder)
+    if group > 1:
+        return start_ranks(group, "train.py", given, folder)
     return [Process("train.py", given, folder, {}, prepare)]
 
 
-def finish(folder: Path, root: Path, run: str, ranks: int = 1) -> None:
-    for process in start(folder, root, run, ranks):
+def finish(folder: Path, root: Path, run: str, group: int = 1) -> None:
+    for process in start(folder, root, run, group):
         result = process.result()
         assert result.returncode == 0, result.stderr
 
@@ -70,11 +70,11 @@ def undisturbed(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Undi
     """The outcome without any kill, and the seconds it takes, by the number of ranks."""
 
     @functools.cache
-    def measure(ranks: int) -> tuple[object, float]:
+    def measure(group: int) -> tuple[object, float]:
         folder = tmp_path_factory.mktemp("undisturbed")
-        finish(folder, folders, "warm", ranks)  # the server imports now
+        finish(folder, folders, "warm", group)  # the server imports now
         started = time.monotonic()
-        finish(folder, folders, "run", ranks)
+        finish(folder, folders, "run", group)
         seconds = time.monotonic() - started
         assert outcome(folder / "run") == outcome(folder / "warm")
         return outcome(folder / "run"), seconds
@@ -82,7 +82,7 @@ def undisturbed(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Undi
     return measure
 
 
-def kill_at_random(number: signal.Signals, kills: int, folder: Path, root: Path, ranks: int, seconds: float) -> int:
+def kill_at_random(number: signal.Signals, kills: int, folder: Path, root: Path, group: int, seconds: float) -> int:
     """Start and kill one process of a run, until so many kills have hit a run under way; returns how many runs ended.
 
     The other ranks have to end by themselves, once they have met.
@@ -90,7 +90,7 @@ def kill_at_random(number: signal.Signals, kills: int, folder: Path, root: Path,
     moments = random.Random(51)
     run, done, afresh = 0, 0, True
     while done < kills:
-        processes = start(folder, root, f"run{run}", ranks)
+        processes = start(folder, root, f"run{run}", group)
         victim = moments.choice(processes)
         # A start from nothing takes longer than a continuation: half of the kills come early.
         if victim.wait(moments.uniform(0.1, 1.0 if afresh else 0.6) * seconds) is None:
@@ -102,7 +102,7 @@ def kill_at_random(number: signal.Signals, kills: int, folder: Path, root: Path,
             check_end(result, number, is_victim=process is victim)
         if all(result.returncode == 0 for result in results):
             run, afresh = run + 1, True
-    finish(folder, root, f"run{run}", ranks)
+    finish(folder, root, f"run{run}", group)
     return run + 1
 
 
@@ -130,18 +130,18 @@ def check_end(result: subprocess.CompletedProcess[str], number: signal.Signals, 
     [(signal.SIGKILL, 20, 1), (signal.SIGTERM, 6, 1), (signal.SIGKILL, 20, 2), (signal.SIGTERM, 6, 2)],
 )
 def test_killed_at_random_moments(
-    number: signal.Signals, kills: int, ranks: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path
+    number: signal.Signals, kills: int, group: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path
 ) -> None:
-    expected, seconds = undisturbed(ranks)
-    runs = kill_at_random(number, kills, tmp_path, folders, ranks, seconds)
+    expected, seconds = undisturbed(group)
+    runs = kill_at_random(number, kills, tmp_path, folders, group, seconds)
     assert [outcome(tmp_path / f"run{run}") == expected for run in range(runs)] == [True] * runs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_two_hundred_times(ranks: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
-    expected, seconds = undisturbed(ranks)
-    runs = kill_at_random(signal.SIGKILL, 200, tmp_path, folders, ranks, seconds)
+def test_killed_two_hundred_times(group: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
+    expected, seconds = undisturbed(group)
+    runs = kill_at_random(signal.SIGKILL, 200, tmp_path, folders, group, seconds)
     assert [outcome(tmp_path / f"run{run}") == expected for run in range(runs)] == [True] * runs
 
 
@@ -168,9 +168,9 @@ def await_second_checkpoint(run: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
-    ranks: int, folders: Path, tmp_path: Path
+    group: int, folders: Path, tmp_path: Path
 ) -> None:
-    processes = start(tmp_path, folders, "run", ranks)
+    processes = start(tmp_path, folders, "run", group)
     await_second_checkpoint(tmp_path / "run")
     os.kill(processes[-1].pid, signal.SIGUSR1)
     for process in processes:

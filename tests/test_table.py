@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 import models
-from engine import comparison, figure, pairing, paper, report
-from engine.augment import Preprocessing
+from engine.comparison import baselines, paper_results, plot, report
+from engine.comparison import compare as comparison
+from engine.comparison.entry import TableEntry
 from engine.config import DataConfig, EvaluateConfig, RuntimeConfig, TableConfig
-from engine.contender import Contender
-from engine.datasets import open_dataset
-from engine.distributed import Ranks
+from engine.data.datasets import open_dataset
+from engine.data.transforms import Preprocessing
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.evaluator import Predictions
+from engine.tasks.classification import Predictions
 from tests.conftest import Command
 
 Compared = tuple[dict[str, Any], list[comparison.Evidence]]
@@ -44,7 +45,7 @@ class Guess(nn.Module):
         return torch.where(torch.rand(len(x), 1, generator=random) < self.errors, -scores, scores)
 
 
-def contender(attention: str = "none", seed: int | None = 51, errors: float = 0.6, **facts: Any) -> Contender:
+def entry(attention: str = "none", seed: int | None = 51, errors: float = 0.6, **facts: Any) -> TableEntry:
     facts = {
         "model": "resnet18",
         "attention": attention,
@@ -58,25 +59,25 @@ def contender(attention: str = "none", seed: int | None = 51, errors: float = 0.
         "source": f"runs/resnet18_{attention}/seed{seed}",
     } | facts
     model = Guess(seed or 0, errors)
-    return Contender(model, Preprocessing(32, 32), facts, {"seed": seed}, "seed: 51\n", dict(SETTING))
+    return TableEntry(model, Preprocessing(32, 32), facts, {"seed": seed}, "seed: 51\n", dict(SETTING))
 
 
-def trained_with(contender: Contender, **setting: Any) -> Contender:
-    return replace(contender, setting=SETTING | {key.replace("__", "."): value for key, value in setting.items()})
+def trained_with(entry: TableEntry, **setting: Any) -> TableEntry:
+    return replace(entry, setting=SETTING | {key.replace("__", "."): value for key, value in setting.items()})
 
 
-def compare(folders: Path, contenders: list[Contender], table: TableConfig | None = None) -> Compared:
+def compare(folders: Path, entries: list[TableEntry], table: TableConfig | None = None) -> Compared:
     data = DataConfig("small", "folders", str(folders), 3, None, image_size=32, resize=32)
     config = EvaluateConfig(data, RuntimeConfig(device="cpu", workers=0), table or TableConfig())
-    return comparison.compare(contenders, open_dataset(data), config, Ranks())
+    return comparison.compare(entries, open_dataset(data), config, ProcessGroup())
 
 
 @pytest.fixture
 def written(folders: Path, tmp_path: Path) -> Path:
     """A table of two seeds with and without CBAM, and SE under one."""
-    contenders = [contender(seed=seed) for seed in (51, 52)]
-    contenders += [contender("cbam", seed, errors=0.0) for seed in (51, 52)] + [contender("se", errors=0.55)]
-    report.write(*compare(folders, contenders), tmp_path / "table")
+    entries = [entry(seed=seed) for seed in (51, 52)]
+    entries += [entry("cbam", seed, errors=0.0) for seed in (51, 52)] + [entry("se", errors=0.55)]
+    report.write(*compare(folders, entries), tmp_path / "table")
     return tmp_path / "table"
 
 
@@ -112,7 +113,7 @@ def test_a_difference_that_the_data_do_not_support_is_printed_as_such(written: P
 
 
 def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) -> None:
-    alone = [contender("cbam", 51), contender(seed=52), contender("cbam", 52)]
+    alone = [entry("cbam", 51), entry(seed=52), entry("cbam", 52)]
     printed = report.write(*compare(folders, alone), tmp_path)
     assert "resnet18 cbam: the difference is over seeds 52, for which there is a baseline." in printed
     printed = report.write(*compare(folders, alone[:2]), tmp_path)
@@ -121,22 +122,22 @@ def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) 
 
 
 def test_runs_of_two_recipes_are_refused_and_named(folders: Path) -> None:
-    mixed = [contender(), trained_with(contender("cbam"), recipe__lr=0.5)]
+    mixed = [entry(), trained_with(entry("cbam"), recipe__lr=0.5)]
     complaint = r"runs/resnet18_cbam/seed51 was .*: recipe.lr=0.5 \(0.1 in runs/resnet18_none/seed51\).*allow_mixed"
     with pytest.raises(UserError, match=complaint):
         compare(folders, mixed)
-    elsewhere = [contender(), trained_with(contender(model="vgg16"), recipe__lr=0.5)]
+    elsewhere = [entry(), trained_with(entry(model="vgg16"), recipe__lr=0.5)]
     with pytest.raises(UserError, match=r"recipe.lr=0.5"):
         compare(folders, elsewhere)
-    other_weights = [contender(), trained_with(contender("cbam"), model__weights="V2")]
+    other_weights = [entry(), trained_with(entry("cbam"), model__weights="V2")]
     with pytest.raises(UserError, match=r"model.weights=V2 \(V1 in"):
         compare(folders, other_weights)
-    other_backbone = [contender(), trained_with(contender(model="vgg16"), model__weights="V2")]
-    assert pairing.deviations(other_backbone, allow_mixed=False) == ["", ""]
+    other_backbone = [entry(), trained_with(entry(model="vgg16"), model__weights="V2")]
+    assert baselines.config_mismatches(other_backbone, allow_mixed=False) == ["", ""]
 
 
 def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: Path, tmp_path: Path) -> None:
-    mixed = [contender(), contender("cbam"), trained_with(contender("cbam", errors=0.1), recipe__lr=0.5)]
+    mixed = [entry(), entry("cbam"), trained_with(entry("cbam", errors=0.1), recipe__lr=0.5)]
     printed = report.write(*compare(folders, mixed, TableConfig(allow_mixed=True)), tmp_path)
     assert printed.count("resnet18 † |") == 1
     assert "† resnet18 cbam was trained differently: recipe.lr=0.5 (0.1 in" in printed
@@ -149,14 +150,14 @@ def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: P
 def test_a_key_that_some_runs_do_not_have_is_compared_among_the_others() -> None:
     """Such as fused_cbam, of which a baseline has none."""
     fused, plain = ({"runtime__fused_cbam": value} for value in (True, False))
-    assert pairing.deviations([contender(), trained_with(contender("cbam"), **fused)], allow_mixed=False) == ["", ""]
+    assert baselines.config_mismatches([entry(), trained_with(entry("cbam"), **fused)], allow_mixed=False) == ["", ""]
     with pytest.raises(UserError, match="fused_cbam=False"):
-        pairing.deviations([trained_with(contender("cbam"), **each) for each in (fused, plain)], allow_mixed=False)
+        baselines.config_mismatches([trained_with(entry("cbam"), **each) for each in (fused, plain)], allow_mixed=False)
 
 
 def test_the_same_network_under_the_same_seed_twice_is_refused(folders: Path) -> None:
     with pytest.raises(UserError, match="again are the same network under the same seed"):
-        compare(folders, [contender(), contender(source="again")])
+        compare(folders, [entry(), entry(source="again")])
 
 
 def test_rendering_again_changes_no_byte(written: Path, command: Command) -> None:
@@ -282,12 +283,12 @@ def test_without_matplotlib_all_but_the_figure_is_written(
 
 
 def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = [contender(), contender("cbam-mlp_bias=True-spatial_norm=True")]
+    pair = [entry(), entry("cbam-mlp_bias=True-spatial_norm=True")]
     table, _ = compare(folders, pair)
     assert [cell["paper_top1_error"] for cell in table["cells"]] == [None, None]
-    assert paper.errors("mobilenet_v1_a07", "se") == (32.50, 12.49)
-    assert paper.errors("resnet50", "cbam-order=parallel") is None
-    assert paper.errors("vgg16", "cbam") is None
+    assert paper_results.errors("mobilenet_v1_a07", "se") == (32.50, 12.49)
+    assert paper_results.errors("resnet50", "cbam-order=parallel") is None
+    assert paper_results.errors("vgg16", "cbam") is None
     assert not DataConfig("tiny_imagenet", total_classes=200).is_imagenet_1k
     assert not DataConfig("imagenet", total_classes=1000, classes=20).is_imagenet_1k
     monkeypatch.setattr(DataConfig, "is_imagenet_1k", True)
@@ -299,7 +300,7 @@ def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatc
 def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
     start: float, verdict: str, folders: Path, tmp_path: Path
 ) -> None:
-    table, evidence = compare(folders, [contender(top1_error_start=start, published_top1_error=30.24)])
+    table, evidence = compare(folders, [entry(top1_error_start=start, published_top1_error=30.24)])
     assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
 
 
@@ -307,22 +308,22 @@ def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
 def test_published_errors_hold_at_the_published_size_of_images(size: int, expected: float | None) -> None:
     data = DataConfig("imagenet", "folders", "nowhere", 1000, image_size=size)
     entry = models.published_entry("resnet18", "IMAGENET1K_V1")
-    published = Contender.of_published("resnet18", models.build("resnet18"), entry, data)
+    published = TableEntry.of_published("resnet18", models.build("resnet18"), entry, data)
     assert published.facts["published_top1_error"] == (None if expected is None else pytest.approx(expected))
 
 
 def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -> None:
-    printed = report.write(*compare(folders, [contender()]), tmp_path)
+    printed = report.write(*compare(folders, [entry()]), tmp_path)
     assert "Images/s" not in printed
-    printed = report.write(*compare(folders, [contender()], TableConfig(throughput_batch_size=4)), tmp_path)
+    printed = report.write(*compare(folders, [entry()], TableConfig(throughput_batch_size=4)), tmp_path)
     assert "Images/s: the network alone, in batches of 4 in fp32 on " in printed
     assert cells(tmp_path)[0]["images_per_second"] > 0
 
 
 def test_throughput_is_of_each_size_of_images(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "images_per_second", lambda _, batch_size, size, __: batch_size * size)
-    larger = replace(trained_with(contender("cbam"), recipe__lr=0.5), preprocessing=Preprocessing(48, 48))
-    given = [contender(), contender("cbam"), contender("cbam", 52), larger]
+    larger = replace(trained_with(entry("cbam"), recipe__lr=0.5), preprocessing=Preprocessing(48, 48))
+    given = [entry(), entry("cbam"), entry("cbam", 52), larger]
     table, _ = compare(folders, given, TableConfig(allow_mixed=True, throughput_batch_size=4))
     assert [cell["images_per_second"] for cell in table["cells"]] == [128, 128, 192]
 
@@ -332,7 +333,7 @@ def test_the_figure_has_an_arrow_from_each_baseline_to_its_cbam(written: Path) -
     from matplotlib.text import Annotation
 
     axes = Figure().subplots()
-    figure._draw(axes, json.loads((written / "table.json").read_text()))
+    plot._draw(axes, json.loads((written / "table.json").read_text()))
     arrows = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
     none, cbam, _ = cells(written)
     assert [(arrow.xyann[1], arrow.xy[1]) for arrow in arrows] == [(none["top1_error"], cbam["top1_error"])]

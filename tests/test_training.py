@@ -10,22 +10,24 @@ import pytest
 import torch
 from torch import nn
 
-from engine import checkpoint, complexity, schedule
-from engine.augment import Preprocessing
+from engine import checkpoint
+from engine.analysis import complexity
 from engine.config import DataConfig, ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
-from engine.datasets import open_dataset
-from engine.distributed import Ranks
+from engine.data.datasets import open_dataset
+from engine.data.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
+from engine.data.transforms import Preprocessing
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.evaluator import Candidate, Predictions, evaluate
-from engine.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
-from engine.trainer import Trainer
+from engine.tasks.classification import EvalModel, Predictions, evaluate
+from engine.training import optim
+from engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 RECIPE = RecipeConfig(epochs=10, batch_size=8, lr=0.4, weight_decay=1e-4, warmup_epochs=2)
 
 
 def test_cosine_rises_linearly_then_falls_to_nearly_zero() -> None:
-    rates = [schedule.learning_rate(RECIPE, step, steps_per_epoch=5) for step in range(50)]
+    rates = [optim.learning_rate(RECIPE, step, steps_per_epoch=5) for step in range(50)]
     assert rates[:10] == pytest.approx([0.04 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(0.4)
     assert rates[30] == pytest.approx(0.2)
@@ -35,17 +37,17 @@ def test_cosine_rises_linearly_then_falls_to_nearly_zero() -> None:
 
 def test_step_schedule_is_the_papers() -> None:
     paper = replace(RECIPE, epochs=90, lr=0.1, warmup_epochs=0, schedule="step", step_epochs=30, step_factor=0.1)
-    rates = [schedule.learning_rate(paper, epoch * 7 + 6, steps_per_epoch=7) for epoch in (0, 29, 30, 59, 60, 89)]
+    rates = [optim.learning_rate(paper, epoch * 7 + 6, steps_per_epoch=7) for epoch in (0, 29, 30, 59, 60, 89)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 def test_norms_and_biases_do_not_decay_unless_asked() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decayed, rest = schedule.split_parameters(net, everything=False)
+    decayed, rest = optim.param_groups_weight_decay(net, everything=False)
     assert [tuple(p.shape) for p in decayed] == [(4, 3, 3, 3), (2, 4)]
     assert [tuple(p.shape) for p in rest] == [(4,), (4,), (4,), (2,)]
-    assert len(schedule.split_parameters(net, everything=True)[0]) == 6
-    groups = schedule.sgd(net, RECIPE, fused=False).param_groups
+    assert len(optim.param_groups_weight_decay(net, everything=True)[0]) == 6
+    groups = optim.build_optimizer(net, RECIPE, fused=False).param_groups
     assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
 
 
@@ -56,8 +58,8 @@ def trainer(root: Path, net: nn.Module, **recipe: object) -> Trainer:
         recipe=replace(RECIPE, **recipe),
         runtime=RuntimeConfig(device="cpu", workers=0),
     )
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), config.recipe.batch_size, 0, CPU, Ranks())
-    return Trainer(net, loader, Preprocessing(32, 32), config, Ranks())
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), config.recipe.batch_size, 0, CPU, ProcessGroup())
+    return Trainer(net, loader, Preprocessing(32, 32), config, ProcessGroup())
 
 
 def small_net(dropout: float = 0.0) -> nn.Sequential:
@@ -66,7 +68,10 @@ def small_net(dropout: float = 0.0) -> nn.Sequential:
 
 
 def test_accumulation_gives_the_gradients_of_the_whole_batch(folders: Path) -> None:
-    whole, parts = trainer(folders, small_net(), accumulate=1), trainer(folders, small_net(), accumulate=4)
+    whole, parts = (
+        trainer(folders, small_net(), accumulation_steps=1),
+        trainer(folders, small_net(), accumulation_steps=4),
+    )
     for each in (whole, parts):
         list(each.steps())
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
@@ -88,7 +93,7 @@ def test_training_from_a_saved_state_goes_on_to_the_same_bits_dropout_included(f
     resumed = trainer(folders, small_net(dropout=0.5))
     resumed.load_state_dict(checkpoint.load(tmp_path / "last.pt"))
     assert resumed.steps_done == interrupted.steps_done > 0
-    while resumed.position.epoch < 2:
+    while resumed.state.epoch < 2:
         list(resumed.steps())
         resumed.end_epoch()
     assert checkpoint.sha256(resumed.model.state_dict()) == checkpoint.sha256(straight.model.state_dict())
@@ -111,7 +116,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match=r"last.pt cannot be written \(No space left on device\)"):
-        checkpoint.write_whole(path, fails)
+        checkpoint.atomic_write(path, fails)
     assert checkpoint.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -155,14 +160,14 @@ class Brightness(nn.Module):
 def test_several_models_are_evaluated_exactly_in_one_pass(folders: Path) -> None:
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
-    loader = EvalLoader(EvalSamples(data.val, ways), 8, 0, CPU, Ranks())
-    right, wrong = Candidate(Brightness(True), ways[0]), Candidate(Brightness(False), ways[1])
-    also_right = Candidate(Brightness(True), ways[1])
-    together = evaluate([right, wrong, also_right], loader, torch.float32, Ranks())
+    loader = EvalLoader(EvalSamples(data.val, ways), 8, 0, CPU, ProcessGroup())
+    right, wrong = EvalModel(Brightness(True), ways[0]), EvalModel(Brightness(False), ways[1])
+    also_right = EvalModel(Brightness(True), ways[1])
+    together = evaluate([right, wrong, also_right], loader, torch.float32, ProcessGroup())
     assert [said.top1 for said in together] == [100.0, 0.0, 100.0]
     assert together[0].labels.tolist() == data.val.labels.tolist()
     assert together[0].ranked.shape == (21, 3)
-    (single,) = evaluate([wrong], loader, torch.float32, Ranks())
+    (single,) = evaluate([wrong], loader, torch.float32, ProcessGroup())
     assert np.array_equal(single.ranked, together[1].ranked)
 
 
@@ -175,10 +180,10 @@ def test_accuracies_count_the_true_class_among_the_best() -> None:
 def test_an_evaluation_that_skips_an_image_is_an_error(folders: Path) -> None:
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     way = Preprocessing(32, 32)
-    loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU, Ranks())
+    loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU, ProcessGroup())
     loader.reader = list(loader.reader)[:-1]  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="each image exactly once"):
-        evaluate([Candidate(Brightness(True), way)], loader, torch.float32, Ranks())
+        evaluate([EvalModel(Brightness(True), way)], loader, torch.float32, ProcessGroup())
 
 
 def test_gflops_are_multiply_adds() -> None:

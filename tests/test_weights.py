@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 import models
-from models import downloads
+from models import pretrained
 from tests.networks import CLASSES, plain
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
@@ -79,8 +79,8 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def listed(cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, its digest being the published one as far as the code knows."""
     table = cached.with_name("digests")
-    table.write_text(f"{downloads.sha256(cached)}  {cached.name}\n")
-    monkeypatch.setattr(downloads, "_DIGESTS", table)
+    table.write_text(f"{pretrained.sha256(cached)}  {cached.name}\n")
+    monkeypatch.setattr(pretrained, "_DIGESTS", table)
     return cached
 
 
@@ -96,9 +96,9 @@ def test_published_weights_come_from_the_download_cache() -> None:
 def test_a_cached_file_that_is_not_the_published_one_is_refused(cached: Path) -> None:
     with pytest.raises(models.ModelError, match="is not the published file: its sha256 is") as caught:
         models.build("resnet18", weights="IMAGENET1K_V1")
-    assert downloads.sha256(cached) in str(caught.value)
+    assert pretrained.sha256(cached) in str(caught.value)
     assert "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec" in str(caught.value)
-    assert "python scripts/fetch_weights.py model=resnet18" in str(caught.value)
+    assert "python scripts/download_weights.py model=resnet18" in str(caught.value)
 
 
 def test_one_changed_byte_is_enough(listed: Path) -> None:
@@ -120,15 +120,15 @@ def test_a_digest_that_only_the_download_tells_is_kept_and_holds_ever_after(
     entry = type("Entry", (), {"url": served.as_uri(), "name": "IMAGENET1K_V1"})
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
 
-    file = downloads.fetch("new", entry)
+    file = pretrained.fetch("new", entry)
     assert file.read_bytes() == content
     assert file.with_name(f"{file.name}.sha256").read_text() == f"{digest}  {file.name}\n"
-    assert downloads.fetch("new", entry) == file
+    assert pretrained.fetch("new", entry) == file
 
     # As if somebody had found other content with the same first eight digits.
-    monkeypatch.setattr(downloads, "sha256", lambda _: digest[:8] + "0" * 56)
+    monkeypatch.setattr(pretrained, "sha256", lambda _: digest[:8] + "0" * 56)
     with pytest.raises(models.ModelError, match=f"should be {digest}"):
-        downloads.fetch("new", entry)
+        pretrained.fetch("new", entry)
 
 
 def test_a_download_that_does_not_have_the_digits_of_its_name_is_not_kept(
@@ -138,7 +138,7 @@ def test_a_download_that_does_not_have_the_digits_of_its_name_is_not_kept(
     entry = type("Entry", (), {"url": (tmp_path / "new-01234567.pth").as_uri(), "name": "IMAGENET1K_V1"})
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     with pytest.raises(models.ModelError, match=r"could not be downloaded \(invalid hash value"):
-        downloads.fetch("new", entry)
+        pretrained.fetch("new", entry)
     assert not list((tmp_path / "home").rglob("*.*"))
 
 
@@ -159,7 +159,7 @@ def test_every_digest_in_the_table_is_of_a_published_file_and_begins_as_its_name
         for weights in models.published(name)
     ]  # fmt: skip
     names = {Path(url).name for url in urls}
-    for line in Path(downloads.__file__).with_name("downloads.sha256").read_text().splitlines():
+    for line in Path(pretrained.__file__).with_name("downloads.sha256").read_text().splitlines():
         digest, name = line.split("  ")
         assert len(digest) == 64
         assert f"-{digest[:8]}.pth" in name

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ -d .venv ]; then source .venv/bin/activate; fi
-plan=$(python scripts/plan.py "$@")
+plan=$(python scripts/sweep.py "$@")
 folder=$(mktemp -d "${TMPDIR:-$PWD}/slurm-table-XXXXXX")
 head -n 1 <<<"$plan"
 

@@ -1,0 +1,1 @@
+"""What a network does and costs: gates, attention maps, parameters, speed, export."""

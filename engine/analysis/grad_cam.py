@@ -1,0 +1,148 @@
+"""Where a network looks: its spatial gates and Grad-CAM (Selvaraju et al., ICCV 2017) over images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.analysis import gate_stats
+from engine.data.transforms import Preprocessing, normalize
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """What a network makes of some images.
+
+    Attributes:
+        cam: float32 [N, S, S] in [0, 1], Grad-CAM of the target class, each image's scaled to its own maximum.
+        gates: float32 [N, S, S] in (0, 1), the last spatial gate of each resolution, by its name.
+        predicted: [N] int64, the most probable classes.
+        probability: [N] float32, of the target classes.
+    """
+
+    cam: np.ndarray
+    gates: dict[str, np.ndarray]
+    predicted: np.ndarray
+    probability: np.ndarray
+
+
+def compute_maps(
+    model: nn.Module, gate_modules: Mapping[str, nn.Module], images: Tensor, targets: Tensor, way: Preprocessing
+) -> AttentionMaps:
+    """Compute the maps; the model is left as it is, in evaluation mode.
+
+    Args:
+        model: a classifier.
+        gate_modules: its gates by name; of those that return a map the last of each resolution is kept.
+        images: uint8 [N, 3, S, S] on the model's device.
+        targets: int64 [N], the class whose evidence Grad-CAM shows.
+        way: how the images are normalised.
+    """
+    model.eval()
+    last: list[Tensor] = []
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] > 1:
+            last[:] = [output]
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.enable_grad(), gate_stats.record_gates(gate_modules) as seen:
+            logits = model(normalize(images, way)).float()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    (features,) = last
+    score = logits.gather(1, targets[:, None]).sum()
+    (gradient,) = torch.autograd.grad(score, features)
+    weights = gradient.float().mean(dim=(2, 3), keepdim=True)
+    cam = F.relu((weights * features.detach().float()).sum(dim=1, keepdim=True))
+    cam = cam / cam.amax(dim=(2, 3), keepdim=True).clamp_min(1e-12)
+    size = images.shape[-1]
+    by_resolution = {gate.shape[-1]: (name, gate) for name, gate in seen.items() if gate.shape[-1] > 1}
+    return AttentionMaps(
+        cam=_enlarged(cam, size),
+        gates={name: _enlarged(gate.float(), size) for name, gate in by_resolution.values()},
+        predicted=logits.argmax(dim=1).cpu().numpy(),
+        probability=logits.softmax(dim=1).gather(1, targets[:, None])[:, 0].detach().cpu().numpy(),
+    )
+
+
+def can_draw() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:  # it is an extra
+        return False
+    return True
+
+
+def draw(
+    images: Tensor,
+    targets: Sequence[int],
+    classes: Sequence[str],
+    networks: Mapping[str, AttentionMaps],
+    labelled: bool,
+) -> "Figure":
+    """A row for each image: the image, then for each network Grad-CAM and its spatial gates laid over it.
+
+    Args:
+        images: uint8 [N, 3, S, S].
+        targets: the classes of Grad-CAM.
+        classes: names.
+        networks: the maps by the network's name.
+        labelled: whether the targets are the images' true classes, so that a network is right or wrong.
+
+    Raises:
+        ImportError: where matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    columns = 1 + sum(1 + len(maps.gates) for maps in networks.values())
+    figure = Figure(figsize=(1.7 * columns, 2.3 * len(pixels)), layout="constrained", dpi=100)
+    axes = figure.subplots(len(pixels), columns, squeeze=False)
+    for row, target in enumerate(targets):
+        axes[row, 0].imshow(pixels[row])
+        axes[row, 0].set_title(classes[target] if labelled else "", fontsize=7)
+        panels = iter(axes[row, 1:])
+        for network, maps in networks.items():
+            panel = next(panels)
+            panel.imshow(pixels[row])
+            panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
+            said = classes[maps.predicted[row]]
+            if labelled:
+                said += " (right)" if maps.predicted[row] == target else " (wrong)"
+            told = f"{network}: {said}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
+            panel.set_title(told, fontsize=5)
+            for name, gate in maps.gates.items():
+                panel = next(panels)
+                panel.imshow(pixels[row])
+                low, high = gate[row].min(), gate[row].max()
+                # The same colours for the same gate everywhere: one that hardly varies looks as it is.
+                panel.imshow(gate[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
+                panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=5)
+    for panel in axes.flat:
+        panel.axis("off")
+    return figure
+
+
+def pixels(figure: "Figure") -> np.ndarray:
+    """A figure as uint8 [height, width, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _enlarged(maps: Tensor, size: int) -> np.ndarray:
+    """[N, 1, H, W] -> [N, size, size]."""
+    larger = F.interpolate(maps.detach().cpu(), (size, size), mode="bilinear", align_corners=False)
+    return larger[:, 0].numpy()

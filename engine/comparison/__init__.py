@@ -1,0 +1,1 @@
+"""One comparison table: which runs enter it, their paired differences and its forms."""

@@ -1,0 +1,98 @@
+"""What paired predictions say of the difference between two networks, and how far to believe it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.determinism import RngPurpose, rng
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+_SEED = 51  # of the resampling: every table draws the same
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """A network's top-1 error minus its baseline's, over the same images and the same seeds.
+
+    Attributes:
+        difference: mean over images and seeds, in percentage points; negative is better.
+        difference_low, difference_high: its 95% bootstrap interval over images.
+        difference_sd: standard deviation over seeds, points; None for one seed.
+        won, lost: images that the network gets right in more, or in fewer, of the seeds than its baseline does.
+        p_value: exact two-sided sign test of won against lost; for one seed this is McNemar's test.
+        distinguishable: whether the data support a difference: the interval and the test both exclude none, and
+            every seed's difference has the same sign.
+    """
+
+    difference: float
+    difference_low: float
+    difference_high: float
+    difference_sd: float | None
+    won: int
+    lost: int
+    p_value: float
+    distinguishable: bool
+
+
+def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDifference:
+    """Compare a network with its baseline.
+
+    Args:
+        hits: [S, N] bool, whether the network of each seed is right on each image.
+        baseline_hits: [S, N] bool, the same for the baseline of the same seed.
+    """
+    seeds = len(hits)
+    lost_minus_won = baseline_hits.astype(np.int64) - hits.astype(np.int64)
+    per_seed = 100 * lost_minus_won.mean(axis=1)
+    # An image is one draw from the population however many seeds look at it: its outcomes stay together.
+    per_image = lost_minus_won.sum(axis=0)
+    low, high = (100 * bound / seeds for bound in bootstrap_interval(per_image))
+    won, lost = int((per_image < 0).sum()), int((per_image > 0).sum())
+    p_value = sign_test(won, lost)
+    agreed = bool((per_seed > 0).all() or (per_seed < 0).all())
+    return PairedDifference(
+        difference=float(per_seed.mean()),
+        difference_low=low,
+        difference_high=high,
+        difference_sd=standard_deviation(per_seed),
+        won=won,
+        lost=lost,
+        p_value=p_value,
+        distinguishable=agreed and not low <= 0 <= high and p_value < 1 - CONFIDENCE,
+    )
+
+
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean of values drawn from a few integers.
+
+    Drawing N images with replacement and counting each value is one draw from a multinomial distribution, so the
+    resampling is exact without touching single images (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        values: [N] int.
+    """
+    support, counts = np.unique(values, return_counts=True)
+    resampled = rng(_SEED, RngPurpose.BOOTSTRAP).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    means = resampled @ support / len(values)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Exact two-sided p-value of `won` against `lost` under equal chances; McNemar's exact test (1947).
+
+    Ties carry no information and are left out. Integers of any size, so exact for any count.
+    """
+    trials = won + lost
+    term = tail = 1
+    for i in range(min(won, lost)):
+        term = term * (trials - i) // (i + 1)  # binomial coefficient of i + 1
+        tail += term
+    return min(1.0, 2 * tail / 2**trials)
+
+
+def standard_deviation(values: np.ndarray) -> float | None:
+    """Of a sample, with n - 1; None for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,0 +1,1 @@
+"""Images from the disk to batches on the device."""

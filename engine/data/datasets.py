@@ -1,0 +1,150 @@
+"""Where images come from: three layouts of a data set on the disk."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from engine.config import DataConfig
+from engine.data import file_index, synthetic, transforms
+from engine.data.cache import ImageCache
+from engine.errors import UserError
+
+ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split, in a fixed order.
+
+    Attributes:
+        root: folder of the data set.
+        files: [N] paths relative to `root`, bytes.
+        labels: [N] int64 in [0, number of classes).
+        cache: images that were decoded before; None where none are kept.
+    """
+
+    root: Path
+    files: np.ndarray
+    labels: np.ndarray
+    cache: ImageCache | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
+
+    def image(self, index: int) -> Tensor:
+        """Decoded: uint8 [3, H, W], to be read only.
+
+        Raises:
+            UnreadableImage: if it is absent, truncated or no image.
+        """
+        if self.cache is None:
+            return transforms.decode(self.path(index))
+        image = self.cache.get(index)
+        if image is None:
+            image = transforms.decode(self.path(index))
+            self.cache.put(index, image)
+        return image
+
+    def cached(self) -> "Split":
+        """The same images, each decoded once and then kept, unless it is larger than the largest of a sample."""
+        sample = np.linspace(0, len(self) - 1, 64).astype(int)
+        return replace(self, cache=ImageCache(len(self), max(self.image(index).numel() for index in set(sample))))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set of two splits over the same classes, sorted by id.
+
+    Attributes:
+        fingerprint: sha256 over every file's path, size in bytes and label: equal fingerprints, equal lists of files.
+    """
+
+    name: str
+    classes: list[str]
+    train: Split
+    val: Split
+    fingerprint: str
+
+    def cached(self) -> "Dataset":
+        """The same data set, its decoded images kept in memory."""
+        return replace(self, train=self.train.cached(), val=self.val.cached())
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """List the images of the data set that a configuration names; `shapes` is generated if it is not there yet.
+
+    Raises:
+        UserError: if the folder is absent, is laid out differently, or lacks classes or images.
+    """
+    root = Path(config.root)
+    if config.layout == "shapes":
+        synthetic.generate(root)
+    if not root.is_dir():
+        raise UserError(
+            f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
+            "or try data=shapes, which is generated where you are."
+        )
+    train_folder = root / "train"
+    available = _class_folders(train_folder)
+    if len(available) != config.total_classes:
+        raise UserError(
+            f"{train_folder} holds {len(available)} class folders, not {config.total_classes}; "
+            "set data.root to the whole data set, or data.total_classes to what is there."
+        )
+    classes = available[: config.num_classes]
+    if config.layout != "tiny_imagenet":
+        _require_same_classes(available, _class_folders(root / "val"), root)
+
+    def read() -> list[file_index.FileList]:
+        train = file_index.class_folders(root, "train", classes)
+        if config.layout != "tiny_imagenet":
+            return [train, file_index.class_folders(root, "val", classes)]
+        annotated = _annotated_files(root / "val", classes, available)
+        return [train, file_index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
+
+    found = file_index.build_file_index(root, f"{config.layout} {' '.join(classes)}", read)
+    train, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
+    if not len(val):
+        raise UserError(f"{root} lists no validation images of the classes asked for.")
+    return Dataset(config.label, classes, train, val, found.fingerprint)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder.absolute()}; data.root needs train/ and val/ inside.")
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
+    if not val:
+        raise UserError(f"{root / 'val'} holds no class folders; sort its images into one folder per class.")
+    differing = sorted(set(train) ^ set(val))
+    if differing:
+        raise UserError(f"train/ and val/ of {root} differ in these classes: {', '.join(differing[:5])}.")
+
+
+def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iterator[tuple[Path, int]]:
+    """Tiny ImageNet's validation images: the list has one line per image, file and class first."""
+    annotations = folder / ANNOTATIONS
+    if not annotations.is_file():
+        raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")
+    labels = {name: label for label, name in enumerate(classes)}
+    lines = annotations.read_text(errors="replace").splitlines()
+    seen = set()
+    for number, line in enumerate(lines, start=1):
+        file, _, rest = line.partition("\t")
+        name = rest.partition("\t")[0]
+        if name not in known:
+            raise UserError(f"Line {number} of {annotations} names no known class: '{line[:60]}'.")
+        if file in seen:
+            raise UserError(f"Line {number} of {annotations} names {file} for the second time.")
+        seen.add(file)
+        if name in labels:
+            yield folder / "images" / file, labels[name]

@@ -1,0 +1,109 @@
+"""A data set to try things on anywhere: five shapes in two textures, drawn once as JPEG files in class folders.
+
+Only shape and texture tell the ten classes apart. Position, size, rotation, colours, background and clutter vary
+independently of the class, so that a network has to learn what it is asked for.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.io import write_jpeg
+
+from engine.determinism import RngPurpose, rng
+from engine.errors import UserError
+
+SIZE = 48  # pixels
+TRAIN_PER_CLASS = 160
+VAL_PER_CLASS = 100
+SHAPES = ("cross", "disc", "ring", "square", "triangle")
+TEXTURES = ("checked", "striped")
+SEED = 51
+
+
+def generate(root: Path) -> None:
+    """Write train/ and val/ below `root`, unless they are there. The folder appears whole or not at all."""
+    if root.exists():
+        return
+    draft = root.with_name(f"{root.name}.{os.getpid()}.draft")
+    try:
+        _write(draft)
+        draft.rename(root)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if not root.exists():  # else another process was first
+            raise UserError(f"The images of {root} cannot be written ({error.strerror}); set data.root.") from error
+
+
+def _write(folder: Path) -> None:
+    """Draw every image below train/ and val/ of a folder."""
+    classes = [(shape, texture) for shape in SHAPES for texture in TEXTURES]
+    for split, per_class in (("train", TRAIN_PER_CLASS), ("val", VAL_PER_CLASS)):
+        for label, (shape, texture) in enumerate(classes):
+            into = folder / split / f"{shape}_{texture}"
+            into.mkdir(parents=True)
+            for i in range(per_class):
+                random = rng(SEED, RngPurpose.SHAPES, epoch=label, index=i + (0 if split == "train" else 2**32))
+                image = torch.from_numpy(draw(shape, texture, random)).permute(2, 0, 1)
+                write_jpeg(image, str(into / f"{i:04d}.jpeg"), quality=90)
+
+
+def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:
+    """One image, uint8 [SIZE, SIZE, 3]."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
+    image = _background(x, y, random)
+    radius = random.uniform(0.22, 0.38)
+    centre = random.uniform(radius, 1 - radius, size=2)
+    u, v = _rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
+    inside = _inside(shape, u / radius, v / radius)
+    image[inside] = _textured(texture, x, y, random)[inside]
+    noise = random.normal(0, random.uniform(2, 12), image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Where a shape of radius 1 around the origin is, as a boolean map."""
+    distance = np.hypot(u, v)
+    match shape:
+        case "disc":
+            return distance < 0.9
+        case "ring":
+            return (distance < 1) & (distance > 0.55)
+        case "square":
+            return np.maximum(abs(u), abs(v)) < 0.8
+        case "triangle":
+            return np.maximum(v, np.sqrt(0.75) * abs(u) - v / 2) < 0.5
+        case "cross":
+            return (np.minimum(abs(u), abs(v)) < 0.3) & (np.maximum(abs(u), abs(v)) < 1)
+    raise ValueError(f"no shape is called {shape}")
+
+
+def _textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A texture of two colours over the whole image, float [SIZE, SIZE, 3]."""
+    u, v = _rotate(x, y, random.uniform(0, 2 * np.pi))
+    cycles = random.uniform(6, 9)
+    phase = random.uniform(0, 1, size=2)
+    along = np.sin(2 * np.pi * (cycles * u + phase[0])) > 0
+    across = np.sin(2 * np.pi * (cycles * v + phase[1])) > 0
+    first = along if texture == "striped" else along ^ across
+    dark, light = random.uniform(0, 110, size=3), random.uniform(145, 255, size=3)
+    return np.where(first[..., None], dark, light)
+
+
+def _background(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A gradient with bars and blots of any colour, float [SIZE, SIZE, 3]."""
+    slope, _ = _rotate(x - 0.5, y - 0.5, random.uniform(0, 2 * np.pi))
+    image = random.uniform(40, 215, size=3) + slope[..., None] * random.uniform(-120, 120, size=3)
+    for _ in range(random.integers(2, 6)):
+        centre = random.uniform(0, 1, size=2)
+        u, v = _rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
+        is_bar = random.random() < 0.5
+        clutter = (abs(u) < 0.02) & (abs(v) < 0.3) if is_bar else np.hypot(u, v) < random.uniform(0.02, 0.07)
+        image[clutter] = random.uniform(0, 255, size=3)
+    return image
+
+
+def _rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x

@@ -1,0 +1,53 @@
+"""Which code, packages and hardware made a result."""
+
+import platform
+import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "torchvision", "triton", "numpy", "hydra-core", "omegaconf")
+
+
+def collect_env(device: torch.device) -> dict[str, Any]:
+    """The part of a record that says how to get the same bits again."""
+    return {
+        "code_revision": _git("rev-parse", "HEAD"),
+        "code_clean": _git("status", "--porcelain") == "",
+        "python": platform.python_version(),
+        "packages": _packages(),
+        "device": _hardware(device),
+        "cuda": {"toolkit": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        if device.type == "cuda"
+        else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # Triton is not everywhere
+            found[name] = version(name)
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this repository, None where it is no checkout or git is not installed."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent.parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""What is learned: the loss, the predictions and the table's columns of each task."""

@@ -1,0 +1,1 @@
+"""One training: optimization, validation, curves and the record."""

@@ -1,0 +1,85 @@
+"""Every network by name, with or without attention, at its start."""
+
+from torch import nn
+
+from models import attention as attention_layers
+from models import mobilenet, mobilenet_v1, resnet, vgg
+from models import weights as start_weights
+from models.errors import ModelError
+from models.registry import BackboneSpec
+
+_FAMILIES = (resnet, vgg, mobilenet_v1, mobilenet)
+
+BACKBONES: dict[str, BackboneSpec] = {backbone.name: backbone for family in _FAMILIES for backbone in family.BACKBONES}
+
+STARTS = ("identity", "random")
+
+
+def names() -> list[str]:
+    """Every backbone, by torchvision's names where it has the network."""
+    return list(BACKBONES)
+
+
+def parse(name: str, attention: str | None = None) -> tuple[BackboneSpec, str]:
+    """`resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
+
+    Raises:
+        ModelError: if there is no such backbone, or an attention is given beside a name that says one.
+    """
+    for kind in attention_layers.KINDS:
+        if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
+            if attention is not None:
+                backbone = name.removesuffix(f"_{kind}")
+                raise ModelError(f"The name '{name}' and attention='{attention}' are one too many; say '{backbone}'.")
+            return BACKBONES[name.removesuffix(f"_{kind}")], kind
+    if name not in BACKBONES:
+        known = ", ".join(BACKBONES)
+        raise ModelError(f"Unknown model '{name}'; known are {known}, each also as NAME_cbam and NAME_se.")
+    return BACKBONES[name], attention or "none"
+
+
+def build(
+    name: str,
+    attention: str | None = None,
+    weights: str | None = None,
+    num_classes: int = 1000,
+    start: str | None = None,
+    new_head: bool = True,
+    **options: object,
+) -> nn.Module:
+    """A network in training mode.
+
+    Under one seed of torch, the backbone's random parameters are the same with and without attention.
+
+    Args:
+        name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`).
+        attention: `none`, `cbam` or `se`; None takes it from the name.
+        weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
+        num_classes: outputs of the head.
+        start: `identity` puts attention in without changing what the network computes, `random` initialises it
+            plainly; None is `identity` for weights without attention and `random` without weights.
+        new_head: whether the head starts anew where the weights are for another number of classes; if not, they do
+            not fit.
+        options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
+            `cbam.CBAM`.
+
+    Raises:
+        ModelError: if a name is unknown, the weights cannot be had or do not fit, or an option is out of range.
+    """
+    backbone, kind = parse(name, attention)
+    if start is not None and start not in STARTS:
+        raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
+    if num_classes < 1:
+        raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
+    net = backbone.build(num_classes)
+    plain_keys = net.state_dict().keys()
+    attached = attention_layers.attach(list(backbone.sites(net)), kind, options)
+    has_learned_attention = False
+    if weights is not None:
+        attention_keys = net.state_dict().keys() - plain_keys
+        state = start_weights.read(backbone.name, weights)
+        has_learned_attention = start_weights.load(net, backbone, state, attention_keys, new_head)
+    if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
+        for layer in attached:
+            layer.init_identity_()
+    return net

@@ -1,0 +1,134 @@
+"""What a preset still needs, as a shell script: each of its runs with its state and command, then the table.
+
+    python scripts/sweep.py experiment=table4 data.root=/path/to/imagenet              # look
+    python scripts/sweep.py experiment=table4 data.root=/path/to/imagenet | bash -e    # do
+
+Presets are in configs/experiment; one of your own is given as experiment=FILE.yaml. Further KEY=VALUE arguments go
+into every command; those of data and runtime, and run.root, into that of the table too. Finished runs are comments; a
+run under way continues where it stopped.
+"""
+
+import itertools
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from engine import cli
+from engine.config import TrainConfig, parse, register
+from engine.errors import UserError
+from engine.run_dir import RunDirectory
+
+PRESETS = cli.CONFIGS / "experiment"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a preset.
+
+    Attributes:
+        directory: of the run.
+        state: `done`, `under way` or `missing`.
+        weights: what it starts from.
+        command: that trains it.
+    """
+
+    directory: Path
+    state: str
+    weights: str | None
+    command: str
+
+
+def plan(file: Path, extra: list[str]) -> Iterator[str]:
+    """The lines of the script."""
+    preset = read(file)
+    runs = []
+    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+        for line in preset.runs:
+            runs += [look_up(overrides) for overrides in expand([*preset.train, *shlex.split(line), *extra])]
+    counts = [f"{[run.state for run in runs].count(state)} {state}" for state in ("done", "under way", "missing")]
+    yield f"# {file.stem}: {len(runs)} runs; {', '.join(counts)}"
+    for number, stage in enumerate(stages(runs), start=1):
+        yield f"# stage {number}"
+        for run in stage:
+            yield f"# {run.state}: {run.directory}\n" + ("# " if run.state == "done" else "") + run.command
+    shared = [argument for argument in extra if argument.lstrip("+").startswith(("data", "runtime", "run.root="))]
+    yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
+
+
+def read(file: Path) -> DictConfig:
+    """A preset: `train`, arguments of all runs; `runs`, a line of arguments each; `evaluate`, those of the table."""
+    try:
+        preset = OmegaConf.load(file)
+    except (OSError, YAMLError) as error:
+        raise UserError(f"The preset {file} cannot be read ({' '.join(str(error).split())}).") from error
+    lists = {"train", "runs", "evaluate"}
+    if not isinstance(preset, DictConfig) or preset.keys() != lists or not all(map(OmegaConf.is_list, preset.values())):
+        raise UserError(f"The preset {file} needs three lists: train, runs and evaluate.")
+    return preset
+
+
+def expand(overrides: list[str]) -> Iterator[list[str]]:
+    """Every combination of the comma-separated values, as Hydra's multirun makes them: a=1,2 -> a=1 and a=2."""
+    choices = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+    return (list(combination) for combination in itertools.product(*choices))
+
+
+def stages(runs: Sequence[Planned]) -> list[list[Planned]]:
+    """The runs whose start weights no other run makes, then those that start from one of them."""
+    directories = {run.directory for run in runs}
+
+    def starts_from_another(run: Planned) -> bool:
+        return run.weights is not None and not directories.isdisjoint(Path(run.weights).parents)
+
+    split = [[run for run in runs if starts_from_another(run) is later] for later in (False, True)]
+    return [stage for stage in split if stage]
+
+
+def look_up(overrides: list[str]) -> Planned:
+    """The run of a training command and how far it is.
+
+    Raises:
+        UserError: if its directory holds another run.
+    """
+    config: TrainConfig = parse(compose("train", overrides))
+    run = RunDirectory(Path(config.run_directory))
+    run.require_same_config(config)
+    state = "done" if run.finished else "under way" if run.config_file.is_file() else "missing"
+    return Planned(run.directory, state, config.model.weights, shlex.join(["python", "train.py", *overrides]))
+
+
+def main(arguments: list[str]) -> None:
+    if "--help" in arguments:
+        print((__doc__ or "").strip())
+        return
+    presets = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
+    chosen = [argument.removeprefix("experiment=") for argument in arguments if argument.startswith("experiment=")]
+    if len(chosen) != 1 or not (chosen[0] in presets or chosen[0].endswith(".yaml")):
+        raise UserError(
+            f"Name one preset as experiment=NAME, of {', '.join(presets)}, or your own file as experiment=FILE.yaml."
+        )
+    register()
+    extra = [argument for argument in arguments if not argument.startswith("experiment=")]
+    print("\n".join(plan(presets.get(chosen[0], Path(chosen[0])), extra)))
+
+
+if __name__ == "__main__":
+    with cli.one_line_errors(HydraException, OmegaConfBaseException):
+        main(sys.argv[1:])
