@@ -1,48 +1,94 @@
 """Train or fine-tune one network.
 
     python train.py model=resnet50_cbam data.root=/path/to/imagenet     # ImageNet, from published weights
-    python train.py model=resnet18_cbam data=shapes model.weights=null  # anywhere, from nothing
+    python train.py model=resnet18_cbam data=shapes model.weights=null  # anywhere, from random weights
 
-The same command started again continues the run. The keys are in engine/config.py, the presets in configs/.
+Running the same command again resumes the run. The keys are documented in engine/config.py; configs/ has the presets.
 """
 
 import os
 
+from omegaconf import OmegaConf
+from torch import nn
+
 import models
-from engine import cli, cluster, determinism, distributed
+from engine import cli
+from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
 from engine.data.datasets import open_dataset
-from engine.distributed import ProcessGroup
+from engine.data.loader import EvalLoader, TrainLoader
+from engine.determinism import set_determinism
+from engine.device import convert_sync_batchnorm, resolve_device
+from engine.distributed import ProcessGroup, init_distributed
+from engine.errors import UserError
+from engine.run_dir import RunDirectory
+from engine.tasks.classification import Classification
 from engine.training import record
+from engine.training.fit import first_unlogged, fit
+from engine.training.tensorboard import TensorBoardLogger
+from engine.training.trainer import Trainer
+from engine.training.validator import Validator
 
 
-def train(config: TrainConfig) -> None:
-    determinism.set_determinism(config.seed, config.runtime.deterministic)
-    with distributed.init_distributed(cluster.world_info_from_env(os.environ), config.run_directory) as group:
-        train_together(config, group)
+def main(config: TrainConfig) -> None:
+    set_determinism(config.seed, config.runtime.deterministic)
+    with init_distributed(world_info_from_env(os.environ), config.run_directory) as group:
+        run = record.prepare_run(config, group)
+        if not run.finished:
+            train(config, run, group)
 
 
-def train_together(config: TrainConfig, group: ProcessGroup) -> None:
-    run = record.prepare_run(config, group)
-    if run is None:
-        return
-    data = group.first_alone(lambda: open_dataset(config.data))
-    # A run under way holds its weights itself: those that it started from may be gone.
+def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
+    runtime = config.runtime
+    device = resolve_device(runtime.device, group)
+    with group.main_process_first():
+        data = open_dataset(config.data)
+    with group.main_process_first():
+        model = build_model(config, run, len(data.classes))
+    if runtime.fused_cbam and device.type != "cuda":
+        raise UserError("runtime.fused_cbam=true needs CUDA; its kernels run nowhere else.")
+
+    task = Classification.from_config(config)
+    preprocessing = task.preprocessing(models.transforms(config.model.name, config.model.weights))
+    facts = record.initial_record(config, data, model, preprocessing, device, group)
+    gates = models.gates(model)
+    if runtime.sync_batchnorm:
+        model = convert_sync_batchnorm(model, device)
+    if runtime.cache_images:
+        data = data.cached()
+
+    train_samples = task.train_samples(data.train, config.seed)
+    train_loader = TrainLoader(train_samples, config.recipe.batch_size, config.seed, runtime.workers, device, group)
+    trainer = Trainer(model, task, preprocessing, train_loader, config, group)
+    facts = record.start_or_resume(run, trainer, facts, config)
+    tensorboard = TensorBoardLogger(run.directory if run.writes else None, first_unlogged(trainer))
+    tensorboard.describe(record.hyperparameters(config, facts), {"config": OmegaConf.to_yaml(config)})
+
+    val_samples = task.eval_samples(data.val, [preprocessing])
+    val_loader = EvalLoader(val_samples, runtime.eval_batch_size, runtime.workers, device, group)
+    validate = Validator(
+        task, trainer.model, preprocessing, gates, data, val_loader, trainer.precision, group, config.run.pictures
+    )
+    predictions = fit(trainer, validate, tensorboard, run, config).predictions
+
+    if run.writes:
+        predictions.save(run.predictions)
+    facts = record.final_record(trainer, predictions, facts)
+    run.write_record(facts)
+    record.log_result(trainer, run, config, facts)
+
+
+def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Module:
+    """Return the network at its start."""
+    # A started run contains its weights: the file that it started from may be gone.
     weights = None if run.has_checkpoint else config.model.weights
-    model = group.first_alone(
-        lambda: models.build(
-            config.model.name,
-            config.model.attention,
-            weights,
-            num_classes=len(data.classes),
-            **config.attention_options,
-        )
+    model = models.build(
+        config.model.name, config.model.attention, weights, num_classes=classes, **config.attention_options
     )
     if config.runtime.fused_cbam:
         models.fuse(model)
-    transforms = models.transforms(config.model.name, config.model.weights)
-    record.train(config, run, data, model, models.gates(model), transforms, group)
+    return model
 
 
 if __name__ == "__main__":
-    cli.run("train", train, models.ModelError)
+    cli.run("train", main, models.ModelError)

@@ -9,14 +9,16 @@ import torch
 
 import models
 from benchmarks.report import Section
+from engine.config import DataConfig
 from engine.data.datasets import Split
 from engine.data.file_index import EXTENSIONS
-from engine.data.loader import EvalLoader, EvalSamples
+from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
 from engine.device import to_device
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.tasks.classification import EvalModel, evaluate
+from engine.tasks.classification import Classification
+from engine.tasks.evaluator import EvalModel, evaluate
 
 
 def measure(images: Path, device: torch.device) -> Section:
@@ -69,12 +71,9 @@ def repeated(folder: Path, at_least: int) -> Split:
 def _pass(candidates: list[EvalModel], split: Split, way: Preprocessing, device: torch.device) -> np.ndarray:
     """Seconds to evaluate so many networks together: [wall clock, processor time with the loader's workers]."""
     started = _clocks()
-    evaluate(
-        candidates,
-        EvalLoader(EvalSamples(split, (way,)), 64, _workers(), device, ProcessGroup()),
-        torch.float32,
-        ProcessGroup(),
-    )
+    task, group = Classification(DataConfig(image_size=way.crop)), ProcessGroup()
+    loader = EvalLoader(task.eval_samples(split, [way]), 64, _workers(), device, group)
+    evaluate(task, candidates, loader, [way], torch.float32, group)
     return _clocks() - started
 
 

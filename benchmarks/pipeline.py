@@ -14,9 +14,10 @@ from benchmarks.clock import Typical
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
 from engine.data.datasets import Split
-from engine.data.loader import TrainLoader, TrainSamples
+from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing, normalize
 from engine.distributed import ProcessGroup
+from engine.tasks.classification import TrainSamples
 
 HERE, NORMALISED = "here", "here, normalised"
 ROUNDS, WORKERS, BATCH, SIZE = 5, 2, 32, 224
@@ -44,7 +45,7 @@ def measure(images: Path, device: torch.device) -> Section:
     split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
         HERE: lambda: _loader(split, device).epoch(0),
-        NORMALISED: lambda: ((normalize(batch[0], WAY, torch.contiguous_format),) for batch in ways[HERE]()),
+        NORMALISED: lambda: ((normalize(images, WAY, torch.contiguous_format),) for (images,), *_ in ways[HERE]()),
         "here, second epoch": lambda: _second_epoch(_loader(split, device)),
         "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), device)),
         "torchvision's reference": lambda: _reference(split),
@@ -81,13 +82,13 @@ def _rate(batches: Iterable) -> float:
     count, started = 0, time.perf_counter()
     ended = started
     for images, *_ in batches:
-        count += len(images)
+        count += len(images[0]) if isinstance(images, list) else len(images)
         ended = time.perf_counter()  # what follows the last batch is the end of the workers
     return count / (ended - started)
 
 
 def _loader(split: Split, device: torch.device) -> TrainLoader:
-    return TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, WORKERS, device, ProcessGroup())
+    return TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, 51, WORKERS, device, ProcessGroup())
 
 
 def _second_epoch(loader: TrainLoader) -> Iterable:

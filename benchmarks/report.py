@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine import environment
-from engine.checkpoint import atomic_write
+from engine.atomic_io import atomic_write
 
 Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, with the same keys; `measured`: where
 

@@ -8,10 +8,11 @@ import torch
 import models
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
-from engine.config import ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
-from engine.data.loader import TrainLoader, TrainSamples
+from engine.config import DataConfig, ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
+from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
+from engine.tasks.classification import Classification
 from engine.training.trainer import Trainer
 
 
@@ -30,9 +31,10 @@ def measure(images: Path, device: torch.device) -> Section:
         net = models.build(name)
         if fused:
             models.fuse(net)
-        loader = TrainLoader(TrainSamples(split, 51, size, 0.08), batch_size, runtime.workers, device, ProcessGroup())
+        task, group = Classification(DataConfig(image_size=size)), ProcessGroup()
+        loader = TrainLoader(task.train_samples(split, 51), batch_size, 51, runtime.workers, device, group)
         config = TrainConfig(model=ModelConfig(name), recipe=recipe, runtime=runtime)
-        trainer = Trainer(net, loader, Preprocessing(size, size), config, ProcessGroup())
+        trainer = Trainer(net, task, Preprocessing(size, size), loader, config, group)
         _epoch(trainer)  # kernels are chosen, and compiled
         trainer.end_epoch()
         seconds = _epoch(trainer)

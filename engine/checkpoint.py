@@ -1,18 +1,15 @@
-"""Files that appear whole or not at all, and weights that can be compared by a digest."""
+"""Checkpoints of tensors and plain values, and a digest to compare weights by."""
 
 import hashlib
-import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.atomic_io import atomic_write
 from engine.errors import UserError
-
-DRAFT = ".draft"  # ending of a file that is not whole yet
 
 
 class UnreadableCheckpoint(UserError):
@@ -49,30 +46,6 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UnreadableCheckpoint(f"{path} cannot be read: it holds no checkpoint.")
     return state
-
-
-def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to the disk, and rename it to `path`.
-
-    What was at `path` is renamed to `previous` just before, if that is given.
-
-    Raises:
-        UserError: if that fails; `path` is then as it was.
-    """
-    draft = path.with_name(f"{path.name}.{os.getpid()}{DRAFT}")
-    try:
-        with draft.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            path.replace(previous)
-        draft.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        draft.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        remedy = "Make room" if path.parent.is_dir() else f"Make the folder {path.parent}"
-        raise UserError(f"{path} cannot be written ({reason}). {remedy}, then start the same command.") from error
 
 
 def sha256(state: dict[str, Tensor]) -> str:

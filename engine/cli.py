@@ -75,7 +75,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             _fail(
                 f"There is too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
-                "table.throughput_batch_size lower, or recipe.accumulate higher."
+                "table.throughput_batch_size lower, or recipe.accumulation_steps higher."
             )
         # torch raises it wherever the main process happens to be when a worker dies.
         if "DataLoader worker (pid" not in str(error):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class ModelConfig:
 
 @dataclass
 class AttentionConfig:
-    """Options of the attention module; squeeze-and-excitation has `ratio` and `start` alone."""
+    """Options of the attention module; squeeze-and-excitation has `ratio` and `init` alone."""
 
     ratio: int = 16  # reduction of the channel gate's MLP
     kernel_size: int = 7  # side of the spatial gate's convolution, odd
@@ -34,7 +34,7 @@ class AttentionConfig:
     spatial_norm: bool = False  # BatchNorm after the spatial gate's convolution
     order: str = "channel_spatial"  # channel_spatial | spatial_channel | parallel | channel | spatial
     output: str = "refined"  # refined: F''; residual: F'' + F
-    start: str | None = None  # identity | random; null: identity on weights without attention, random without weights
+    init: str | None = None  # identity | random; null: identity with start weights, random without
 
     def options(self, kind: str) -> dict[str, Any]:
         """The keyword arguments of `models.build` for attention of this kind.
@@ -43,12 +43,12 @@ class AttentionConfig:
             UserError: naming an option that is set and that this kind does not have.
         """
         options = dataclasses.asdict(self)
-        known = {"none": ("start",), "se": ("ratio", "start")}.get(kind, tuple(options))
+        known = {"none": ("init",), "se": ("ratio", "init")}.get(kind, tuple(options))
         for key in self.changed():
             if key not in known:
                 advice = "add attention=cbam, or " if kind == "none" else ""
                 raise UserError(f"attention.{key} is no option of attention={kind}; {advice}leave it out.")
-        return {key: options[key] for key in known}
+        return {"start" if key == "init" else key: options[key] for key in known}
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from the defaults."""
@@ -119,7 +119,7 @@ class RecipeConfig:
     def check(self) -> None:
         _at_least("recipe.epochs", self.epochs, 1)
         _at_least("recipe.batch_size", self.batch_size, 1)
-        _at_least("recipe.accumulate", self.accumulation_steps, 1)
+        _at_least("recipe.accumulation_steps", self.accumulation_steps, 1)
         self.check_parts(1)
         _at_least("recipe.lr", self.lr, 0.0)
         _between("recipe.momentum", self.momentum, 0.0, 1.0)
@@ -135,7 +135,7 @@ class RecipeConfig:
     def check_parts(self, processes: int) -> None:
         """Whether the batch divides among so many processes, and each one's share into its parts."""
         parts = processes * self.accumulation_steps
-        divisor = f"recipe.accumulate={self.accumulation_steps}" + (
+        divisor = f"recipe.accumulation_steps={self.accumulation_steps}" + (
             f" times {processes} processes" if processes > 1 else ""
         )
         if self.batch_size % parts:
@@ -286,6 +286,15 @@ class EvaluateConfig:
     def check(self) -> None:
         for part in (self.data, self.runtime, self.table):
             part.check()
+
+
+# Keys of earlier versions.
+RENAMED_KEYS = {"recipe.accumulate": "recipe.accumulation_steps", "attention.start": "attention.init"}
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of dotted keys under the keys' current names."""
+    return {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
 
 
 def register() -> None:

@@ -1,7 +1,7 @@
 """The processes that train one network together, a device each, over PyTorch's process group."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -74,14 +74,14 @@ class ProcessGroup:
         first: T = box[0]
         return first
 
-    def first_alone(self, make: Callable[[], T]) -> T:
-        """What `make` returns, called by the first process before the others, which find what it has kept for them."""
+    @contextmanager
+    def main_process_first(self) -> Iterator[None]:
+        """Run the block on the main process first; the others follow, and find what it has stored."""
         if not self.is_main_process:
             self.barrier()
-        made = make()
+        yield
         if self.is_main_process:
             self.barrier()
-        return made
 
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's running statistics, as they are after the last step."""
@@ -158,8 +158,8 @@ def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta)
     except (distributed.DistNetworkError, distributed.DistStoreError, ValueError) as error:
         raise UserError(
             f"Process {cluster.rank} of {cluster.world_size} does not reach the first one at "
-            f"{cluster.address}:{cluster.port} ({str(error).splitlines()[0]}); see whether that one has started, or set "
-            "MASTER_ADDR and MASTER_PORT."
+            f"{cluster.address}:{cluster.port} ({str(error).splitlines()[0]}); see whether that one has started, or "
+            "set MASTER_ADDR and MASTER_PORT."
         ) from error
     return PrefixStore(f"{purpose} {cluster.attempt}", server)
 

@@ -12,8 +12,12 @@ import torch
 _PACKAGES = ("torch", "torchvision", "triton", "numpy", "hydra-core", "omegaconf")
 
 
+# The keys of `collect_env`.
+KEYS = ("code_revision", "code_clean", "python", "packages", "device", "cuda", "threads")
+
+
 def collect_env(device: torch.device) -> dict[str, Any]:
-    """The part of a record that says how to get the same bits again."""
+    """Return the code, packages and hardware that decide the bits of a result."""
     return {
         "code_revision": _git("rev-parse", "HEAD"),
         "code_clean": _git("status", "--porcelain") == "",

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from torchvision.io import encode_png
 
 from engine import checkpoint
-from engine.config import TrainConfig
+from engine.atomic_io import DRAFT, atomic_write
+from engine.config import RENAMED_KEYS, TrainConfig, renamed
 from engine.errors import UserError
 
 _RESULTS = {
@@ -72,7 +73,7 @@ class RunDirectory:
             if self.directory.exists() and not self._is_ours():
                 raise UserError(f"{self.directory} is there and is no run; set run.dir to another folder.")
             return
-        there, here = identity(self.config()), identity(config)
+        there, here = result_config(self.config()), result_config(config)
         differing = [
             f"{key} ({there.get(key)} there, {here.get(key)} here)"
             for key in sorted(there.keys() | here.keys())
@@ -99,16 +100,16 @@ class RunDirectory:
             reason = f"The run directory {self.directory} cannot be written ({error.strerror})"
             raise UserError(f"{reason}; set run.dir or run.root to a folder that can.") from error
         self.require_same_config(config)  # another process may have come between the first look and the lock
-        for draft in self.directory.rglob(f"*{checkpoint.DRAFT}"):  # of a start that was killed while writing
+        for draft in self.directory.rglob(f"*{DRAFT}"):  # of a start that was killed while writing
             draft.unlink()
         if not self.config_file.is_file():
             text = OmegaConf.to_yaml(OmegaConf.structured(config))
-            checkpoint.atomic_write(self.config_file, lambda file: file.write(text.encode()))
+            atomic_write(self.config_file, lambda file: file.write(text.encode()))
 
     def save_state(self, state: dict[str, Any], config: TrainConfig) -> None:
         """Keep the state to go on from, and the one before it in case this one is damaged."""
         if self.writes:
-            checkpoint.save({**state, "identity": identity(config)}, self.last, self.previous)
+            checkpoint.save({**state, "identity": result_config(config)}, self.last, self.previous)
 
     def save_best(self, state: dict[str, Any]) -> None:
         if self.writes:
@@ -140,7 +141,8 @@ class RunDirectory:
 
     def config(self) -> TrainConfig:
         try:
-            loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(self.config_file))
+            stored = _with_current_keys(OmegaConf.load(self.config_file))
+            loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
             parsed = OmegaConf.to_object(loaded)
         except Exception as error:  # YAML and OmegaConf have many, all of them saying that the file is not ours
             raise UserError(f"{self.config_file} is damaged; restore it, or delete {self.directory}.") from error
@@ -163,18 +165,17 @@ class RunDirectory:
         if self.writes:
             self.pictures.mkdir(exist_ok=True)
             png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
-            checkpoint.atomic_write(self.pictures / f"epoch{epoch:03d}.png", lambda file: file.write(png))
+            atomic_write(self.pictures / f"epoch{epoch:03d}.png", lambda file: file.write(png))
 
     def write_record(self, record: dict[str, Any]) -> None:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         if self.writes:
-            checkpoint.atomic_write(self.record_file, lambda file: file.write(text.encode()))
+            atomic_write(self.record_file, lambda file: file.write(text.encode()))
 
     def _is_ours(self) -> bool:
         """Whether a directory without a configuration is empty, or where a start was killed at once."""
         return self.directory.is_dir() and all(
-            entry.name in ("lock", "checkpoint") or entry.name.endswith(checkpoint.DRAFT)
-            for entry in self.directory.iterdir()
+            entry.name in ("lock", "checkpoint") or entry.name.endswith(DRAFT) for entry in self.directory.iterdir()
         )
 
     def _lock(self) -> None:
@@ -192,7 +193,7 @@ class RunDirectory:
         self._lock_file.flush()
 
 
-def identity(config: TrainConfig) -> dict[str, Any]:
+def result_config(config: TrainConfig) -> dict[str, Any]:
     """The keys that decide the result of a run, with dots: {"recipe.lr": 0.01, ...}."""
     flat: dict[str, Any] = {}
     for section, values in dataclasses.asdict(config).items():
@@ -205,4 +206,13 @@ def identity(config: TrainConfig) -> dict[str, Any]:
 
 def matches_config(state: dict[str, Any], config: TrainConfig) -> bool:
     """Whether a checkpoint is of this configuration; a key that was not there yet when it was made had its default."""
-    return {**identity(TrainConfig()), **state.get("identity", {})} == identity(config)
+    return {**result_config(TrainConfig()), **renamed(state.get("identity", {}))} == result_config(config)
+
+
+def _with_current_keys(stored: Any) -> Any:
+    """Rename the keys of a configuration that an earlier version wrote."""
+    for old, new in RENAMED_KEYS.items():
+        section, key = old.split(".")
+        if key in stored.get(section, {}):
+            stored[section][new.split(".")[1]] = stored[section].pop(key)
+    return stored

@@ -12,35 +12,43 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine import cli, cluster, distributed
+from engine import cli
+from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
 from engine.data.datasets import open_dataset
-from engine.data.loader import TrainLoader, TrainSamples, digest
-from engine.distributed import ProcessGroup
+from engine.data.loader import Batch, TrainLoader, digest
+from engine.distributed import ProcessGroup, init_distributed
+from engine.tasks.classification import Classification
 
 
 def print_digests(config: TrainConfig) -> None:
     data = open_dataset(config.data)
     if config.runtime.cache_images:
         data = data.cached()
-    samples = TrainSamples(data.train, config.seed, config.data.image_size, config.data.crop_scale)
-    with distributed.init_distributed(cluster.world_info_from_env(os.environ), "digest") as group:
+    samples = Classification.from_config(config).train_samples(data.train, config.seed)
+    with init_distributed(world_info_from_env(os.environ), "digest") as group:
         config.recipe.check_parts(group.world_size)
-        loader = TrainLoader(samples, config.recipe.batch_size, config.runtime.workers, torch.device("cpu"), group)
+        cpu, workers = torch.device("cpu"), config.runtime.workers
+        loader = TrainLoader(samples, config.recipe.batch_size, config.seed, workers, cpu, group)
         lines = [f"files {data.fingerprint}"]
-        lines += [f"epoch {epoch + 1} {digest(whole(loader.epoch(epoch), group))}" for epoch in range(2)]
+        lines += [f"epoch {epoch + 1} {digest(whole_batches(loader.epoch(epoch), group))}" for epoch in range(2)]
         if group.is_main_process:
             print(*lines, sep="\n")
 
 
-def whole(parts: Iterable[tuple[Tensor, ...]], group: ProcessGroup) -> Iterator[tuple[Tensor, ...]]:
-    """The batches that the processes' parts make together."""
-    for part in parts:
-        yield tuple(torch.cat(columns) for columns in zip(*group.all_gather_object(part), strict=True))
+def whole_batches(shards: Iterable[Batch], group: ProcessGroup) -> Iterator[Batch]:
+    """Yield the batches of all processes, concatenated in the order of the ranks."""
+    for shard in shards:
+        shards_of_batch = group.all_gather_object(shard)
+        views, targets, indices = zip(*shards_of_batch, strict=True)
+        yield Batch(
+            [torch.cat(view) for view in zip(*views, strict=True)],
+            tuple(torch.cat(target) for target in zip(*targets, strict=True)),
+            torch.cat(indices),
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tqdm import tqdm
 
 from engine import cli
-from engine.checkpoint import DRAFT, atomic_write
+from engine.atomic_io import DRAFT, atomic_write
 from engine.errors import UserError
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

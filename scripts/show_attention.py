@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 import models
-from engine import checkpoint, cli
+from engine import cli
 from engine.analysis import grad_cam
+from engine.atomic_io import atomic_write
 from engine.data import transforms
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
@@ -55,7 +56,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         figure = grad_cam.draw(cut, label.tolist(), classes, maps, labelled=False)
     except ImportError as error:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
-    checkpoint.atomic_write(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
+    atomic_write(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
     print(file)
 
 

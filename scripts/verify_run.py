@@ -18,11 +18,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
+import train
 from engine import checkpoint, cli, cluster
 from engine.errors import UserError
 from engine.run_dir import RunDirectory, matches_config
-from engine.tasks.classification import Predictions
-from train import train
+from engine.tasks.classification import Classification
 
 
 def verify(run: RunDirectory) -> None:
@@ -35,9 +35,9 @@ def verify(run: RunDirectory) -> None:
         raise UserError(f"{run.last} was made under another configuration than {run.config_file}.")
     if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
         raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of.")
-    predictions = Predictions.load(run.predictions, record["predictions_sha256"])
-    told = (record["top1"], record["top5"], record["val_loss"])
-    if (predictions.top1, predictions.top5, predictions.mean_loss) != told:
+    metrics = Classification.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
+    recorded = {name: record[name] for name in Classification.metrics} | {"loss": record["val_loss"]}
+    if metrics != recorded:
         raise UserError(
             f"The predictions in {run.predictions} do not give the metrics that {run.record_file} tells of."
         )
@@ -54,7 +54,7 @@ def repeat(run: RunDirectory) -> None:
             f"(torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
         )
     repeated = RunDirectory(run.directory / "rerun")
-    train(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))
+    train.main(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))
     if place.rank > 0:
         return
     again = repeated.record()

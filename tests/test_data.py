@@ -17,12 +17,13 @@ from torchvision.transforms.v2 import functional as F
 from engine.config import DataConfig
 from engine.data import file_index, synthetic, transforms
 from engine.data.datasets import Dataset, Split, open_dataset
-from engine.data.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
-from engine.data.shared_batches import SharedBatchRing
+from engine.data.loader import Batch, EvalLoader, TrainLoader
+from engine.data.shared_batches import SharedBatchRing, Slot
 from engine.data.transforms import Preprocessing
 from engine.determinism import RngPurpose, rng
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.tasks.classification import EvalSamples, TrainSamples
 from tests.conftest import write_image
 
 CPU = torch.device("cpu")
@@ -33,7 +34,12 @@ def config(root: Path, total_classes: int = 3, layout: str = "folders", classes:
 
 
 def loader(data: Dataset, workers: int, seed: int = 51, batch_size: int = 8) -> TrainLoader:
-    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, workers, CPU, ProcessGroup())
+    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, seed, workers, CPU, ProcessGroup())
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    pairs = zip((*one.views, *one.targets, one.indices), (*other.views, *other.targets, other.indices), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_class_folders_are_indexed_by_sorted_name(folders: Path) -> None:
@@ -160,7 +166,7 @@ def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step(folde
             batches = list(loader(data, workers).epoch(2, first))
             assert len(batches) == len(reference) - first
             for batch, expected in zip(batches, reference[first:], strict=True):
-                assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+                assert equal(batch, expected)
 
 
 def test_one_loader_serves_epoch_after_epoch(folders: Path) -> None:
@@ -176,31 +182,31 @@ def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folders: Path) -
     for _ in zip(range(3), train.epoch(0), strict=False):
         pass
     for batch, expected in zip(train.epoch(1), whole, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+        assert equal(batch, expected)
 
 
 def test_workers_write_no_batch_over_one_that_is_not_copied_yet(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset(config(folders))
     expected = list(loader(data, workers=0).epoch(0))
-    take = SharedBatchRing.read
+    read = SharedBatchRing.read
 
-    def late(self: SharedBatchRing, worker: int, place: int, count: int) -> list[torch.Tensor]:
-        time.sleep(0.1)  # in which the workers read all that is ordered of them
-        return take(self, worker, place, count)
+    def late(self: SharedBatchRing, slot: Slot) -> list[torch.Tensor]:
+        time.sleep(0.1)  # in which the workers write all batches ordered from them
+        return read(self, slot)
 
     monkeypatch.setattr(SharedBatchRing, "read", late)
-    for (images, _, _), (correct, _, _) in zip(loader(data, workers=1).epoch(0), expected, strict=True):
-        assert torch.equal(images, correct)
+    for (images, *_), (correct, *_) in zip(loader(data, workers=1).epoch(0), expected, strict=True):
+        assert torch.equal(images[0], correct[0])
 
 
 def test_batches_of_workers_need_no_files_of_shared_memory(folders: Path) -> None:
     for sent in loader(open_dataset(config(folders)), workers=1).reader.loader:
-        assert [type(part) for part in sent] == [int, int, np.ndarray, np.ndarray]
+        assert [type(part) for part in sent] == [Slot, list, np.ndarray]
 
 
 def test_batches_that_memory_has_no_room_for_are_refused() -> None:
     with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of batches from 8 workers; set runtime"):
-        SharedBatchRing(8, 2**20, [4000, 224])
+        SharedBatchRing(8, 2**20, [(4000, 4000), (224, 224)])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -214,7 +220,7 @@ def test_a_cache_changes_no_batch_and_reads_each_image_once(
     cached = loader(replace(data, train=split), workers)
     for epoch in range(2):
         for batch, correct in zip(cached.epoch(epoch), expected[epoch], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(batch, correct, strict=True))
+            assert equal(batch, correct)
     images = [data.train.image(i) for i in range(len(split))]
     monkeypatch.setattr(transforms, "decode", None)
     for i in range(len(split)):

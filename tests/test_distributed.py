@@ -103,10 +103,12 @@ def test_evaluate_shares_the_images_between_processes(folders: Path, tmp_path: P
 
 
 def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: Path) -> None:
-    given = arguments(folders, "model=resnet18", "model.weights=null", "recipe.batch_size=9", "recipe.accumulate=3")
+    given = arguments(
+        folders, "model=resnet18", "model.weights=null", "recipe.batch_size=9", "recipe.accumulation_steps=3"
+    )
     for process in start_ranks(2, "train.py", given, tmp_path):
         assert_one_line(
-            process.result(), "recipe.batch_size=9 does not divide by recipe.accumulate=3 times 2 processes"
+            process.result(), "recipe.batch_size=9 does not divide by recipe.accumulation_steps=3 times 2 processes"
         )
     assert not (tmp_path / "runs").exists()
 

@@ -22,10 +22,11 @@ from engine import checkpoint, cli
 from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
 from engine.data import transforms
 from engine.data.datasets import open_dataset
-from engine.data.loader import TrainLoader, TrainSamples
+from engine.data.loader import TrainLoader
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.run_dir import RunDirectory, identity, matches_config
+from engine.run_dir import RunDirectory, matches_config, result_config
+from engine.tasks.classification import TrainSamples
 from tests.conftest import Command
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY
@@ -95,7 +96,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 
 def test_a_checkpoint_from_before_a_key_existed_is_taken_where_the_key_has_its_default() -> None:
     fused = replace(CONFIG, runtime=replace(CONFIG.runtime, fused_cbam=True))
-    before = {key: value for key, value in identity(CONFIG).items() if key != "runtime.fused_cbam"}
+    before = {key: value for key, value in result_config(CONFIG).items() if key != "runtime.fused_cbam"}
     assert matches_config({"identity": before}, CONFIG)
     assert not matches_config({"identity": before}, fused)
     assert not matches_config({}, CONFIG)
@@ -153,7 +154,7 @@ def test_a_killed_worker_is_named(
 ) -> None:
     monkeypatch.setattr(transforms, "decode", lambda _: os.kill(os.getpid(), signal.SIGKILL))
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), ProcessGroup())
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 51, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(SystemExit) as ended, cli.one_line_errors():
         list(loader.epoch(0))
     assert ended.value.code == 2
@@ -168,7 +169,7 @@ def test_a_fault_of_a_worker_is_not_taken_for_its_death(folders: Path, monkeypat
 
     monkeypatch.setattr(transforms, "decode", fail)
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 1, torch.device("cpu"), ProcessGroup())
+    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 51, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(RuntimeError, match="a fault"), cli.one_line_errors():
         list(loader.epoch(0))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.comparison.paired_stats import bootstrap_interval, paired_difference, sign_test, standard_deviation
+from engine.tasks.paired_stats import bootstrap_interval, paired_difference, sign_test, standard_deviation
 
 
 @pytest.mark.parametrize(

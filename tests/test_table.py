@@ -21,7 +21,7 @@ from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.tasks.classification import Predictions
+from engine.tasks.classification import Classification, ClassPredictions
 from tests.conftest import Command
 
 Compared = tuple[dict[str, Any], list[comparison.Evidence]]
@@ -54,8 +54,8 @@ def entry(attention: str = "none", seed: int | None = 51, errors: float = 0.6, *
         "parameters": 11_689_512,
         "gflops": 1.814 if attention == "none" else 1.815,
         "top1_error_start": 30.0,
-        "recorded_top1_error": None,
-        "published_top1_error": None,
+        "recorded": None,
+        "published": None,
         "source": f"runs/resnet18_{attention}/seed{seed}",
     } | facts
     model = Guess(seed or 0, errors)
@@ -63,13 +63,13 @@ def entry(attention: str = "none", seed: int | None = 51, errors: float = 0.6, *
 
 
 def trained_with(entry: TableEntry, **setting: Any) -> TableEntry:
-    return replace(entry, setting=SETTING | {key.replace("__", "."): value for key, value in setting.items()})
+    return replace(entry, shared_config=SETTING | {key.replace("__", "."): value for key, value in setting.items()})
 
 
 def compare(folders: Path, entries: list[TableEntry], table: TableConfig | None = None) -> Compared:
     data = DataConfig("small", "folders", str(folders), 3, None, image_size=32, resize=32)
     config = EvaluateConfig(data, RuntimeConfig(device="cpu", workers=0), table or TableConfig())
-    return comparison.compare(entries, open_dataset(data), config, ProcessGroup())
+    return comparison.compare(entries, Classification(data), open_dataset(data), config, ProcessGroup())
 
 
 @pytest.fixture
@@ -83,26 +83,26 @@ def written(folders: Path, tmp_path: Path) -> Path:
 
 def cells(directory: Path) -> list[dict[str, Any]]:
     table: dict[str, Any] = json.loads((directory / "table.json").read_text())
-    return list(table["cells"])
+    return list(table["rows"])
 
 
 def test_seeds_of_one_network_are_one_cell_and_the_raw_rows_stay(written: Path) -> None:
     table = json.loads((written / "table.json").read_text())
-    none, cbam, se = table["cells"]
-    rows = table["rows"]
-    assert [row["seed"] for row in rows] == [51, 52, 51, 52, 51]
+    none, cbam, se = table["rows"]
+    runs = table["runs"]
+    assert [run["seed"] for run in runs] == [51, 52, 51, 52, 51]
     assert (none["seeds"], cbam["seeds"], se["seeds"]) == ([51, 52], [51, 52], [51])
-    errors = [row["top1_error"] for row in rows[:2]]
+    errors = [row["top1_error"] for row in runs[:2]]
     assert none["top1_error"] == pytest.approx(np.mean(errors))
     assert none["top1_error_sd"] == pytest.approx(np.std(errors, ddof=1))
-    assert cbam["difference"] == pytest.approx(np.mean([row["difference"] for row in rows[2:4]]))
+    assert cbam["difference"] == pytest.approx(np.mean([row["difference"] for row in runs[2:4]]))
     assert cbam["difference"] == pytest.approx(cbam["top1_error"] - none["top1_error"])
     assert cbam["difference_low"] < cbam["difference"] < cbam["difference_high"] < 0
     assert (cbam["baseline"], se["baseline"], none["baseline"]) == (0, 0, None)
     assert (cbam["top1_error_sd"], se["top1_error_sd"]) == (0.0, None)
     markdown = (written / "table.md").read_text()
     assert f"| {none['top1_error']:.2f} ± {none['top1_error_sd']:.2f} |" in markdown
-    assert "[config](rows/resnet18_seed51.yaml), [51](rows/resnet18_seed51.json)" in markdown
+    assert "[config](runs/resnet18_seed51.yaml), [51](runs/resnet18_seed51.json)" in markdown
 
 
 def test_a_difference_that_the_data_do_not_support_is_printed_as_such(written: Path) -> None:
@@ -144,7 +144,7 @@ def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: P
     with (tmp_path / "table.csv").open() as file:
         assert [row["recipe_deviation"][:13] for row in csv.DictReader(file)] == ["", "", "recipe.lr=0.5"]
     assert r"resnet18 $^\dagger$ &" in (tmp_path / "table.tex").read_text()
-    assert (tmp_path / "rows" / "resnet18_cbam_seed51_mixed1.npz").is_file()
+    assert (tmp_path / "runs" / "resnet18_cbam_seed51_mixed1.npz").is_file()
 
 
 def test_a_key_that_some_runs_do_not_have_is_compared_among_the_others() -> None:
@@ -172,30 +172,30 @@ def test_rendering_again_changes_no_byte(written: Path, command: Command) -> Non
 
 
 def test_one_corrupted_prediction_is_detected_and_named(written: Path, command: Command) -> None:
-    path = written / "rows" / "resnet18_cbam_seed52.npz"
+    path = written / "runs" / "resnet18_cbam_seed52.npz"
     arrays = dict(np.load(path))
     arrays["ranked"][7] = arrays["ranked"][7][::-1]
     np.savez_compressed(path, **arrays)
     done = command("scripts/render_table.py", str(written))
     assert done.returncode == 2
-    assert done.stderr == f"error: The predictions {path} are not those that were recorded; restore the file.\n"
+    assert done.stderr == f"error: The predictions {path} do not match their recorded digest; restore the file.\n"
 
 
 @pytest.mark.parametrize(
     ("part", "position", "key", "value"),
     [
+        ("runs", 0, "top1_error", 12.0),
+        ("runs", 1, "top5_error", 12.0),
+        ("runs", 0, "difference", -3.0),
+        ("runs", 3, "difference", -3.0),
+        ("runs", 3, "won", 400),
         ("rows", 0, "top1_error", 12.0),
-        ("rows", 1, "top5_error", 12.0),
-        ("rows", 0, "difference", -3.0),
-        ("rows", 3, "difference", -3.0),
-        ("rows", 3, "won", 400),
-        ("cells", 0, "top1_error", 12.0),
-        ("cells", 0, "top1_error_sd", 0.01),
-        ("cells", 1, "difference", -3.0),
-        ("cells", 1, "difference_low", -1e-6),
-        ("cells", 1, "p_value", 0.001),
-        ("cells", 1, "distinguishable", None),
-        ("cells", 1, "seeds", [51]),
+        ("rows", 0, "top1_error_sd", 0.01),
+        ("rows", 1, "difference", -3.0),
+        ("rows", 1, "difference_low", -1e-6),
+        ("rows", 1, "p_value", 0.001),
+        ("rows", 1, "distinguishable", None),
+        ("rows", 1, "seeds", [51]),
     ],
 )
 def test_a_number_changed_in_the_json_is_detected_and_named(
@@ -205,40 +205,44 @@ def test_a_number_changed_in_the_json_is_detected_and_named(
     table = json.loads(file.read_text())
     table[part][position][key] = value
     file.write_text(json.dumps(table))
-    with pytest.raises(UserError, match=rf"The {key} of .* in table.json is .*, but its rows and predictions come to"):
+    with pytest.raises(UserError, match=rf"The {key} of .* in table.json is .*, but its predictions give"):
         report.render(written)
 
 
 def test_a_printed_row_that_was_left_out_is_detected(written: Path) -> None:
     file = written / "table.json"
     table = json.loads(file.read_text())
-    del table["cells"][-1]
+    del table["rows"][-1]
     file.write_text(json.dumps(table))
-    with pytest.raises(UserError, match=r"table.json has 2 printed rows, not 3"):
+    with pytest.raises(UserError, match=r"table.json has 2 rows, not 3"):
         report.render(written)
 
 
 def test_without_some_predictions_the_rest_of_the_table_is_checked(
     written: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (gone,) = (row["raw"] for row in json.loads((written / "table.json").read_text())["rows"] if "_se_" in row["raw"])
+    (gone,) = (row["raw"] for row in json.loads((written / "table.json").read_text())["runs"] if "_se_" in row["raw"])
     (written / f"{gone}.npz").unlink()
     report.render(written)
     assert capsys.readouterr().err.splitlines() == [
-        f"Unchecked: {written}/{gone}.npz is not there.",
-        "Unchecked: the printed row of resnet18 with attention se.",
+        f"Unchecked: {written}/{gone}.npz is missing.",
+        "Unchecked: the row of resnet18 with attention se.",
     ]
     file = written / "table.json"
     table = json.loads(file.read_text())
-    table["cells"][1]["difference"] = -9.0
+    table["rows"][1]["difference"] = -9.0
     file.write_text(json.dumps(table))
     with pytest.raises(UserError, match=r"The difference of resnet18 with attention cbam in table.json is -9\.0"):
         report.render(written)
 
 
+def table_of(runs: str) -> str:
+    return f'{{"schema": 2, "task": "classification", "runs": {runs}, "rows": []}}'
+
+
 @pytest.mark.parametrize(
     "text",
-    ["5", "{}", '{"rows": [{"baseline": 7}], "cells": []}', '{"rows": [1], "cells": []}', '{"rows": [], "cells": []}'],
+    ["5", "{}", '{"rows": [], "cells": []}', table_of('[{"baseline": 7}]'), table_of("[1]"), table_of("[]")],
 )
 def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text(text)
@@ -249,16 +253,16 @@ def test_what_is_no_table_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"no zip file", None])
 def test_unreadable_predictions_are_named(damage: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "predictions.npz"
-    said = Predictions(np.zeros(3, np.int64), np.zeros((3, 1), np.int64), np.zeros(3, np.float32))
+    said = ClassPredictions(np.zeros(3, np.int64), np.zeros((3, 1), np.int64), np.zeros(3, np.float32))
     said.save(path)
-    assert Predictions.load(path, said.sha256()).sha256() == said.sha256()
+    assert ClassPredictions.load(path, said.sha256()).sha256() == said.sha256()
     path.write_bytes(path.read_bytes()[:300] if damage is None else damage)
     with pytest.raises(UserError, match=r"predictions.npz cannot be read"):
-        Predictions.load(path, said.sha256())
+        ClassPredictions.load(path, said.sha256())
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(["evaluated"], None), (["data"], []), (["cells", 0], None), (["cells", 1, "p_value"], "x")]
+    ("place", "value"), [(["evaluated"], None), (["data"], []), (["rows", 0], None), (["rows", 1, "p_value"], "x")]
 )
 def test_a_table_of_another_structure_is_refused(place: list[Any], value: Any, written: Path) -> None:
     table = json.loads((written / "table.json").read_text())
@@ -285,7 +289,7 @@ def test_without_matplotlib_all_but_the_figure_is_written(
 def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = [entry(), entry("cbam-mlp_bias=True-spatial_norm=True")]
     table, _ = compare(folders, pair)
-    assert [cell["paper_top1_error"] for cell in table["cells"]] == [None, None]
+    assert [cell["paper_top1_error"] for cell in table["rows"]] == [None, None]
     assert paper_results.errors("mobilenet_v1_a07", "se") == (32.50, 12.49)
     assert paper_results.errors("resnet50", "cbam-order=parallel") is None
     assert paper_results.errors("vgg16", "cbam") is None
@@ -293,14 +297,14 @@ def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatc
     assert not DataConfig("imagenet", total_classes=1000, classes=20).is_imagenet_1k
     monkeypatch.setattr(DataConfig, "is_imagenet_1k", True)
     table, _ = compare(folders, pair)
-    assert [cell["paper_top1_error"] for cell in table["cells"]] == [29.60, 29.27]
+    assert [cell["paper_top1_error"] for cell in table["rows"]] == [29.60, 29.27]
 
 
 @pytest.mark.parametrize(("start", "verdict"), [(30.28, "+0.04; as published"), (30.30, "+0.06; NOT as published")])
 def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
     start: float, verdict: str, folders: Path, tmp_path: Path
 ) -> None:
-    table, evidence = compare(folders, [entry(top1_error_start=start, published_top1_error=30.24)])
+    table, evidence = compare(folders, [entry(top1_error_start=start, published=30.24)])
     assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
 
 
@@ -308,8 +312,8 @@ def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
 def test_published_errors_hold_at_the_published_size_of_images(size: int, expected: float | None) -> None:
     data = DataConfig("imagenet", "folders", "nowhere", 1000, image_size=size)
     entry = models.published_entry("resnet18", "IMAGENET1K_V1")
-    published = TableEntry.of_published("resnet18", models.build("resnet18"), entry, data)
-    assert published.facts["published_top1_error"] == (None if expected is None else pytest.approx(expected))
+    published = TableEntry.of_published("resnet18", models.build("resnet18"), Classification(data), entry, data)
+    assert published.row["published"] == (None if expected is None else pytest.approx(expected))
 
 
 def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -> None:
@@ -325,7 +329,7 @@ def test_throughput_is_of_each_size_of_images(folders: Path, monkeypatch: pytest
     larger = replace(trained_with(entry("cbam"), recipe__lr=0.5), preprocessing=Preprocessing(48, 48))
     given = [entry(), entry("cbam"), entry("cbam", 52), larger]
     table, _ = compare(folders, given, TableConfig(allow_mixed=True, throughput_batch_size=4))
-    assert [cell["images_per_second"] for cell in table["cells"]] == [128, 128, 192]
+    assert [cell["images_per_second"] for cell in table["rows"]] == [128, 128, 192]
 
 
 def test_the_figure_has_an_arrow_from_each_baseline_to_its_cbam(written: Path) -> None:
@@ -333,7 +337,7 @@ def test_the_figure_has_an_arrow_from_each_baseline_to_its_cbam(written: Path) -
     from matplotlib.text import Annotation
 
     axes = Figure().subplots()
-    plot._draw(axes, json.loads((written / "table.json").read_text()))
+    plot._draw(axes, json.loads((written / "table.json").read_text()), Classification)
     arrows = [text for text in axes.texts if isinstance(text, Annotation) and text.arrow_patch is not None]
     none, cbam, _ = cells(written)
     assert [(arrow.xyann[1], arrow.xy[1]) for arrow in arrows] == [(none["top1_error"], cbam["top1_error"])]

@@ -12,17 +12,20 @@ from torch import nn
 
 from engine import checkpoint
 from engine.analysis import complexity
+from engine.atomic_io import atomic_write
 from engine.config import DataConfig, ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
 from engine.data.datasets import open_dataset
-from engine.data.loader import EvalLoader, EvalSamples, TrainLoader, TrainSamples
+from engine.data.loader import EvalLoader, TrainLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.tasks.classification import EvalModel, Predictions, evaluate
+from engine.tasks.classification import Classification, ClassPredictions, EvalSamples
+from engine.tasks.evaluator import EvalModel, evaluate
 from engine.training import optim
 from engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")
+TASK = Classification(DataConfig(image_size=32))
 RECIPE = RecipeConfig(epochs=10, batch_size=8, lr=0.4, weight_decay=1e-4, warmup_epochs=2)
 
 
@@ -58,8 +61,9 @@ def trainer(root: Path, net: nn.Module, **recipe: object) -> Trainer:
         recipe=replace(RECIPE, **recipe),
         runtime=RuntimeConfig(device="cpu", workers=0),
     )
-    loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), config.recipe.batch_size, 0, CPU, ProcessGroup())
-    return Trainer(net, loader, Preprocessing(32, 32), config, ProcessGroup())
+    task = Classification(DataConfig(image_size=32, crop_scale=0.5))
+    loader = TrainLoader(task.train_samples(data.train, 51), config.recipe.batch_size, 51, 0, CPU, ProcessGroup())
+    return Trainer(net, task, Preprocessing(32, 32), loader, config, ProcessGroup())
 
 
 def small_net(dropout: float = 0.0) -> nn.Sequential:
@@ -116,7 +120,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match=r"last.pt cannot be written \(No space left on device\)"):
-        checkpoint.atomic_write(path, fails)
+        atomic_write(path, fails)
     assert checkpoint.load(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -163,18 +167,24 @@ def test_several_models_are_evaluated_exactly_in_one_pass(folders: Path) -> None
     loader = EvalLoader(EvalSamples(data.val, ways), 8, 0, CPU, ProcessGroup())
     right, wrong = EvalModel(Brightness(True), ways[0]), EvalModel(Brightness(False), ways[1])
     also_right = EvalModel(Brightness(True), ways[1])
-    together = evaluate([right, wrong, also_right], loader, torch.float32, ProcessGroup())
-    assert [said.top1 for said in together] == [100.0, 0.0, 100.0]
-    assert together[0].labels.tolist() == data.val.labels.tolist()
-    assert together[0].ranked.shape == (21, 3)
-    (single,) = evaluate([wrong], loader, torch.float32, ProcessGroup())
-    assert np.array_equal(single.ranked, together[1].ranked)
+    together = evaluate(TASK, [right, wrong, also_right], loader, ways, torch.float32, ProcessGroup())
+    assert [predictions.metrics()["top1"] for predictions in together] == [100.0, 0.0, 100.0]
+    first, second, _ = together
+    assert isinstance(first, ClassPredictions)
+    assert isinstance(second, ClassPredictions)
+    assert first.labels.tolist() == data.val.labels.tolist()
+    assert first.ranked.shape == (21, 3)
+    (single,) = evaluate(TASK, [wrong], loader, ways, torch.float32, ProcessGroup())
+    assert single.sha256() == second.sha256()
 
 
 def test_accuracies_count_the_true_class_among_the_best() -> None:
-    said = Predictions(np.array([0, 1, 2, 3]), np.array([[0, 1], [0, 1], [2, 0], [1, 2]]), np.zeros(4, np.float32))
-    assert (said.top1, said.top5) == (50.0, 75.0)
-    assert said.hits().tolist() == [True, False, True, False]
+    predictions = ClassPredictions(
+        np.array([0, 1, 2, 3]), np.array([[0, 1], [0, 1], [2, 0], [1, 2]]), np.zeros(4, np.float32)
+    )
+    metrics = predictions.metrics()
+    assert (metrics["top1"], metrics["top5"]) == (50.0, 75.0)
+    assert predictions.hits().tolist() == [True, False, True, False]
 
 
 def test_an_evaluation_that_skips_an_image_is_an_error(folders: Path) -> None:
@@ -182,8 +192,8 @@ def test_an_evaluation_that_skips_an_image_is_an_error(folders: Path) -> None:
     way = Preprocessing(32, 32)
     loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU, ProcessGroup())
     loader.reader = list(loader.reader)[:-1]  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="each image exactly once"):
-        evaluate([EvalModel(Brightness(True), way)], loader, torch.float32, ProcessGroup())
+    with pytest.raises(RuntimeError, match="every image exactly once"):
+        evaluate(TASK, [EvalModel(Brightness(True), way)], loader, [way], torch.float32, ProcessGroup())
 
 
 def test_gflops_are_multiply_adds() -> None:

@@ -7,7 +7,7 @@ from engine.errors import UserError
 
 
 def config_mismatches(entries: Sequence[TableEntry], allow_mixed: bool) -> list[str]:
-    """How each contender's recipe differs from that of the table's first run; empty where it does not.
+    """Return how each entry's recipe differs from that of the table's first run; empty where it does not.
 
     Start weights are compared among runs of one backbone, a key that only some have among those. Published weights have
     no recipe.
@@ -19,53 +19,56 @@ def config_mismatches(entries: Sequence[TableEntry], allow_mixed: bool) -> list[
     for entry, text in zip(entries, texts, strict=True):
         if text and not allow_mixed:
             raise UserError(
-                f"{entry.facts['source']} was trained differently from the other runs: {text}. Train them alike, "
+                f"{entry.row['source']} was trained differently from the other runs: {text}. Train them alike, "
                 "name the runs to compare with runs=[DIR,...], or have such rows marked with table.allow_mixed=true."
             )
     return texts
 
 
 def _deviation(entry: TableEntry, entries: Sequence[TableEntry]) -> str:
-    texts = []
-    for key, value in entry.setting.items():
-        runs = [other for other in entries if key in other.setting]
-        alike = [r for r in runs if key != "model.weights" or r.facts["model"] == entry.facts["model"]]
-        expected = alike[0].setting[key]
+    mismatches = []
+    for key, value in entry.shared_config.items():
+        reference = next(other for other in entries if _comparable(key, other, entry))
+        expected = reference.shared_config[key]
         if value != expected:
-            texts.append(f"{key}={value} ({expected} in {alike[0].facts['source']})")
-    return ", ".join(texts)
+            mismatches.append(f"{key}={value} ({expected} in {reference.row['source']})")
+    return ", ".join(mismatches)
+
+
+def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
+    """Return whether two runs must agree in a key; start weights are those of one backbone."""
+    return key in one.shared_config and (key != "model.weights" or one.row["model"] == other.row["model"])
 
 
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:
-    """Position of each contender's baseline: the same backbone and seed without attention, of the same recipe if any.
+    """Return the position of each entry's baseline: same backbone and seed, no attention, the same recipe if any.
 
-    None for a contender without attention, and for one whose baseline is not there.
+    None for an entry without attention, and for one whose baseline is missing.
 
     Raises:
-        UserError: if two contenders are the same in all of this.
+        UserError: if two entries have the same network, seed and recipe.
     """
     seen: dict[tuple, str] = {}
     for entry, deviation in zip(entries, deviating, strict=True):
-        facts = entry.facts
-        key = (facts["model"], facts["attention"], facts["seed"], deviation)
+        row = entry.row
+        key = (row["model"], row["attention"], row["seed"], deviation)
         if key in seen:
             raise UserError(
-                f"{seen[key]} and {facts['source']} are the same network under the same seed; "
+                f"{seen[key]} and {row['source']} are the same network under the same seed; "
                 "name one of them with runs=[DIR,...]."
             )
-        seen[key] = facts["source"]
+        seen[key] = row["source"]
     return [_baseline(position, entries, deviating) for position in range(len(entries))]
 
 
 def _baseline(position: int, entries: Sequence[TableEntry], deviating: Sequence[str]) -> int | None:
-    facts = entries[position].facts
-    if facts["attention"] == "none":
+    row = entries[position].row
+    if row["attention"] == "none":
         return None
     partners = [
         i
         for i, other in enumerate(entries)
         if other.record
-        and (other.facts["model"], other.facts["attention"], other.facts["seed"])
-        == (facts["model"], "none", facts["seed"])
+        and (other.row["model"], other.row["attention"], other.row["seed"]) == (row["model"], "none", row["seed"])
     ]
     return min(partners, key=lambda i: deviating[i] != deviating[position], default=None)

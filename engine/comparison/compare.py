@@ -1,33 +1,36 @@
-"""A comparison: which runs enter, how each does on every image, and the table that comes of it."""
+"""A comparison: the runs that enter it, their predictions for every image, and the table."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from engine import environment
 from engine.analysis.throughput import images_per_second
-from engine.comparison import aggregate, paired_stats, paper_results
+from engine.comparison import paper_results
+from engine.comparison.aggregate import aggregate_seeds
 from engine.comparison.baselines import config_mismatches, find_baselines
 from engine.comparison.entry import TableEntry
 from engine.config import EvaluateConfig
 from engine.data.datasets import Dataset
-from engine.data.loader import EvalLoader, EvalSamples
+from engine.data.loader import EvalLoader
 from engine.device import PRECISIONS, resolve_device, to_device
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
-from engine.tasks.classification import EvalModel, Predictions, evaluate
+from engine.tasks.base import Predictions, Task
+from engine.tasks.evaluator import EvalModel, evaluate
+
+SCHEMA = 2  # of table.json
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a row of the table rests on; a row of published weights has neither record nor config."""
+    """What a run's row is computed from; published weights have neither record nor config."""
 
     predictions: Predictions
     record: dict[str, Any]
@@ -35,7 +38,7 @@ class Evidence:
 
 
 def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
-    """The runs that a configuration names, or every finished one of its data set, in the order of their paths.
+    """Return the runs that a configuration names, or every finished one of its data set, sorted by path.
 
     Raises:
         UserError: if a named run is not finished, or there is nothing to compare.
@@ -61,61 +64,61 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
 
 
 def compare(
-    entries: list[TableEntry], data: Dataset, config: EvaluateConfig, group: ProcessGroup
+    entries: Sequence[TableEntry], task: Task, data: Dataset, config: EvaluateConfig, group: ProcessGroup
 ) -> tuple[dict[str, Any], list[Evidence]]:
-    """Evaluate all contenders in one pass over the validation images, which the processes share between them.
+    """Evaluate all entries in one pass over the validation images, which the processes share.
 
     Returns:
-        The table, of plain values: what was measured on what, `rows` (one for each run) and `cells` (the printed
-        rows: the seeds of one network together); and what each row rests on.
+        The table, as plain values: what was measured on what, `runs` (one for each entry) and `rows` (as printed: the
+        seeds of one network aggregated); and the evidence for each of `runs`.
 
     Raises:
         UserError: if a run was trained on other data, or differently from the others.
     """
-    fingerprint = data.fingerprint
     for entry in entries:
-        if entry.record.get("data_fingerprint", fingerprint) != fingerprint:
+        if entry.record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
             raise UserError(
-                f"{entry.facts['source']} was trained on other images than {config.data.root}; set data.root."
+                f"{entry.row['source']} was trained on other images than {config.data.root}; set data.root."
             )
-    deviating = config_mismatches(entries, config.table.allow_mixed)
-    baselines = find_baselines(entries, deviating)
+    mismatches = config_mismatches(entries, config.table.allow_mixed)
+    baselines = find_baselines(entries, mismatches)
     device = resolve_device(config.runtime.device, group)
     for entry in entries:
         to_device(entry.model, device, config.runtime.channels_last)
     speeds = _speeds(entries, config)  # before the pass over the images, which a batch too large would make vain
-    predictions = _predict(entries, data, config, device, group)
-    rows = _rows(entries, deviating, baselines, predictions)
-    cells = aggregate.cells(rows, [said.hits() for said in predictions])
-    for cell in cells:
-        known = paper_results.errors(cell["model"], cell["attention"]) if config.data.is_imagenet_1k else None
-        cell["paper_top1_error"], cell["paper_top5_error"] = known or (None, None)
-        cell["images_per_second"] = speeds[cell["rows"][0]]
+    predictions = _predict(entries, task, data, config, device, group)
+    runs = _runs(entries, task, mismatches, baselines, predictions)
+    rows = aggregate_seeds(runs, predictions, type(task))
+    for row in rows:
+        row |= paper_results.columns(row["model"], row["attention"], config.data)
+        row["images_per_second"] = speeds[row["runs"][0]]
     table = {
+        "schema": SCHEMA,
+        "task": task.name,
         "data": {
             "name": data.name,
             "classes": len(data.classes),
             "train_images": len(data.train),
             "val_images": len(data.val),
-            "fingerprint": fingerprint,
+            "fingerprint": data.fingerprint,
         },
         "evaluated": {
             "precision": config.runtime.precision,
             "throughput_batch_size": config.table.throughput_batch_size,
             **environment.collect_env(device),
         },
-        "cells": cells,
         "rows": rows,
+        "runs": runs,
     }
-    return table, [Evidence(p, c.record, c.config) for c, p in zip(entries, predictions, strict=True)]
+    return table, [Evidence(p, entry.record, entry.config) for entry, p in zip(entries, predictions, strict=True)]
 
 
 def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float | None]:
-    """Images per second of each contender, those of seeds alike measured once; None where it is not asked for."""
+    """Return images/s of each entry, measured once for the seeds of a network; None where not requested."""
     batch_size, precision = config.table.throughput_batch_size, PRECISIONS[config.runtime.precision]
     if batch_size is None:
         return [None] * len(entries)
-    networks = [(c.facts["model"], c.facts["attention"], c.preprocessing.crop) for c in entries]
+    networks = [(entry.row["model"], entry.row["attention"], entry.preprocessing.crop) for entry in entries]
     models = {network: entry.model for network, entry in zip(networks, entries, strict=True)}
     measured = {
         network: images_per_second(model, batch_size, network[-1], precision) for network, model in models.items()
@@ -124,53 +127,58 @@ def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float
 
 
 def _predict(
-    entries: Sequence[TableEntry], data: Dataset, config: EvaluateConfig, device: torch.device, group: ProcessGroup
-) -> list[Predictions]:
-    ways = tuple(dict.fromkeys(entry.preprocessing for entry in entries))
-    samples = EvalSamples(data.val, ways)
-    loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, device, group)
-    candidates = [EvalModel(entry.model, entry.preprocessing) for entry in entries]
-    return evaluate(candidates, loader, PRECISIONS[config.runtime.precision], group)
-
-
-def _rows(
     entries: Sequence[TableEntry],
-    deviating: Sequence[str],
+    task: Task,
+    data: Dataset,
+    config: EvaluateConfig,
+    device: torch.device,
+    group: ProcessGroup,
+) -> list[Predictions]:
+    preprocessings = list(dict.fromkeys(entry.preprocessing for entry in entries))
+    samples = task.eval_samples(data.val, preprocessings)
+    loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, device, group)
+    models = [EvalModel(entry.model, entry.preprocessing) for entry in entries]
+    return evaluate(task, models, loader, preprocessings, PRECISIONS[config.runtime.precision], group)
+
+
+def _runs(
+    entries: Sequence[TableEntry],
+    task: Task,
+    mismatches: Sequence[str],
     baselines: Sequence[int | None],
     predictions: Sequence[Predictions],
 ) -> list[Row]:
-    rows: list[Row] = []
-    for entry, deviation, baseline, said in zip(entries, deviating, baselines, predictions, strict=True):
-        row = entry.facts | {
-            "recipe_deviation": deviation,
-            "top1_error": 100 - said.top1,
-            "top5_error": 100 - said.top5,
+    runs: list[Row] = []
+    for entry, mismatch, baseline, own in zip(entries, mismatches, baselines, predictions, strict=True):
+        run = entry.row | {
+            "recipe_deviation": mismatch,
+            **task.table_row(own.metrics()),
             "baseline": baseline,
             "difference": None,
         }
-        row["published_gap"] = _published_gap(row)
+        run["published_gap"] = _published_gap(run, task)
         if baseline is not None:
-            hits = [p.hits()[np.newaxis] for p in (said, predictions[baseline])]
-            row |= asdict(paired_stats.paired_difference(*hits))
-        row["predictions_sha256"] = said.sha256()
-        row["raw"] = _raw(row, [other["raw"] for other in rows])
-        rows.append(row)
-    return rows
+            run |= asdict(task.paired([own], [predictions[baseline]]))
+        run["predictions_sha256"] = own.sha256()
+        run["raw"] = _raw(run, [other["raw"] for other in runs])
+        runs.append(run)
+    return runs
 
 
-def _published_gap(row: Row) -> float | None:
-    """Points of top-1 error by which the start weights, as measured here, are worse than as published."""
-    if row["published_top1_error"] is None:
+def _published_gap(run: Row, task: Task) -> float | None:
+    """Return by how much the start weights, as measured here, exceed what was published for them, in points."""
+    if run["published"] is None:
         return None
-    measured = row["top1_error"] if row["seed"] is None else row["top1_error_start"]
-    return float(measured - row["published_top1_error"])
+    primary = task.table_metrics[0]
+    measured = run[primary] if run["seed"] is None else run[f"{primary}_start"]
+    return float(measured - run["published"])
 
 
-def _raw(row: Row, taken: Sequence[str]) -> str:
-    """Where a row's raw data go, without ending: rows/resnet18_cbam_seed51."""
-    attention = "" if row["attention"] == "none" else f"_{row['attention']}"
-    seed = "published" if row["seed"] is None else f"seed{row['seed']}"
-    name = f"rows/{row['model']}{attention}_{seed}"
-    if not row["recipe_deviation"]:
+def _raw(run: Row, taken: Sequence[str]) -> str:
+    """Return the path of a run's raw data, without suffix: runs/resnet18_cbam_seed51."""
+    attention = "" if run["attention"] == "none" else f"_{run['attention']}"
+    seed = "published" if run["seed"] is None else f"seed{run['seed']}"
+    name = f"runs/{run['model']}{attention}_{seed}"
+    if not run["recipe_deviation"]:
         return name
     return f"{name}_mixed{sum(other.startswith(f'{name}_mixed') for other in taken) + 1}"

@@ -1,4 +1,4 @@
-"""A network that enters the comparison: a finished run, or published weights as they are."""
+"""The networks of a comparison: finished runs, and published weights as they are."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,36 +11,35 @@ from engine.analysis import complexity
 from engine.config import DataConfig, TrainConfig
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
-from engine.run_dir import RunDirectory, identity
-from engine.tasks.classification import Predictions
+from engine.run_dir import RunDirectory, result_config
+from engine.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A network and what is known of it before it is evaluated.
+    """A network to compare, and what is known of it before it is evaluated.
 
     Attributes:
         model: with the weights to evaluate.
-        preprocessing: of the images it sees.
-        facts: its row so far.
+        preprocessing: of its images.
+        row: its row of the table so far.
         record: of its run; empty for published weights.
         config: of its run, as YAML, without data.root; empty for published weights.
-        setting: the keys of its run that the runs it is compared with have to share; empty for published weights.
+        shared_config: the keys of its run that the compared runs must share; empty for published weights.
     """
 
     model: nn.Module
     preprocessing: Preprocessing
-    facts: dict[str, Any]
+    row: dict[str, Any]
     record: dict[str, Any]
     config: str
-    setting: dict[str, Any]
+    shared_config: dict[str, Any]
 
     @classmethod
-    def of_run(cls, run: RunDirectory, model: nn.Module, start_weights: Any | None) -> "TableEntry":
-        """A finished run's final weights.
+    def of_run(cls, run: RunDirectory, model: nn.Module, task: Task, start_weights: Any | None) -> "TableEntry":
+        """Return the entry of a finished run.
 
         Args:
-            run: finished.
             model: with the run's final weights.
             start_weights: torchvision's entry of the weights it started from, None where they are not published.
 
@@ -49,55 +48,55 @@ class TableEntry:
         """
         config, record = run.config(), run.record()
         if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
-            raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of; repeat the run.")
-        Predictions.load(run.predictions, record["predictions_sha256"])
+            raise UserError(f"The weights in {run.last} do not match {run.record_file}; repeat the run.")
+        task.predictions.load(run.predictions, record["predictions_sha256"])
         preprocessing = Preprocessing.of_record(record["preprocessing"])
-        facts = {
+        start = task.table_row({name: record[f"{name}_start"] for name in task.metrics})
+        final = task.table_row({name: record[name] for name in task.metrics})
+        primary = task.table_metrics[0]
+        row = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
-            "top1_error_start": 100 - record["top1_start"],
-            "recorded_top1_error": 100 - record["top1"],
-            "published_top1_error": _published_top1_error(start_weights, config.data, preprocessing),
+            f"{primary}_start": start[primary],
+            "recorded": final[primary],
+            "published": _published(task, start_weights, config.data, preprocessing),
             "source": str(run.directory),
         }
-        if config.model.attention != "none" and config.attention.start == "random":
-            facts["published_top1_error"] = None  # changed before the first step
-        setting = {key: value for key, value in identity(config).items() if not key.startswith(_FREE)}
+        if config.model.attention != "none" and config.attention.init == "random":
+            row["published"] = None  # changed before the first step
+        shared = {key: value for key, value in result_config(config).items() if not key.startswith(_FREE)}
         if config.model.attention != "cbam":
-            del setting["runtime.fused_cbam"]
-        setting["batch per process"] = record.get("batch_per_process", config.recipe.batch_size)
-        return cls(model, preprocessing, facts, record, _anywhere(config), setting)
+            del shared["runtime.fused_cbam"]
+        shared["batch per process"] = record.get("batch_per_process", config.recipe.batch_size)
+        return cls(model, preprocessing, row, record, _portable(config), shared)
 
     @classmethod
-    def of_published(cls, name: str, model: nn.Module, entry: Any, data: DataConfig) -> "TableEntry":
-        """Published weights as they are; `entry` is torchvision's."""
-        preprocessing = Preprocessing.choose(data, entry.transforms())
-        facts = {
+    def of_published(cls, name: str, model: nn.Module, task: Task, entry: Any, data: DataConfig) -> "TableEntry":
+        """Return the entry of published weights; `entry` is torchvision's."""
+        preprocessing = task.preprocessing(entry.transforms())
+        row = {
             "model": name,
             "attention": "none",
             "seed": None,
             "epochs": 0,
             "parameters": complexity.parameters(model),
             "gflops": complexity.gflops(model, preprocessing.crop),
-            "top1_error_start": None,
-            "recorded_top1_error": None,
-            "published_top1_error": _published_top1_error(entry, data, preprocessing),
+            f"{task.table_metrics[0]}_start": None,
+            "recorded": None,
+            "published": _published(task, entry, data, preprocessing),
             "source": f"torchvision {entry.name}",
         }
-        return cls(model, preprocessing, facts, record={}, config="", setting={})
+        return cls(model, preprocessing, row, record={}, config="", shared_config={})
 
 
-# What the table compares: everything else has to be alike.
+# The keys that the table compares; all others must be equal.
 _FREE = ("model.name", "model.attention", "attention.", "seed")
 
 
-def _anywhere(config: TrainConfig) -> str:
-    """A run's configuration as YAML, but for the folder of the images, which is another on each machine."""
-    data = replace(config.data, root="???")  # OmegaConf's sign for what has to be given
+def _portable(config: TrainConfig) -> str:
+    """Return a run's configuration as YAML, without the folder of the images, which differs between machines."""
+    data = replace(config.data, root="???")  # OmegaConf's sign for a mandatory value
     return OmegaConf.to_yaml(OmegaConf.structured(replace(config, data=data)))
 
 
-def _published_top1_error(entry: Any | None, data: DataConfig, preprocessing: Preprocessing) -> float | None:
-    """What published weights measure if the pipeline is right; None where nothing is published for these images."""
-    if entry is None or not data.is_imagenet_1k or preprocessing != Preprocessing.published(entry.transforms()):
-        return None
-    return 100 - float(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+def _published(task: Task, entry: Any | None, data: DataConfig, preprocessing: Preprocessing) -> float | None:
+    return None if entry is None else task.published(entry, data, preprocessing)

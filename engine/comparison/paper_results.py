@@ -3,23 +3,32 @@
 import csv
 from pathlib import Path
 
+from engine.config import DataConfig
+
 TABLES = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
 
 # Options that leave a network the one of the paper's tables: its counts of parameters are those of biased MLPs and a
 # norm after the spatial convolution, its text is that of the plain module, and of the start it says nothing.
-_SAME_NETWORK = ("mlp_bias", "spatial_norm", "start=random", "start=identity")
+_SAME_NETWORK = ("mlp_bias", "spatial_norm", "init=random", "init=identity", "start=random", "start=identity")
 
 
 def errors(model: str, attention: str) -> tuple[float, float] | None:
-    """Top-1 and top-5 error in %, None where the paper has no such row.
+    """Return the paper's top-1 and top-5 error in %, None where the paper has no such row.
 
     Args:
         model: a backbone.
         attention: the label of a run's attention, as `cbam` or `cbam-mlp_bias`.
     """
     kind = "-".join(part for part in attention.split("-") if part.removesuffix("=True") not in _SAME_NETWORK)
-    with TABLES.open() as file:
+    with TABLES.open(encoding="utf-8") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             if (row["model"], row["attention"]) == (model, kind):
                 return float(row["top1_error"]), float(row["top5_error"])
     return None
+
+
+def columns(model: str, attention: str, data: DataConfig) -> dict[str, float | None]:
+    """Return the paper's errors as a row of the table has them: None for other data than the paper's ImageNet-1K."""
+    known = errors(model, attention) if data.is_imagenet_1k else None
+    top1, top5 = known or (None, None)
+    return {"paper_top1_error": top1, "paper_top5_error": top5}

@@ -1,11 +1,12 @@
-"""The table as a figure: top-1 error against cost, an arrow from each baseline to its CBAM."""
+"""The table as a figure: the metric against cost, with an arrow from each baseline to its CBAM."""
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine import checkpoint
+from engine.atomic_io import atomic_write
+from engine.tasks.base import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ _APART = 11
 _STYLES = (("black", "o"), ("#D55E00", "D"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#E69F00", "P"))
 
 
-def write(table: dict[str, Any], directory: Path) -> bool:
+def write(table: dict[str, Any], task: type[Task], directory: Path) -> bool:
     """Write table.png and table.svg; the same table gives the same bytes.
 
     Returns:
@@ -32,21 +33,21 @@ def write(table: dict[str, Any], directory: Path) -> bool:
     # Without these settings names inside the SVG are random, and both files carry the date or the version.
     with mpl.rc_context({"svg.hashsalt": "table", "font.size": 9}):
         figure = Figure(figsize=(8, 4.8), layout="constrained")
-        _draw(figure.subplots(), table)
+        _draw(figure.subplots(), table, task)
         png = partial(figure.savefig, format="png", dpi=200, metadata={"Software": None})
         svg = partial(figure.savefig, format="svg", metadata={"Date": None, "Creator": None})
-        checkpoint.atomic_write(directory / "table.png", png)
-        checkpoint.atomic_write(directory / "table.svg", svg)
+        atomic_write(directory / "table.png", png)
+        atomic_write(directory / "table.svg", svg)
     return True
 
 
-def _draw(axes: "Axes", table: dict[str, Any]) -> None:
-    cells = table["cells"]
-    kinds = sorted(dict.fromkeys(cell["attention"] for cell in cells), key=_rank)
+def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
+    metric, rows = task.table_metrics[0], table["rows"]
+    kinds = sorted(dict.fromkeys(row["attention"] for row in rows), key=_rank)
     axes.set_xscale("log")
-    _set_limits(axes, cells)
-    for cell in cells:
-        _draw_cell(axes, cell, cells, kinds.index(cell["attention"]))
+    _set_limits(axes, rows, metric)
+    for row in rows:
+        _draw_row(axes, row, rows, kinds.index(row["attention"]), metric)
     for position, kind in enumerate(kinds):
         color, marker = _style(position)
         axes.plot([], [], marker, color=color, label="no attention" if kind == "none" else kind)
@@ -56,40 +57,41 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("GFLOPs (multiply-adds) of the baseline; attention is drawn to its right")
-    axes.set_ylabel("Top-1 error (%)")
-    title = f"{table['data']['name']}: top-1 error; bars: 95% interval of the paired difference to the baseline"
-    if any(cell["recipe_deviation"] for cell in cells):
+    axes.set_ylabel(task.table_metric_label)
+    what = task.table_metric_label.partition(" (")[0].lower()
+    title = f"{table['data']['name']}: {what}; bars: 95% interval of the paired difference to the baseline"
+    if any(row["recipe_deviation"] for row in rows):
         title += "\n† trained by another recipe"
     axes.set_title(title, fontsize=9, loc="left")
 
 
-def _draw_cell(axes: "Axes", cell: Row, cells: Sequence[Row], position: int) -> None:
+def _draw_row(axes: "Axes", row: Row, rows: Sequence[Row], position: int, metric: str) -> None:
     """A point; for attention also the interval of its difference, and for CBAM the arrow from its baseline."""
     from matplotlib.transforms import offset_copy
 
-    baseline = None if cell["baseline"] is None else cells[cell["baseline"]]
-    x, y = (baseline or cell)["gflops"], cell["top1_error"]
+    baseline = None if row["baseline"] is None else rows[row["baseline"]]
+    x, y = (baseline or row)["gflops"], row[metric]
     color, marker = _style(position)
     beside = offset_copy(axes.transData, axes.figure, x=_APART * position, units="points")  # type: ignore[arg-type]
     axes.plot([x], [y], marker, color=color, markersize=5, transform=beside, zorder=3)
-    if cell["attention"] == "none":
-        place = (-6, _away(cell, cells, axes.get_ylim()))
-        axes.annotate(cell["model"], (x, y), place, textcoords="offset points", ha="right", va="center", fontsize=8)
-    if cell["recipe_deviation"]:
+    if row["attention"] == "none":
+        place = (-6, _away(row, rows, axes.get_ylim(), metric))
+        axes.annotate(row["model"], (x, y), place, textcoords="offset points", ha="right", va="center", fontsize=8)
+    if row["recipe_deviation"]:
         axes.annotate("†", (x, y), (0, 8), xycoords=beside, textcoords="offset points", ha="center", va="center")
     if baseline is None:
         return
-    axes.plot([x, x], _interval(cell), color=color, linewidth=1.2, transform=beside, zorder=2)
-    if cell["attention"].startswith("cbam"):
+    axes.plot([x, x], _interval(row, metric), color=color, linewidth=1.2, transform=beside, zorder=2)
+    if row["attention"].startswith("cbam"):
         arrow = {"arrowstyle": "-|>", "color": color, "alpha": 0.6, "linewidth": 0.9, "shrinkA": 3, "shrinkB": 3}
-        start = (x, baseline["top1_error"])
+        start = (x, baseline[metric])
         axes.annotate("", (x, y), start, xycoords=beside, textcoords="data", arrowprops=arrow)
 
 
-def _set_limits(axes: "Axes", cells: Sequence[Row]) -> None:
+def _set_limits(axes: "Axes", rows: Sequence[Row], metric: str) -> None:
     """Room for every point, interval and name; ticks in numbers as people write them."""
-    costs = [cell["gflops"] for cell in cells]
-    errors = [bound for cell in cells for bound in _interval(cell)]
+    costs = [row["gflops"] for row in rows]
+    errors = [bound for row in rows for bound in _interval(row, metric)]
     room = 0.08 * (max(errors) - min(errors)) + 0.1
     right = max(costs) * 1.5
     left = min(costs) / max(2.2, (right / min(costs)) ** 0.3)  # names stand to the left
@@ -101,23 +103,23 @@ def _set_limits(axes: "Axes", cells: Sequence[Row]) -> None:
     axes.set_xticks([], minor=True)
 
 
-def _away(cell: Row, cells: Sequence[Row], limits: tuple[float, float]) -> int:
+def _away(row: Row, rows: Sequence[Row], limits: tuple[float, float], metric: str) -> int:
     """Points by which a name goes up or down, away from that of a baseline of nearly the same cost and error."""
     near = 0.05 * (limits[1] - limits[0])
-    for other in cells:
-        gap = cell["top1_error"] - other["top1_error"]
-        alike = abs(gap) < near and 0.6 < cell["gflops"] / other["gflops"] < 1.7
-        if other["attention"] == "none" and other is not cell and alike:
-            return 5 if (gap, cell["gflops"], cell["model"]) > (0, other["gflops"], other["model"]) else -5
+    for other in rows:
+        gap = row[metric] - other[metric]
+        alike = abs(gap) < near and 0.6 < row["gflops"] / other["gflops"] < 1.7
+        if other["attention"] == "none" and other is not row and alike:
+            return 5 if (gap, row["gflops"], row["model"]) > (0, other["gflops"], other["model"]) else -5
     return 0
 
 
-def _interval(cell: Row) -> tuple[float, float]:
-    """Top-1 error at the ends of the difference's interval; for a cell without baseline its error alone."""
-    error = cell["top1_error"]
-    if cell["baseline"] is None:
+def _interval(row: Row, metric: str) -> tuple[float, float]:
+    """Top-1 error at the ends of the difference's interval; for a row without baseline its error alone."""
+    error = row[metric]
+    if row["baseline"] is None:
         return error, error
-    return error + cell["difference_low"] - cell["difference"], error + cell["difference_high"] - cell["difference"]
+    return error + row["difference_low"] - row["difference"], error + row["difference_high"] - row["difference"]
 
 
 def _rank(kind: str) -> tuple[bool, bool, str]:

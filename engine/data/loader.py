@@ -1,64 +1,65 @@
-"""Batches: which images, in which order, read by which processes, moved to the device ahead of their use."""
+"""Batches: which images in which order, read by worker processes and copied to the device ahead of their use."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from engine.data import transforms
 from engine.data.datasets import Split
-from engine.data.shared_batches import PREFETCH, SharedBatchRing
-from engine.data.transforms import Preprocessing
+from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
 from engine.determinism import RngPurpose, rng
 from engine.device import Transfer
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.signals import ignore_in_worker
 
-
-@dataclass(frozen=True)
-class TrainSamples(Dataset[tuple[list[Tensor], int, int]]):
-    """Augmented training images by (epoch, index): ([image uint8 [3, size, size]], label, index)."""
-
-    split: Split
-    seed: int
-    size: int
-    crop_scale: float
-
-    @property
-    def sizes(self) -> list[int]:
-        return [self.size]
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int]:
-        epoch, index = key
-        random = rng(self.seed, RngPurpose.SAMPLE, epoch, index)
-        image = transforms.augment(self.split.image(index), self.size, self.crop_scale, random)
-        return [image], int(self.split.labels[index]), index
+# Views of one image (uint8 [3, H, W]), its targets, and its index in the split.
+Sample = tuple[list[Tensor], tuple[Any, ...], int]
 
 
-@dataclass(frozen=True)
-class EvalSamples(Dataset[tuple[list[Tensor], int, int]]):
-    """Images by index, decoded once and cut in each of several ways: (images, label, index)."""
+class Samples(Protocol):
+    """Samples by key, as a task makes them of a split's images.
 
-    split: Split
-    preprocessings: tuple[Preprocessing, ...]
+    Attributes:
+        split: the images.
+        shapes: (height, width) of each view, pixels.
+    """
 
     @property
-    def sizes(self) -> list[int]:
-        return [preprocessing.crop for preprocessing in self.preprocessings]
+    def split(self) -> Split: ...
 
-    def __len__(self) -> int:
-        return len(self.split)
+    @property
+    def shapes(self) -> Sequence[tuple[int, int]]: ...
 
-    def __getitem__(self, index: int) -> tuple[list[Tensor], int, int]:
-        image = self.split.image(index)
-        return [p.apply(image) for p in self.preprocessings], int(self.split.labels[index]), index
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Sample: ...
+
+
+class Batch(NamedTuple):
+    """A batch of samples on the device.
+
+    Attributes:
+        views: for each view of the images uint8 [B, 3, H, W].
+        targets: tensors whose first dimension is B.
+        indices: int64 [B] on the host, positions in the split.
+    """
+
+    views: list[Tensor]
+    targets: tuple[Tensor, ...]
+    indices: Tensor
+
+    def chunk(self, parts: int) -> Iterator["Batch"]:
+        """Split the batch into `parts` equal micro-batches, in order."""
+        columns = [tensor.chunk(parts) for tensor in (*self.views, *self.targets, self.indices)]
+        count = len(self.views)
+        for views, targets in zip(zip(*columns[:count], strict=True), zip(*columns[count:], strict=True), strict=True):
+            yield Batch(list(views), targets[:-1], targets[-1])
 
 
 class EpochBatches:
@@ -87,76 +88,88 @@ class EpochBatches:
 
 
 class TrainLoader:
-    """Training batches: (images uint8 [B, 3, size, size] on the device, labels [B], indices [B]).
-
-    `batch_size` is that of all processes together; B is this one's part of it.
-    """
+    """Training batches: each process gets its shard of every batch, in an order that depends on (seed, epoch) alone."""
 
     def __init__(
-        self, samples: TrainSamples, batch_size: int, workers: int | None, device: torch.device, group: ProcessGroup
+        self,
+        samples: Samples,
+        batch_size: int,
+        seed: int,
+        workers: int | None,
+        device: torch.device,
+        group: ProcessGroup,
     ) -> None:
-        self.batches = EpochBatches(len(samples.split), batch_size, samples.seed, group)
-        share = -(-batch_size // group.world_size)
-        self.reader = _Reader(samples, share, workers, device, group, batch_sampler=self.batches)
+        """
+        Args:
+            samples: by (epoch, index).
+            batch_size: images of all processes together.
+            workers: processes that read images; None for one per processor, 8 at most.
+        """
+        self.batches = EpochBatches(len(samples), batch_size, seed, group)
+        shard = -(-batch_size // group.world_size)
+        self.reader = _Reader(samples, shard, workers, device, group, batch_sampler=self.batches)
+        self.split = samples.split
         self.device = device
         self.steps_per_epoch = len(self.batches)
-        self.path = samples.split.path  # of an image, by its index
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The batches of one epoch, from the `first` on."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, skipping the `first` ones."""
         self.batches.epoch, self.batches.first = epoch, first
-        for (images,), labels, indices in self.reader:
-            yield images, labels, indices
+        yield from self.reader
 
 
 class EvalLoader:
-    """Every image of a split, on one process each: (images, one uint8 tensor per preprocessing; labels; indices)."""
+    """Every image of a split exactly once, on one of the processes."""
 
     def __init__(
-        self, samples: EvalSamples, batch_size: int, workers: int | None, device: torch.device, group: ProcessGroup
+        self, samples: Samples, batch_size: int, workers: int | None, device: torch.device, group: ProcessGroup
     ) -> None:
-        self.samples = samples
-        own = range(group.rank, len(samples), group.world_size)
-        most = max(1, min(batch_size, len(own)))
-        self.reader = _Reader(samples, most, workers, device, group, batch_size=most, sampler=own)
+        self.images = len(samples)  # of all processes
+        shard = range(group.rank, self.images, group.world_size)
+        batch_size = max(1, min(batch_size, len(shard)))
+        self.reader = _Reader(samples, batch_size, workers, device, group, batch_size=batch_size, sampler=shard)
         self.device = device
 
-    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self.reader)
 
 
-def digest(batches: Iterable[tuple[Tensor, ...]]) -> str:
-    """sha256 over every byte of the images, labels and indices: equal digests, equal data in equal order."""
+def digest(batches: Iterable[Batch]) -> str:
+    """Return a sha256 over every byte of the batches: equal digests mean equal data in equal order."""
     sha256 = hashlib.sha256()
     for batch in batches:
-        for tensor in batch:
+        for tensor in (*batch.views, *batch.targets, batch.indices):
             sha256.update(tensor.cpu().contiguous().numpy().tobytes())
     return sha256.hexdigest()
 
 
 class _Reader:
-    """Batches of samples, read by workers, on the device: (images, a tensor for each cut; labels; indices)."""
+    """Batches of samples, read by worker processes and copied to the device."""
 
     def __init__(
         self,
-        samples: TrainSamples | EvalSamples,
-        most: int,
+        samples: Samples,
+        largest: int,
         workers: int | None,
         device: torch.device,
         group: ProcessGroup,
         **batching: Any,
     ) -> None:
-        """`most`: images of a batch; `batching`: how the DataLoader chooses them."""
+        """
+        Args:
+            largest: images of a batch, at most.
+            batching: how the DataLoader chooses them.
+        """
         if workers is None:
             workers = min(8, group.cluster.processors)
-        self.ring = SharedBatchRing(workers, most, samples.sizes)
+        self.ring = SharedBatchRing(workers, largest, samples.shapes)
         self.transfer = Transfer(device)
-        self.loader = DataLoader(
-            samples,
+        self.loader: DataLoader = DataLoader(
+            samples,  # type: ignore[arg-type]  # a Dataset by its methods
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
-            collate_fn=partial(_put, self.ring),
+            collate_fn=partial(_collate, self.ring),
             # Forked workers share the index, and notice when the main process dies; servers' children would not.
             multiprocessing_context="fork" if workers else None,
             worker_init_fn=ignore_in_worker,
@@ -165,21 +178,21 @@ class _Reader:
             **batching,
         )
 
-    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         try:
-            for worker, slot, labels, indices in self.loader:
-                images = [self.transfer(cut) for cut in self.ring.read(worker, slot, len(labels))]
-                yield images, self.transfer(torch.from_numpy(labels)), torch.from_numpy(indices)
+            for slot, targets, indices in self.loader:
+                views = [self.transfer(view) for view in self.ring.read(slot)]
+                yield Batch(
+                    views, tuple(self.transfer(torch.from_numpy(t)) for t in targets), torch.from_numpy(indices)
+                )
         except UserError as error:
             # From a worker the message comes with a traceback, whose last line is the error itself.
             last_line = str(error).strip().splitlines()[-1]
             raise UserError(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
 
 
-def _put(
-    ring: SharedBatchRing, samples: Sequence[tuple[list[Tensor], int, int]]
-) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """What a worker sends of a batch: the worker and its place where the images lie, labels, indices."""
-    images, labels, indices = zip(*samples, strict=True)
+def _collate(ring: SharedBatchRing, samples: Sequence[Sample]) -> tuple[Slot, list[np.ndarray], np.ndarray]:
+    """Write the views of a batch into shared memory; return their slot, the targets and the indices."""
+    views, targets, indices = zip(*samples, strict=True)
     # Arrays: each tensor would get a file of shared memory, which takes longer than to send so few numbers.
-    return *ring.write(images), np.array(labels), np.array(indices)
+    return ring.write(views), [np.array(column) for column in zip(*targets, strict=True)], np.array(indices)

@@ -1,6 +1,7 @@
-"""How batches of images get from the workers that read them to the process that trains: through memory of both."""
+"""Batches of images in shared memory, on their way from worker processes to the process that trains."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,54 +9,59 @@ from torch.utils.data import get_worker_info
 
 from engine.data import shared_memory
 
-PREFETCH = 2  # batches on order of each worker
+PREFETCH = 2  # batches ordered from each worker ahead of their use
 _SLOTS = PREFETCH + 1  # for those and the one in use
 
 
+class Slot(NamedTuple):
+    """Where a batch lies: the worker that wrote it, one of its slots, and the number of images."""
+
+    worker: int
+    number: int
+    images: int
+
+
 class SharedBatchRing:
-    """Places for batches of images, in memory that is shared with worker processes forked later.
+    """Slots for batches of images, in memory that is shared with worker processes forked later.
 
-    A tensor that is sent through a queue becomes a new file of shared memory each time. Clearing and mapping its pages
-    takes a fifteenth of the time that reading its images takes, and containers often allow 64 MB of such files in all.
+    A tensor sent through a queue becomes a new file of shared memory each time. Clearing and mapping its pages takes a
+    fifteenth of the time that reading its images takes, and containers often allow 64 MB of such files in all.
 
-    Here each worker fills slots of its own in turn. While a batch of its is in use, PREFETCH others are on order, and
-    take its other slots: what lies in a slot stays until the next batch is asked for. Copy it before.
+    Each worker fills its own slots in turn. While one of its batches is in use, PREFETCH others are ordered and fill
+    its other slots: a slot keeps its content until the next batch is requested. Copy it before.
     """
 
-    def __init__(self, workers: int, batch_size: int, sizes: Sequence[int]) -> None:
+    def __init__(self, workers: int, batch_size: int, shapes: Sequence[tuple[int, int]]) -> None:
         """
         Args:
-            workers: processes that put batches down; 0 if this one does.
+            workers: processes that write batches; 0 if this one does.
             batch_size: images of a batch, at most.
-            sizes: side of the images, pixels, one for each cut that is made of them.
+            shapes: (height, width) of each view of the images, pixels.
         """
         self.slots = [
             shared_memory.zeros(
-                *(max(1, workers), _SLOTS, batch_size, size, size, 3),
+                *(max(1, workers), _SLOTS, batch_size, height, width, 3),
                 purpose=f"batches from {workers} workers",
                 remedy="set runtime.workers, runtime.eval_batch_size or recipe.batch_size lower",
             )
-            for size in sizes
+            for height, width in shapes
         ]
-        self.filled = 0  # batches that this process put down
+        self.written = 0  # batches written by this process
 
-    def write(self, images: Sequence[Sequence[Tensor]]) -> tuple[int, int]:
-        """Put a batch down; called by the worker.
+    def write(self, images: Sequence[Sequence[Tensor]]) -> Slot:
+        """Write a batch; called by the worker.
 
         Args:
-            images: of each image its cuts, uint8 [3, size, size].
-
-        Returns:
-            The worker and its slot, for `take`.
+            images: for each image its views, uint8 [3, height, width].
         """
         info = get_worker_info()
-        worker, slot = info.id if info else 0, self.filled % _SLOTS
-        self.filled += 1
-        for slots, cuts in zip(self.slots, zip(*images, strict=True), strict=True):
-            # Decoders give the three colours of each pixel together; so they are copied as they lie.
-            torch.stack([cut.permute(1, 2, 0) for cut in cuts], out=slots[worker, slot, : len(cuts)])
-        return worker, slot
+        slot = Slot(info.id if info else 0, self.written % _SLOTS, len(images))
+        self.written += 1
+        for slots, views in zip(self.slots, zip(*images, strict=True), strict=True):
+            # Decoders return the three colors of each pixel together; they are copied as they lie.
+            torch.stack([view.permute(1, 2, 0) for view in views], out=slots[slot.worker, slot.number, : slot.images])
+        return slot
 
-    def read(self, worker: int, slot: int, count: int) -> list[Tensor]:
-        """The batch that lies there: of each cut uint8 [count, 3, size, size] in channels_last memory format."""
-        return [slots[worker, slot, :count].permute(0, 3, 1, 2) for slots in self.slots]
+    def read(self, slot: Slot) -> list[Tensor]:
+        """Return the batch in a slot: for each view uint8 [images, 3, height, width], channels_last."""
+        return [slots[slot.worker, slot.number, : slot.images].permute(0, 3, 1, 2) for slots in self.slots]

@@ -1,130 +1,201 @@
-"""Exact accuracy: every image once, its predictions kept; several models in one pass over the images."""
+"""Image classification: cross-entropy, top-1 and top-5 accuracy, square crops."""
 
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine import checkpoint
-from engine.data.loader import EvalLoader
+from engine.analysis import grad_cam
+from engine.config import DataConfig, TrainConfig
+from engine.data import transforms
+from engine.data.datasets import Dataset, Split
+from engine.data.loader import Batch, Sample, Samples
 from engine.data.transforms import Preprocessing, normalize
-from engine.distributed import ProcessGroup
-from engine.errors import UserError
+from engine.determinism import RngPurpose, rng
+from engine.tasks import columns
+from engine.tasks.base import Column, Model, Predictions, Task
+from engine.tasks.paired_stats import PairedDifference, paired_difference
 
-CANDIDATES = 5
+TOP_K = 5
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What a model said of each image, in the order of the split.
+class ClassPredictions(Predictions):
+    """Predicted classes for every image, in dataset order.
 
     Attributes:
         labels: [N] int64, the true classes.
         ranked: [N, min(5, classes)] int64, the most probable classes, best first.
-        loss: [N] float32, cross entropy in nats.
+        loss: [N] float32, cross-entropy in nats.
     """
 
     labels: np.ndarray
     ranked: np.ndarray
     loss: np.ndarray
 
-    def hits(self, candidates: int = 1) -> np.ndarray:
-        """[N] bool: whether the true class is among so many best."""
-        hits: np.ndarray = (self.ranked[:, :candidates] == self.labels[:, None]).any(axis=1)
+    def hits(self, k: int = 1) -> np.ndarray:
+        """Return [N] bool: whether the true class is among the k most probable ones."""
+        hits: np.ndarray = (self.ranked[:, :k] == self.labels[:, None]).any(axis=1)
         return hits
 
-    @property
-    def top1(self) -> float:
-        """Accuracy in %."""
-        return 100 * float(self.hits().mean())
-
-    @property
-    def top5(self) -> float:
-        """Accuracy in %."""
-        return 100 * float(self.hits(CANDIDATES).mean())
-
-    @property
-    def mean_loss(self) -> float:
-        return float(self.loss.astype(np.float64).mean())
-
-    def sha256(self) -> str:
-        """Digest of the arrays, whatever file holds them."""
-        return checkpoint.sha256({name: torch.from_numpy(array) for name, array in vars(self).items()})
-
-    def save(self, path: Path) -> None:
-        checkpoint.atomic_write(path, lambda file: np.savez_compressed(file, **vars(self)))
-
-    @classmethod
-    def load(cls, path: Path, sha256: str) -> "Predictions":
-        """Predictions as they were saved.
-
-        Raises:
-            UserError: if the file cannot be read, or its digest is not `sha256`.
-        """
-        try:
-            with np.load(path) as arrays:
-                predictions = cls(arrays["labels"], arrays["ranked"], arrays["loss"])
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"The predictions {path} cannot be read ({error}); restore the file.") from error
-        if predictions.sha256() != sha256:
-            raise UserError(f"The predictions {path} are not those that were recorded; restore the file.")
-        return predictions
+    def metrics(self) -> dict[str, float]:
+        return {
+            "loss": float(self.loss.astype(np.float64).mean()),
+            "top1": 100 * float(self.hits().mean()),
+            "top5": 100 * float(self.hits(TOP_K).mean()),
+        }
 
 
 @dataclass(frozen=True)
-class EvalModel:
-    """A model to evaluate and the preprocessing it is evaluated with."""
+class TrainSamples:
+    """Augmented square crops of a split's images, by (epoch, index)."""
 
-    model: nn.Module
-    preprocessing: Preprocessing
+    split: Split
+    seed: int
+    size: int
+    crop_scale: float
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        return [(self.size, self.size)]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        random = rng(self.seed, RngPurpose.SAMPLE, epoch, index)
+        image = transforms.augment(self.split.image(index), self.size, self.crop_scale, random)
+        return [image], (int(self.split.labels[index]),), index
 
 
-def evaluate(
-    candidates: Sequence[EvalModel],
-    loader: EvalLoader,
-    precision: torch.dtype,
-    group: ProcessGroup,
-) -> list[Predictions]:
-    """Predictions of each candidate for every image of the loader's split, on every process.
+@dataclass(frozen=True)
+class EvalSamples:
+    """Center crops of a split's images, by index: each image decoded once, one view per preprocessing."""
 
-    Args:
-        candidates: on the loader's device; their preprocessings are among the loader's.
-        loader: this process's images.
-        precision: float32, or the dtype to autocast to.
-        group: the processes that share the images between them.
+    split: Split
+    preprocessings: tuple[Preprocessing, ...]
 
-    Raises:
-        RuntimeError: if an image came twice or not at all.
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        return [(preprocessing.crop, preprocessing.crop) for preprocessing in self.preprocessings]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self.split.image(index)
+        views = [preprocessing.apply(image) for preprocessing in self.preprocessings]
+        return views, (int(self.split.labels[index]),), index
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """One class per image.
+
+    Attributes:
+        data: how the images are cut.
+        label_smoothing: of the training loss.
+        memory_format: of the images in training.
     """
-    ways = loader.samples.preprocessings
-    batches: list[list[Tensor]] = []  # of each: indices, labels, then ranked classes and losses by each candidate
-    for candidate in candidates:
-        candidate.model.eval()
-    with torch.inference_mode():
-        for images, truth, indices in loader:
-            inputs = [normalize(cut, way) for cut, way in zip(images, ways, strict=True)]
-            batch = [indices, truth]
-            for candidate in candidates:
-                batch += _predict(candidate.model, inputs[ways.index(candidate.preprocessing)], truth, precision)
-            batches.append(batch)
-    own = [[column.cpu() for column in batch] for batch in batches]
-    everyones = [batch for part in group.all_gather_object(own) for batch in part]
-    seen, *columns = (torch.cat(column) for column in zip(*everyones, strict=True))
-    order = seen.argsort()
-    if not torch.equal(seen[order], torch.arange(len(loader.samples))):
-        raise RuntimeError("the evaluation did not see each image exactly once")
-    labels, *said = (column[order].numpy() for column in columns)
-    return [Predictions(labels, *pair) for pair in zip(said[::2], said[1::2], strict=True)]
 
+    data: DataConfig
+    label_smoothing: float = 0.0
+    memory_format: torch.memory_format = torch.channels_last
 
-def _predict(model: nn.Module, images: Tensor, labels: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+    name: ClassVar = "classification"
+    primary_metric: ClassVar = "top1"
+    training_metrics: ClassVar = {"loss": 1.0, "top1": 100.0, "top5": 100.0}
+    predictions: ClassVar = ClassPredictions
+    metrics: ClassVar = ("top1", "top5")
+    table_metrics: ClassVar = ("top1_error", "top5_error")
+    table_metric_label: ClassVar = "Top-1 error (%)"
+    columns: ClassVar = (
+        *columns.NETWORK,
+        Column("Top-1 error at start (%)", lambda row: columns.mean(row, "top1_error_start")),
+        Column("Top-1 error (%)", lambda row: columns.mean(row, "top1_error")),
+        Column("Top-5 error (%)", lambda row: columns.mean(row, "top5_error")),
+        Column("Difference in top-1 error (points) [95% interval]", columns.difference),
+        Column("Won : lost (images)", lambda row: "" if row["baseline"] is None else f"{row['won']} : {row['lost']}"),
+        Column("p", columns.p_value),
+        Column("Images/s", lambda row: columns.number(row["images_per_second"], ".0f")),
+        Column("Paper: top-1 error (%)", lambda row: columns.number(row["paper_top1_error"], ".2f")),
+        Column("Paper: top-5 error (%)", lambda row: columns.number(row["paper_top5_error"], ".2f")),
+        Column("Start weights: published top-1 error (%)", columns.published),
+    )
+    notes: ClassVar = (
+        "The difference is to the same backbone without attention under the same recipe, seed and images; negative "
+        "is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles): it speaks of "
+        "other images, for these trained networks, not of another training. Called not distinguishable from 0 unless "
+        "interval and test agree.",
+        "p: exact, two-sided, of the images won against those lost; for one seed this is McNemar's test.",
+    )
+    several_seeds_note: ClassVar = (
+        "Several seeds: mean ± standard deviation over seeds; the difference is pooled, an image's outcomes under "
+        "all seeds resampled together; an image is won where attention is right in more of the seeds. A "
+        "difference counts as supported only where every seed's has the same sign."
+    )
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> "Classification":
+        """Return the task of a training run."""
+        memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
+        return cls(config.data, config.recipe.label_smoothing, memory_format)
+
+    def preprocessing(self, published: Any | None) -> Preprocessing:
+        return Preprocessing.choose(self.data, published)
+
+    def train_samples(self, split: Split, seed: int) -> Samples:
+        return TrainSamples(split, seed, self.data.image_size, self.data.crop_scale)
+
+    def eval_samples(self, split: Split, preprocessings: Sequence[Preprocessing]) -> Samples:
+        return EvalSamples(split, tuple(preprocessings))
+
+    def training_step(self, model: Model, batch: Batch, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+        (images,), (labels,) = batch.views, batch.targets
+        logits = model(normalize(images, preprocessing, self.memory_format)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        hits = logits.detach().topk(min(TOP_K, logits.shape[1]), dim=1).indices == labels[:, None]
+        sums = torch.stack([loss.detach() * len(labels), hits[:, 0].sum(), hits.sum()]).double()
+        return loss, sums
+
+    def predict(self, model: Model, images: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
+        (labels,) = targets
         logits = model(images).float()
-    ranked = logits.topk(min(CANDIDATES, logits.shape[1]), dim=1).indices
-    return ranked, F.cross_entropy(logits, labels, reduction="none")
+        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+        return {"labels": labels, "ranked": ranked, "loss": F.cross_entropy(logits, labels, reduction="none")}
+
+    def draw(
+        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Dataset, preprocessing: Preprocessing, count: int
+    ) -> np.ndarray | None:
+        if not grad_cam.can_draw():
+            return None
+        samples = EvalSamples(data.val, (preprocessing,))
+        chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count)]
+        images = torch.stack([views[0] for views, _, _ in chosen])
+        labels = [label for _, (label,), _ in chosen]
+        device = next(model.parameters()).device
+        maps = grad_cam.compute_maps(
+            model, gates, images.to(device), torch.tensor(labels, device=device), preprocessing
+        )
+        return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"network": maps}, labelled=True))
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        return f"top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%"
+
+    @classmethod
+    def table_row(cls, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {"top1_error": 100 - metrics["top1"], "top5_error": 100 - metrics["top5"]}
+
+    @classmethod
+    def paired(cls, predictions: Sequence[ClassPredictions], baseline: Sequence[ClassPredictions]) -> PairedDifference:
+        return paired_difference(*(np.stack([p.hits() for p in seeds]) for seeds in (predictions, baseline)))
+
+    def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:
+        if not data.is_imagenet_1k or preprocessing != Preprocessing.published(entry.transforms()):
+            return None
+        return 100 - float(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])

@@ -1,4 +1,4 @@
-"""What a run looks at between epochs: its accuracy, what its gates do, and where it looks."""
+"""Validation between epochs: predictions, gate statistics and a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,23 +7,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.analysis import grad_cam
 from engine.analysis.gate_stats import gate_statistics, record_gates
 from engine.data.datasets import Dataset
-from engine.data.loader import EvalLoader, EvalSamples
+from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
-from engine.tasks.classification import EvalModel, Predictions, evaluate
+from engine.tasks.base import Predictions, Task
+from engine.tasks.evaluator import EvalModel, evaluate
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What came of it.
+    """The result of one validation.
 
     Attributes:
         predictions: for every validation image.
         gates: statistics of the attention's gates over the first images.
-        picture: uint8 [height, width, 3], where the network looks; None where none is drawn.
+        picture: uint8 [height, width, 3]; None where none is drawn.
     """
 
     predictions: Predictions
@@ -36,11 +36,14 @@ class Validator:
     """Validates one model on one data set.
 
     Attributes:
-        gates: the model's, by name.
-        pictures: how many images, at equal distances through the split, are drawn by the first process.
+        gates: the model's gates, by name.
+        loader: of the validation images, with the one view of `preprocessing`.
+        pictures: number of images that the main process draws; 0 for none.
     """
 
+    task: Task
     model: nn.Module
+    preprocessing: Preprocessing
     gates: Mapping[str, nn.Module]
     data: Dataset
     loader: EvalLoader
@@ -50,23 +53,15 @@ class Validator:
 
     def __call__(self) -> Validation:
         self.group.broadcast_buffers(self.model)
-        (way,) = self.loader.samples.preprocessings
-        with record_gates(self.gates) as seen:
-            (predictions,) = evaluate([EvalModel(self.model, way)], self.loader, self.precision, self.group)
-        return Validation(
-            predictions, gate_statistics(seen), self._picture(way) if self.group.is_main_process else None
-        )
+        evaluated = EvalModel(self.model, self.preprocessing)
+        with record_gates(self.gates) as recorded:
+            (predictions,) = evaluate(
+                self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group
+            )
+        return Validation(predictions, gate_statistics(recorded), self._picture())
 
-    def _picture(self, way: Preprocessing) -> np.ndarray | None:
+    def _picture(self) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))
-        if count == 0 or not grad_cam.can_draw():
+        if not self.group.is_main_process or count == 0:
             return None
-        samples = EvalSamples(self.data.val, (way,))
-        chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count)]
-        images = torch.stack([cuts[0] for cuts, _, _ in chosen])
-        labels = [label for _, label, _ in chosen]
-        device = self.loader.device
-        maps = grad_cam.compute_maps(
-            self.model, self.gates, images.to(device), torch.tensor(labels, device=device), way
-        )
-        return grad_cam.pixels(grad_cam.draw(images, labels, self.data.classes, {"network": maps}, labelled=True))
+        return self.task.draw(self.model, self.gates, self.data, self.preprocessing, count)

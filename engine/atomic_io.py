@@ -1,0 +1,34 @@
+"""Atomic writes: a file has its old content or its new content, never a part of it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from engine.errors import UserError
+
+DRAFT = ".draft"  # suffix of a file that is still being written
+
+
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
+    """Call `write` on a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+
+    The previous content of `path` is renamed to `previous` first, if that is given.
+
+    Raises:
+        UserError: if writing fails; `path` is unchanged then.
+    """
+    draft = path.with_name(f"{path.name}.{os.getpid()}{DRAFT}")
+    try:
+        with draft.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
+        draft.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        draft.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        remedy = "Free some space" if path.parent.is_dir() else f"Create the folder {path.parent}"
+        raise UserError(f"{path} cannot be written ({reason}). {remedy}, then run the same command again.") from error

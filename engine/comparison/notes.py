@@ -1,0 +1,55 @@
+"""The notes below a table: first those on the table as a whole, then those on single rows."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from engine.tasks.base import Task
+from engine.tasks.columns import DAGGER, is_as_published
+
+Row = dict[str, Any]
+
+
+def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
+    """Return the notes of a table, one sentence or more each."""
+    data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
+    notes = [
+        f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, every one of the "
+        f"{data['val_images']} validation images once, one crop.",
+        "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
+        *task.notes,
+        f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
+    ]
+    if any(len(row["seeds"]) > 1 for row in rows):
+        notes.append(task.several_seeds_note)
+    if evaluated["throughput_batch_size"] is not None:
+        notes.append(
+            f"Images/s: the network alone, in batches of {evaluated['throughput_batch_size']} in "
+            f"{evaluated['precision']} on {evaluated['device']}."
+        )
+    if any(row["paper_top1_error"] is not None for row in rows):
+        notes.append(
+            "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
+            "with rows of that recipe only."
+        )
+    return notes + [note for row in rows for note in _row_notes(row, table["runs"], task)]
+
+
+def _row_notes(row: Row, runs: Sequence[Row], task: type[Task]) -> Iterator[str]:
+    name, (primary, *_) = f"{row['model']} {row['attention']}", task.table_metrics
+    metric = primary.replace("_", " ").replace("top1", "top-1")
+    if row["recipe_deviation"]:
+        yield f"{DAGGER} {name} was trained differently: {row['recipe_deviation']}."
+    if row["baseline"] is not None and row["baseline_seeds"] != row["seeds"]:
+        seeds = ", ".join(map(str, row["baseline_seeds"]))
+        yield f"{name}: the difference is over seeds {seeds}, for which there is a baseline."
+    if row["published_gap"] is not None:
+        verdict = (
+            "as published" if is_as_published(row) else "NOT as published: the pipeline is at fault, not the model"
+        )
+        yield (
+            f"{name}: start weights of published {metric} {row['published']:.2f}%, measured "
+            f"{row['published_gap']:+.2f}; {verdict}."
+        )
+    for run in (runs[i] for i in row["runs"]):
+        if run["recorded"] is not None and run["recorded"] != run[primary]:
+            yield f"{run['source']}: its record says {run['recorded']:.2f}% {metric}, this evaluation differs."

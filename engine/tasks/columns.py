@@ -1,0 +1,63 @@
+"""Texts of the table's columns that tasks share. A row is a row of table.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.tasks.base import Column
+
+Row = Mapping[str, Any]
+
+TOLERANCE = 0.05  # points between a published metric and ours, beyond which the pipeline is at fault
+DAGGER = "†"  # marks rows that were trained by another recipe
+
+
+def number(value: float | None, form: str) -> str:
+    """Format a value; return an empty text for None."""
+    return "" if value is None else format(value, form)
+
+
+def mean(row: Row, key: str) -> str:
+    """Format a mean over seeds, with its standard deviation if there are several."""
+    spread = row[f"{key}_sd"]
+    return number(row[key], ".2f") + ("" if spread is None else f" ± {spread:.2f}")
+
+
+def difference(row: Row) -> str:
+    """Format the difference to the baseline, with its interval and verdict."""
+    if row["baseline"] is None:
+        return "" if row["attention"] == "none" else "no baseline"
+    mark = f" {DAGGER}" if row["baseline_differs"] else ""
+    spread = "" if row["difference_sd"] is None else f" ± {row['difference_sd']:.2f}"
+    interval = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
+    verdict = "" if row["distinguishable"] else ", not distinguishable from 0"
+    return f"{row['difference']:+.2f}{spread} {interval}{verdict}{mark}"
+
+
+def p_value(row: Row) -> str:
+    """Format the p-value of the difference."""
+    if row["baseline"] is None:
+        return ""
+    return "< 0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}"
+
+
+def published(row: Row) -> str:
+    """Format how the start weights, as measured here, compare with what was published for them."""
+    if row["published_gap"] is None:
+        return ""
+    verdict = "" if is_as_published(row) else ", NOT as published"
+    return f"{row['published']:.2f} (measured {row['published_gap']:+.2f}{verdict})"
+
+
+def is_as_published(row: Row) -> bool:
+    """Return whether the start weights measure here what was published for them."""
+    return bool(abs(row["published_gap"]) <= TOLERANCE)
+
+
+NETWORK = (
+    Column("Backbone", lambda row: row["model"] + (f" {DAGGER}" if row["recipe_deviation"] else "")),
+    Column("Attention", lambda row: row["attention"]),
+    Column("Params (M)", lambda row: f"{row['parameters'] / 1e6:.2f}"),
+    Column("GFLOPs", lambda row: f"{row['gflops']:.3f}"),
+    Column("Epochs", lambda row: str(row["epochs"])),
+    Column("Seeds", lambda row: ", ".join(map(str, row["seeds"]))),
+)

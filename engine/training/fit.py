@@ -1,0 +1,187 @@
+"""The training loop: epochs, validation, checkpoints and curves."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+
+from engine.config import TrainConfig
+from engine.errors import UserError
+from engine.logging import log, progress_bar
+from engine.run_dir import RunDirectory
+from engine.signals import GracefulStop, Interrupted
+from engine.tasks.base import Task
+from engine.training.tensorboard import TensorBoardLogger
+from engine.training.trainer import Trainer
+from engine.training.validator import Validation
+
+
+class CheckpointManager:
+    """Saves the trainer's state into the run: when requested, and when a checkpoint is due."""
+
+    def __init__(
+        self, trainer: Trainer, tensorboard: TensorBoardLogger, run: RunDirectory, config: TrainConfig
+    ) -> None:
+        self.trainer, self.tensorboard, self.run, self.config = trainer, tensorboard, run, config
+        self.saved_at = time.monotonic()
+
+    def save(self) -> None:
+        """Write a checkpoint; return on all processes once it is on the disk."""
+        # First what the curves have: a start from this state drops only what was written after it.
+        self.tensorboard.flush()
+        self.run.save_state(self.trainer.state_dict(), self.config)
+        self.trainer.group.barrier()  # a process that ends may take the others with it
+        self.saved_at = time.monotonic()
+
+    def sync_stop(self, stop: GracefulStop) -> tuple[bool, signal.Signals | None]:
+        """Return whether a checkpoint is due, and the signal that requested a stop: the same on all processes."""
+        group = self.trainer.group
+        due, number = group.all_reduce_max(group.is_main_process and self._due, stop.signal or 0)
+        return bool(due), signal.Signals(number) if number else None
+
+    @property
+    def _due(self) -> bool:
+        steps, minutes = self.config.run.checkpoint_every_steps, self.config.run.checkpoint_every_minutes
+        by_steps = steps is not None and self.trainer.state.step % steps == 0
+        return by_steps or (minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes)
+
+
+def fit(
+    trainer: Trainer,
+    validate: Callable[[], Validation],
+    tensorboard: TensorBoardLogger,
+    run: RunDirectory,
+    config: TrainConfig,
+) -> Validation:
+    """Train from the trainer's state to the end of its recipe; write checkpoints and curves into the run.
+
+    Returns:
+        The validation after the last epoch.
+
+    Raises:
+        Interrupted: if a signal requested a stop; the state is saved.
+        UserError: if a loss is not finite.
+    """
+    checkpoints = CheckpointManager(trainer, tensorboard, run, config)
+    with GracefulStop() as stop:
+        try:
+            validation = _fit(trainer, validate, checkpoints, stop)
+        except RuntimeError as error:
+            if stop.signal is None:
+                raise
+            # The signal also ended the workers, which torch reports in the middle of anything: nothing can be saved.
+            raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint counts.") from error
+    tensorboard.close()
+    return validation or validate()
+
+
+def _fit(
+    trainer: Trainer, validate: Callable[[], Validation], checkpoints: CheckpointManager, stop: GracefulStop
+) -> Validation | None:
+    state, primary = trainer.state, f"val_{trainer.task.primary_metric}"
+    validation = None
+    if not state.history:
+        _end_row(trainer, checkpoints, {}, _require_finite(validate(), "before the first step"))
+        checkpoints.save()
+    while state.epoch < checkpoints.config.recipe.epochs:
+        _train_epoch(trainer, checkpoints, stop)
+        train_metrics = trainer.metrics()
+        validation = _require_finite(validate(), f"after epoch {state.epoch + 1}")
+        best = max((row[primary] for row in state.history[1:]), default=-1.0)
+        trainer.end_epoch()
+        _end_row(trainer, checkpoints, train_metrics, validation)
+        if state.history[-1][primary] > best:
+            checkpoints.run.save_best({"model": trainer.model.state_dict(), "epoch": state.epoch})
+        checkpoints.save()
+    return validation
+
+
+def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: GracefulStop) -> None:
+    """Train to the end of the current epoch, with the curves and checkpoints that fall into it."""
+    state, config = trainer.state, checkpoints.config
+    title = f"epoch {state.epoch + 1}/{config.recipe.epochs}"
+    total = trainer.loader.steps_per_epoch
+    with progress_bar(trainer.steps(), total, state.step, title, checkpoints.run.writes) as steps:
+        for _ in steps:
+            is_last = state.step == total
+            if state.step % config.run.log_every_steps == 0 and not is_last:
+                steps.set_postfix_str(_log_step(trainer, checkpoints.tensorboard))
+            is_due, stopped_by = checkpoints.sync_stop(stop)
+            if is_last or is_due or stopped_by:
+                trainer.require_finite()
+                checkpoints.save()
+            if stopped_by:
+                raise Interrupted(f"Stopped by {stopped_by.name} after {state.epoch} epochs and {state.step} steps.")
+    # The last step is logged here, after its checkpoint: a run that resumes from that checkpoint logs it as well, and
+    # `first_unlogged` makes TensorBoard drop the first copy.
+    if state.step % config.run.log_every_steps == 0:
+        _log_step(trainer, checkpoints.tensorboard)
+    if trainer.timer.steps:
+        checkpoints.tensorboard.scalars("speed", trainer.speed(), trainer.images_seen)
+
+
+def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
+    """Write the epoch's mean loss so far and the learning rate to TensorBoard; return a line for the progress bar."""
+    metrics = trainer.metrics()
+    tensorboard.scalars("step", {"loss": metrics["loss"], "lr": trainer.learning_rate}, trainer.images_seen)
+    speed = trainer.speed()["images_per_second"]
+    return f"loss {metrics['loss']:.3f}, {trainer.task.describe(metrics)}, {speed:.0f} images/s"
+
+
+def first_unlogged(trainer: Trainer) -> int:
+    """Return the number of images from which on the curves are still to be written, at the trainer's state.
+
+    What is written at the end of an epoch comes after the checkpoint of its last step, at the same count of images.
+    """
+    if not trainer.state.history:
+        return 0
+    is_epoch_unended = trainer.state.step == trainer.loader.steps_per_epoch
+    return trainer.images_seen + (0 if is_epoch_unended else 1)
+
+
+def _require_finite(validation: Validation, when: str) -> Validation:
+    """Reject a network whose outputs are not finite: it still predicts a class for each image."""
+    loss = validation.predictions.metrics()["loss"]
+    if not math.isfinite(loss):
+        raise UserError(
+            f"The validation loss is {loss} {when}. Check the start weights, or lower recipe.lr, "
+            "and delete the run to start again."
+        )
+    return validation
+
+
+def _end_row(trainer: Trainer, checkpoints: CheckpointManager, train: dict[str, float], validation: Validation) -> None:
+    """Add one epoch's metrics to the history, the log and TensorBoard; `train` is empty before the first epoch."""
+    val, epoch = validation.predictions.metrics(), trainer.state.epoch
+    row = {f"train_{key}": value for key, value in train.items()} | {f"val_{k}": v for k, v in val.items()}
+    trainer.state.history.append({"epoch": epoch, **row})
+    _log_epoch(trainer, checkpoints.tensorboard, train, validation)
+    if validation.picture is not None:
+        checkpoints.run.save_picture(validation.picture, epoch)
+    log.info(_epoch_line(trainer, train, val))
+
+
+def _log_epoch(
+    trainer: Trainer, tensorboard: TensorBoardLogger, train: dict[str, float], validation: Validation
+) -> None:
+    seen = trainer.images_seen
+    tensorboard.scalars("val", validation.predictions.metrics(), seen)
+    if train:
+        tensorboard.scalars("train", {**train, "lr": trainer.learning_rate}, seen)
+    tensorboard.scalars("progress", {"epoch": trainer.state.epoch}, seen)
+    tensorboard.scalars("gates", validation.gates, seen)
+    if validation.picture is not None:
+        tensorboard.picture("where it looks", validation.picture, seen)
+    tensorboard.flush()
+
+
+def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]) -> str:
+    task: Task = trainer.task
+    parts = [f"epoch {trainer.state.epoch}/{trainer.recipe.epochs}"]
+    if train:
+        parts.append(f"train loss {train['loss']:.3f}, {task.describe(train)}")
+    parts.append(f"val loss {val['loss']:.3f}, {task.describe(val)}")
+    if train:
+        speed = trainer.speed()
+        parts.append(f"{speed['images_per_second']:.0f} images/s, {speed['data_wait']:.0%} of it waiting for data")
+    return "; ".join(parts)
