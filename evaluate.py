@@ -84,4 +84,4 @@ def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry
 
 
 if __name__ == "__main__":
-    cli.run("evaluate", main, models.ModelError)
+    cli.run("evaluate", main, models.default_weights(), models.ModelError)

@@ -91,4 +91,4 @@ def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Modu
 
 
 if __name__ == "__main__":
-    cli.run("train", main, models.ModelError)
+    cli.run("train", main, models.default_weights(), models.ModelError)

@@ -14,30 +14,15 @@ Forward the map is read three times and written once; backward x is read twice, 
 is between, gates and pooled vectors, is small and left to PyTorch.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam.checks import require_feature_map
 
-if TYPE_CHECKING:
-    from cbam.module import CBAM
-
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def supports(module: CBAM) -> bool:
-    """Whether this computes what the module does: its default order and poolings, without a norm."""
-    return (
-        module.order == "channel_spatial"
-        and module.ca.pooling == "both"
-        and module.sa.reduce is None
-        and module.sa.norm is None
-    )
 
 
 def accepts(x: Tensor, gain: Tensor | float) -> bool:
@@ -52,21 +37,27 @@ def accepts(x: Tensor, gain: Tensor | float) -> bool:
     )
 
 
-def refine(module: CBAM, x: Tensor, gain: Tensor | float) -> Tensor:
-    """`CBAM.refine` for a module that it supports: [N, C, H, W] -> [N, C, H, W] in the dtype of x.
+def refine(x: Tensor, mlp: nn.Sequential, conv: nn.Conv2d, gain: Tensor | float) -> Tensor:
+    """`CBAM.refine` in the default order and poolings: [N, C, H, W] -> [N, C, H, W] in the dtype of x.
 
     Gates and pooled values are fp32, also under autocast. The modules of the gates are not called, so their hooks do
     not run. It has a first derivative backward; none forward, none for the gain, and no second one.
 
+    Args:
+        x: a feature map that `accepts` accepts.
+        mlp: of the channel gate: a 1x1 convolution, a ReLU, a 1x1 convolution.
+        conv: of the spatial gate.
+        gain: a constant scalar.
+
     Raises:
-        ValueError: for an input that is not a non-empty [N, in_planes, H, W].
+        ValueError: for an input that is not a non-empty [N, C, H, W].
     """
-    require_feature_map(x, module.ca.in_planes)
-    first, _, last = module.ca.shared_MLP
+    first, _, last = mlp
+    require_feature_map(x, first.in_channels)
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()
     gain = torch.as_tensor(gain, dtype=torch.float32, device=x.device)
-    refined, *_ = _refine(x, first.weight, first.bias, last.weight, last.bias, module.sa.conv.weight, gain)
+    refined, *_ = _refine(x, first.weight, first.bias, last.weight, last.bias, conv.weight, gain)
     return refined
 
 

@@ -77,8 +77,8 @@ class CBAM(nn.Module):
             x: [N, C, H, W].
             gain: scalar; multiplied into the last gate, which is smaller than the map.
         """
-        if self.fused and self.training and fused.supports(self) and fused.accepts(x, gain):
-            return fused.refine(self, x, gain)
+        if self.fused and self.training and self.is_fusible and fused.accepts(x, gain):
+            return fused.refine(x, self.ca.shared_MLP, self.sa.conv, gain)
         if self.order == "channel_spatial":
             x = self.ca(x) * x
             return gain * self.sa(x) * x
@@ -89,6 +89,16 @@ class CBAM(nn.Module):
             return self.ca(x) * x * (gain * self.sa(x))
         gate = self.ca if self.order == "channel" else self.sa
         return gain * gate(x) * x
+
+    @property
+    def is_fusible(self) -> bool:
+        """Whether `cbam.fused` computes this module: the default order and poolings, no norm."""
+        return (
+            self.order == "channel_spatial"
+            and self.ca.pooling == "both"
+            and self.sa.reduce is None
+            and self.sa.norm is None
+        )
 
     def zero_gates_(self) -> float:
         """Zero the last layer of each gate, so that it is exactly 0.5 whatever the input, and learns from there.

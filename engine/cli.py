@@ -10,15 +10,19 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from engine import config
@@ -26,17 +30,23 @@ from engine.errors import UserError
 from engine.signals import Interrupted
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+GROUPS = ("model", "attention", "data", "recipe", "runtime")
 
 
-def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]) -> None:
+def run(
+    name: str,
+    command: Callable[[Any], None],
+    networks: Mapping[str, str | None],
+    *user_errors: type[Exception],
+) -> None:
     """Run a command on the configuration that `configs/NAME.yaml` and the arguments compose to.
 
     Args:
         name: the primary config.
         command: takes the dataclass of its schema.
+        networks: the backbones, each with its default weights.
         user_errors: further exceptions whose message is a sentence for the user.
     """
-
     composing = True
 
     def job(composed: DictConfig) -> None:
@@ -44,18 +54,57 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
         composing = False
         # Inside Hydra's own handling of errors, which would print more.
         with one_line_errors(*user_errors, OmegaConfBaseException):
+            _require_one_attention(composed)
             command(config.parse(composed))
 
-    config.register()
+    config.register(networks)
     # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
+        if {"--help", "-h"} & set(sys.argv):
+            print(_help(name, networks))
+            return
+        _refuse_earlier_keys(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
         except ValueError as error:
             if not composing:
                 raise
             raise UserError(f"The arguments do not compose to a configuration: {error}.") from error
+
+
+def _help(name: str, networks: Iterable[str]) -> str:
+    """Return what the program does, its presets, and its keys with their defaults."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        defaults = OmegaConf.to_yaml(compose(name)).strip()
+        presets = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
+    if "model" in presets:
+        presets["model"] = [*networks, "each also as NAME_cbam and NAME_se"]
+    lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in presets.items())
+    program = (sys.modules["__main__"].__doc__ or "").strip()
+    return (
+        f"{program}\n\nPresets (GROUP=NAME):\n{lines}\n\nKeys and their defaults (KEY=VALUE):\n"
+        f"{textwrap.indent(defaults, '  ')}\n\nHydra's own options, such as --multirun: --hydra-help"
+    )
+
+
+def _require_one_attention(composed: DictConfig) -> None:
+    """Refuse `model=resnet50_cbam attention=none`, which composes to the baseline."""
+    choices = HydraConfig.get().runtime.choices
+    backbone, _, kind = choices.get("model", "").rpartition("_")
+    if kind in ("cbam", "se") and composed.model.attention != kind:
+        raise UserError(
+            f"model={backbone}_{kind} already selects an attention, and attention={choices['attention']} is another; "
+            f"use model={backbone} attention={choices['attention']}."
+        )
+
+
+def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if key in config.RENAMED_KEYS:
+            raise UserError(f"The key {key} is now {config.RENAMED_KEYS[key]}.")
 
 
 @contextmanager
@@ -117,7 +166,8 @@ def _sentence(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         near = difflib.get_close_matches(name, error.options)
         guess = f"; perhaps {group}={' or '.join(near)}" if near else ""
-        return f"There is no {group}={name}{guess}. Known are the files in configs/{group}."
+        known = "Run `python scripts/list_models.py` for a list" if group == "model" else f"See configs/{group}"
+        return f"There is no {group}={name}{guess}. {known}."
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not hold: every key is typed.

@@ -297,12 +297,22 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
 
 
-def register() -> None:
-    """Give Hydra the schemas that the files in `configs/` are checked against."""
+def register(networks: Mapping[str, str | None]) -> None:
+    """Give Hydra the schemas that the files in `configs/` are checked against, and the group `model`.
+
+    Args:
+        networks: the weights that each backbone starts from by default. Each is selected by its name, and with
+            attention by NAME_cbam and NAME_se.
+    """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="export_schema", node=ExportConfig)
+    for name, weights in networks.items():
+        store.store(group="model", name=name, node={"name": name, "weights": weights})
+        for attention in ("cbam", "se"):
+            defaults = [f"{name}@model", {"override /attention": attention}]
+            store.store(group="model", name=f"{name}_{attention}", package="_global_", node={"defaults": defaults})
 
 
 def parse(config: DictConfig) -> Any:

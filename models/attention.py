@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from cbam import CBAM, fused
+from cbam import CBAM
 from models.errors import ModelError
 from models.registry import Site
 
@@ -101,7 +101,7 @@ def fuse(net: nn.Module) -> None:
         ModelError: if the kernels do not support its kind of CBAM, or Triton is not installed.
     """
     modules = [module for module in net.modules() if isinstance(module, CBAM)]
-    if not all(map(fused.supports, modules)):
+    if not all(module.is_fusible for module in modules):
         raise ModelError(
             "The fused kernels compute CBAM in its default order and poolings, without a norm; "
             "set runtime.fused_cbam=false for another attention."

@@ -6,6 +6,7 @@ from models import attention as attention_layers
 from models import mobilenet, mobilenet_v1, resnet, vgg
 from models import weights as start_weights
 from models.errors import ModelError
+from models.pretrained import published
 from models.registry import BackboneSpec
 
 _FAMILIES = (resnet, vgg, mobilenet_v1, mobilenet)
@@ -16,8 +17,13 @@ STARTS = ("identity", "random")
 
 
 def names() -> list[str]:
-    """Every backbone, by torchvision's names where it has the network."""
+    """Return the names of all backbones: torchvision's where it has the network."""
     return list(BACKBONES)
+
+
+def default_weights() -> dict[str, str | None]:
+    """Return the weights that each backbone starts from by default; None where torchvision publishes none."""
+    return {name: next(iter(published(name)), None) for name in BACKBONES}
 
 
 def parse(name: str, attention: str | None = None) -> tuple[BackboneSpec, str]:

@@ -57,4 +57,4 @@ def _require_as_trained(config: ExportConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("export", run, models.ModelError)
+    cli.run("export", run, models.default_weights(), models.ModelError)

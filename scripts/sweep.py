@@ -1,9 +1,9 @@
 """What a preset still needs, as a shell script: each of its runs with its state and command, then the table.
 
-    python scripts/sweep.py experiment=table4 data.root=/path/to/imagenet              # look
-    python scripts/sweep.py experiment=table4 data.root=/path/to/imagenet | bash -e    # do
+    python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet              # look
+    python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet | bash -e    # do
 
-Presets are in configs/experiment; one of your own is given as experiment=FILE.yaml. Further KEY=VALUE arguments go
+Presets are in configs/sweep; one of your own is given as sweep=FILE.yaml. Further KEY=VALUE arguments go
 into every command; those of data and runtime, and run.root, into that of the table too. Finished runs are comments; a
 run under way continues where it stopped.
 """
@@ -24,12 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+import models
 from engine import cli
 from engine.config import TrainConfig, parse, register
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
 
-PRESETS = cli.CONFIGS / "experiment"
+SWEEPS = cli.CONFIGS / "sweep"
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,12 @@ def main(arguments: list[str]) -> None:
     if "--help" in arguments:
         print((__doc__ or "").strip())
         return
-    presets = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
-    chosen = [argument.removeprefix("experiment=") for argument in arguments if argument.startswith("experiment=")]
+    presets = {file.stem: file for file in sorted(SWEEPS.glob("*.yaml"))}
+    chosen = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
     if len(chosen) != 1 or not (chosen[0] in presets or chosen[0].endswith(".yaml")):
-        raise UserError(
-            f"Name one preset as experiment=NAME, of {', '.join(presets)}, or your own file as experiment=FILE.yaml."
-        )
-    register()
-    extra = [argument for argument in arguments if not argument.startswith("experiment=")]
+        raise UserError(f"Name one preset as sweep=NAME, of {', '.join(presets)}, or your own file as sweep=FILE.yaml.")
+    register(models.default_weights())
+    extra = [argument for argument in arguments if not argument.startswith("sweep=")]
     print("\n".join(plan(presets.get(chosen[0], Path(chosen[0])), extra)))
 
 

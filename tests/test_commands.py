@@ -159,7 +159,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        (["model=nope"], "There is no model=nope. Known are the files in configs/model."),
+        (["model=nope"], "There is no model=nope. Run `python scripts/list_models.py` for a list."),
         (["model=resnet50_cmab"], "There is no model=resnet50_cmab; perhaps model=resnet50_cbam or "),
         (["model.name=nope"], "Unknown model 'nope'; known are resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+import models
 from engine import config
 from engine.cli import CONFIGS
 from tests.conftest import script_module
@@ -49,23 +50,23 @@ def test_a_command_of_the_pages_is_accepted(command: str) -> None:
 def check(program: str, arguments: list[str]) -> None:
     name = Path(program).stem
     if program.startswith("scripts/slurm/"):
-        name = "plan" if name == "submit_table" else name
-    if name == "plan":
-        config.register()
+        name = "sweep" if name == "submit_table" else name
+    if name == "sweep":
+        config.register(models.default_weights())
         script_module("sweep").main(arguments)
-    elif name in ("train", "evaluate", "digest_data", "export"):
-        compose_all("train" if name == "digest_data" else name, arguments)
-    elif name in ("fetch_weights", "convert_official", "show_attention", "prepare_imagenet"):
+    elif name in ("train", "evaluate", "hash_batches", "export"):
+        compose_all("train" if name == "hash_batches" else name, arguments)
+    elif name in ("download_weights", "convert_official", "show_attention", "prepare_imagenet"):
         text = (REPOSITORY / program).read_text()
         for argument in arguments:
             assert argument.partition("=")[0] in text, argument
     else:
-        assert name in ("verify_run", "render_table", "benchmark", "stage_imagenet"), program
+        assert name in ("list_models", "verify_run", "render_table", "benchmark", "stage_imagenet"), program
 
 
 def compose_all(primary: str, arguments: list[str]) -> None:
     """Composes and checks every configuration that the arguments stand for, those of a sweep too."""
-    config.register()
+    config.register(models.default_weights())
     given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in script_module("sweep").expand(given):
@@ -86,6 +87,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_module_is_on_the_page_of_the_architecture() -> None:
     page = (REPOSITORY / "docs" / "architecture.md").read_text()
     for folder in ("engine", "models"):
-        for file in (REPOSITORY / folder).glob("[!_]*.py"):
+        for file in (REPOSITORY / folder).rglob("[!_]*.py"):
             if file.stem != "errors":
                 assert f"`{file.stem}`" in page, file

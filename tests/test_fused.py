@@ -30,6 +30,10 @@ SHAPES = [(2, 8, 7, 7), (2, 70, 9, 8), (3, 130, 5, 13), (2, 16, 1, 1), (1, 1, 3,
 GAIN = 4.0
 
 
+def refine(module: CBAM, x: torch.Tensor, gain: torch.Tensor | float) -> torch.Tensor:
+    return fused.refine(x, module.ca.shared_MLP, module.sa.conv, gain)
+
+
 def cbam(planes: int, **options: object) -> CBAM:
     torch.manual_seed(51)
     module = CBAM(planes, **options).to(DEVICE)
@@ -103,7 +107,7 @@ def test_the_same_input_gives_the_same_bits_twice() -> None:
 def test_the_identity_start_is_exact() -> None:
     module, x = CBAM(70).to(DEVICE), feature_map("random", (2, 70, 9, 8))
     gain = 1 / module.zero_gates_()
-    assert torch.equal(fused.refine(module, x, gain), x)
+    assert torch.equal(refine(module, x, gain), x)
 
 
 def test_a_map_that_is_dense_in_neither_order_is_taken_too() -> None:
@@ -121,7 +125,7 @@ def test_no_feature_map_is_kept_but_the_input() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        refined = fused.refine(module, x, GAIN)
+        refined = refine(module, x, GAIN)
     del kept[x.untyped_storage().data_ptr()]
     assert sum(kept.values()) < refined.numel() / 4
 
@@ -145,8 +149,8 @@ def test_under_autocast_the_gates_stay_fp32() -> None:
 
 def test_compiled_it_computes_the_same() -> None:
     module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
-    compiled = torch.compile(lambda x: fused.refine(module, x, GAIN) * 1, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(x), fused.refine(module, x, GAIN))
+    compiled = torch.compile(lambda x: refine(module, x, GAIN) * 1, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), refine(module, x, GAIN))
 
 
 @pytest.fixture
@@ -164,7 +168,7 @@ def test_data_parallel_training_meets_its_gradients() -> None:
             self.inner = inner
 
         def forward(self, x: Tensor) -> Tensor:
-            return fused.refine(self.inner, x, GAIN)
+            return refine(self.inner, x, GAIN)
 
     module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
     expected = results(module, x, torch.ones_like(x), fuse=True)[2:]
@@ -185,7 +189,7 @@ def test_activation_checkpointing_changes_nothing() -> None:
 @pytest.mark.parametrize("shape", [(5, 4, 6), (2, 6, 4, 6), (2, 5, 4, 6, 1), (2, 5, 0, 6)], ids=str)
 def test_what_is_no_feature_map_of_the_module_is_a_clear_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="Expected"):
-        fused.refine(CBAM(5), torch.ones(shape), GAIN)
+        refine(CBAM(5), torch.ones(shape), GAIN)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +205,8 @@ def test_what_is_no_feature_map_of_the_module_is_a_clear_error(shape: tuple[int,
     ids=str,
 )
 def test_a_kind_of_cbam_that_the_kernels_do_not_compute_is_refused(options: dict[str, object]) -> None:
-    assert fused.supports(CBAM(8))
-    assert not fused.supports(CBAM(8, **options))
+    assert CBAM(8).is_fusible
+    assert not CBAM(8, **options).is_fusible
     with pytest.raises(models.ModelError, match=r"set runtime\.fused_cbam=false"):
         models.fuse(models.build("resnet18_cbam", num_classes=10, **options))
 

@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
+import models
 from engine import config
 from engine.cli import CONFIGS
 from engine.errors import UserError
@@ -13,13 +14,13 @@ from engine.run_dir import RunDirectory
 from tests.conftest import Command, script_module
 from tests.processes import REPOSITORY
 
-PRESETS = CONFIGS / "experiment"
-DEMO = PRESETS / "demo.yaml"
+SWEEPS = CONFIGS / "sweep"
+DEMO = SWEEPS / "demo.yaml"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    config.register()
+    config.register(models.default_weights())
     return script_module("sweep")
 
 
@@ -73,34 +74,34 @@ RUNS = {
 @pytest.mark.parametrize("preset", RUNS)
 def test_a_preset_lists_its_runs(preset: str, script: ModuleType) -> None:
     """Each composes to a valid configuration, and no two write to one directory."""
-    plan = "\n".join(script.plan(PRESETS / f"{preset}.yaml", ["data.root=nowhere"]))
+    plan = "\n".join(script.plan(SWEEPS / f"{preset}.yaml", ["data.root=nowhere"]))
     assert plan.startswith(f"# {preset}: {RUNS[preset]} runs; ")
     directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
     assert len(set(directories)) == RUNS[preset]
 
 
 def test_every_preset_says_what_to_expect_and_how_to_start_it() -> None:
-    presets = sorted(PRESETS.glob("*.yaml"))
+    presets = sorted(SWEEPS.glob("*.yaml"))
     assert [preset.stem for preset in presets] == sorted(RUNS)
     for preset in presets:
         comment = [line for line in preset.read_text().splitlines() if line.startswith("#")]
-        for part in ("Expected", "Hardware and time:", f"python scripts/sweep.py experiment={preset.stem}"):
+        for part in ("Expected", "Hardware and time:", f"python scripts/sweep.py sweep={preset.stem}"):
             assert any(part in line for line in comment), (preset, part)
         assert OmegaConf.load(preset).keys() == {"train", "runs", "evaluate"}
 
 
 def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) -> None:
-    done = command("scripts/sweep.py", "experiment=demo", "runtime.device=cpu")
+    done = command("scripts/sweep.py", "sweep=demo", "runtime.device=cpu")
     assert done.returncode == 0, done.stderr
     commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
     assert [line.split()[:2] for line in commands] == [["python", "train.py"]] * 3 + [["python", "evaluate.py"]]
     assert str(REPOSITORY) not in done.stdout
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
-    moved = command("scripts/sweep.py", "experiment=demo", "run.root=elsewhere")
+    moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere")
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
-    wrong = command("scripts/sweep.py", "experiment=table6")
+    wrong = command("scripts/sweep.py", "sweep=table6")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: Name one preset as experiment=NAME, of ablation_channel, ")
+    assert wrong.stderr.startswith("error: Name one preset as sweep=NAME, of ablation_channel, ")
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def submit_table(slurm: dict[str, str], preset: Path, folder: Path, end: str) ->
     logs = folder / end
     logs.mkdir()
     environment = slurm | {"SBATCH_OUTPUT": f"{logs}/%x-%j.log", "TMPDIR": str(folder)}
-    printed = ask(environment, "bash", "scripts/slurm/submit_table.sh", f"experiment={preset}")
+    printed = ask(environment, "bash", "scripts/slurm/submit_table.sh", f"sweep={preset}")
     job = next(line for line in printed.splitlines() if line.startswith("table: job ")).split()[2].rstrip(",")
     wait_for(slurm, job, end)
     return printed, "".join(log.read_text() for log in sorted(logs.iterdir()))

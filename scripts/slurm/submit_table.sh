@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Submit what a preset still needs: its runs as job arrays, and its table after them. From the clone:
-#   bash scripts/slurm/submit_table.sh experiment=table4 data.root=/path/to/imagenet
+#   bash scripts/slurm/submit_table.sh sweep=table4 data.root=/path/to/imagenet
 # At most AT_ONCE runs (8) have GPUs at a time. Options of sbatch can be given as its variables, SBATCH_ACCOUNT=...
 set -euo pipefail
 cd "$(dirname "$0")/../.."

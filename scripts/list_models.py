@@ -1,13 +1,18 @@
-"""Print every network of the zoo.
+"""List every network, with its parameters, cost, published weights and the paper's errors.
 
-    python -m models
+    python scripts/list_models.py
 
 Parameters are in millions and multiply-adds in 1e9, for a thousand classes and the image size that the network was
 designed for. The paper's GFLOPs of the bottleneck networks are smaller (ResNet-50: 3.858): torchvision has the
 stride of a block in its 3x3 convolution, which costs more than in the 1x1 before.
 """
 
+import sys
+from pathlib import Path
+
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from engine.analysis import complexity
