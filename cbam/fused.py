@@ -52,7 +52,9 @@ def refine(x: Tensor, mlp: nn.Sequential, conv: nn.Conv2d, gain: Tensor | float)
     Raises:
         ValueError: for an input that is not a non-empty [N, C, H, W].
     """
-    first, _, last = mlp
+    first, last = mlp[0], mlp[2]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
     require_feature_map(x, first.in_channels)
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()

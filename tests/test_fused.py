@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -57,7 +57,7 @@ def results(module: CBAM, x: Tensor, gradient: Tensor, fuse: bool) -> list[Tenso
     """The refined map, and the gradients of the input and of every parameter."""
     x = x.detach().requires_grad_()
     module.zero_grad()
-    refined = (fused.refine if fuse else CBAM.refine)(module, x, GAIN)
+    refined = (refine if fuse else CBAM.refine)(module, x, GAIN)
     refined.backward(gradient)
     return [refined.detach(), *(gradient_of(tensor) for tensor in (x, *module.parameters()))]
 
@@ -212,21 +212,21 @@ def test_a_kind_of_cbam_that_the_kernels_do_not_compute_is_refused(options: dict
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[CBAM]:
-    """The modules that the kernels were asked to compute; they are taken to accept every input."""
-    found: list[CBAM] = []
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The MLPs that the kernels were asked to compute with; they are taken to accept every input."""
+    found: list[nn.Module] = []
     refine = fused.refine
 
-    def note(module: CBAM, x: Tensor, gain: Tensor | float) -> Tensor:
-        found.append(module)
-        return refine(module, x, gain)
+    def note(x: Tensor, mlp: nn.Sequential, conv: nn.Conv2d, gain: Tensor | float) -> Tensor:
+        found.append(mlp)
+        return refine(x, mlp, conv, gain)
 
     monkeypatch.setattr(fused, "refine", note)
     monkeypatch.setattr(fused, "accepts", lambda *_: True)
     return found
 
 
-def test_a_network_that_was_told_so_trains_by_the_kernels_and_is_evaluated_without(calls: list[CBAM]) -> None:
+def test_a_network_that_was_told_so_trains_by_the_kernels_and_is_evaluated_without(calls: list[nn.Module]) -> None:
     net = models.build("resnet18_cbam", num_classes=10).to(DEVICE)
     images = torch.randn(2, 3, 32, 32, device=DEVICE)
     plain = net.train()(images)
