@@ -13,9 +13,9 @@ from torch.nn import functional as F
 import models
 from engine import determinism
 from engine.device import Transfer, to_device
+from tests.commands import arguments
 from tests.networks import CLASSES, plain
 from tests.processes import REPOSITORY
-from tests.test_commands import arguments
 
 DEVICE = torch.device("cuda")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.commands import arguments
 from tests.processes import Process, start_ranks
-from tests.test_commands import arguments
 
 COMMON = ["model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", "run.checkpoint_every_steps=1"]
 

@@ -16,8 +16,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torchvision.io import decode_image
 
+from tests.commands import arguments
 from tests.processes import Process, free_port
-from tests.test_commands import arguments
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from engine.data.loader import EpochBatches
 from engine.device import require_one_each
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from tests.commands import arguments, assert_one_line
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY, free_port, start_ranks
-from tests.test_commands import arguments, assert_one_line
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -11,8 +11,8 @@ from torchvision.io import decode_image
 import models
 from engine.analysis import gate_stats, grad_cam
 from engine.data.transforms import Preprocessing
+from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
-from tests.test_commands import arguments, assert_one_line
 
 WAY = Preprocessing(16, 16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

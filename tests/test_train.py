@@ -1,11 +1,10 @@
-"""train.py and evaluate.py as a user runs them, on small data."""
+"""train.py as a user runs it, and the table of what it trained."""
 
 import csv
 import json
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +14,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models
-from models import pretrained
+from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
-from tests.processes import REPOSITORY, Process
-
-
-def arguments(root: Path, *more: str) -> list[str]:
-    """A training run of seconds: three classes of 32-pixel images, two epochs."""
-    return [
-        *("data=imagenet", f"data.root={root}", "data.name=small", "data.total_classes=3"),
-        *("data.image_size=32", "data.resize=32", "recipe.batch_size=16", "recipe.epochs=2"),
-        *("runtime.device=cpu", "runtime.workers=1", "run.log_every_steps=1", "run.pictures=0", *more),
-    ]
+from tests.processes import Process
 
 
 @pytest.fixture(scope="module")
@@ -36,41 +26,6 @@ def pretrained_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(5)
     torch.save(models.build("resnet18", num_classes=3).state_dict(), file)
     return file
-
-
-def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tmp_path: Path) -> None:
-    """Fine-tune without and with CBAM from the same weights, print the table, start the same again, change a key."""
-    for model in ("resnet18", "resnet18_cbam"):
-        done = command("train.py", f"model={model}", f"model.weights={pretrained_file}", *arguments(folders))
-        assert done.returncode == 0, done.stderr
-        assert "epoch 2/2; train loss" in done.stdout
-        assert done.stderr == ""
-    run = tmp_path / "runs" / "small" / "resnet18_cbam" / "seed51"
-    records = [
-        json.loads((run.parent.parent / m / "seed51" / "record.json").read_text())
-        for m in ("resnet18", run.parent.name)
-    ]
-    check_record(records[1], run)
-    assert records[0]["top1_start"] == records[1]["top1_start"]
-    assert records[0]["data_fingerprint"] == records[1]["data_fingerprint"]
-    check_curves(run)
-
-    evaluated = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=table")
-    assert evaluated.returncode == 0, evaluated.stderr
-    check_table(tmp_path / "table", evaluated.stdout, records)
-
-    corrupt_one_prediction(run / "predictions.npz")
-    refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
-    assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz are not those that were recorded")
-    assert not (tmp_path / "refused").exists()
-
-    again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders))
-    assert again.returncode == 0
-    assert "is finished" in again.stdout
-    other = command(
-        "train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
-    )
-    assert_one_line(other, "holds a run that differs in recipe.lr (0.01 there, 0.5 here)")
 
 
 def check_record(record: dict[str, object], run: Path) -> None:
@@ -118,6 +73,41 @@ def check_table(directory: Path, printed: str, records: list[dict[str, object]])
         assert [row["attention"] for row in csv.DictReader(file)] == ["none", "cbam"]
 
 
+def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tmp_path: Path) -> None:
+    """Fine-tune without and with CBAM from the same weights, print the table, start the same again, change a key."""
+    for model in ("resnet18", "resnet18_cbam"):
+        done = command("train.py", f"model={model}", f"model.weights={pretrained_file}", *arguments(folders))
+        assert done.returncode == 0, done.stderr
+        assert "epoch 2/2; train loss" in done.stdout
+        assert done.stderr == ""
+    run = tmp_path / "runs" / "small" / "resnet18_cbam" / "seed51"
+    records = [
+        json.loads((run.parent.parent / m / "seed51" / "record.json").read_text())
+        for m in ("resnet18", run.parent.name)
+    ]
+    check_record(records[1], run)
+    assert records[0]["top1_start"] == records[1]["top1_start"]
+    assert records[0]["data_fingerprint"] == records[1]["data_fingerprint"]
+    check_curves(run)
+
+    evaluated = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=table")
+    assert evaluated.returncode == 0, evaluated.stderr
+    check_table(tmp_path / "table", evaluated.stdout, records)
+
+    corrupt_one_prediction(run / "predictions.npz")
+    refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
+    assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz are not those that were recorded")
+    assert not (tmp_path / "refused").exists()
+
+    again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders))
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    other = command(
+        "train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
+    )
+    assert_one_line(other, "holds a run that differs in recipe.lr (0.01 there, 0.5 here)")
+
+
 def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
     command: Command, folders: Path, pretrained_file: Path, tmp_path: Path
 ) -> None:
@@ -146,14 +136,6 @@ def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
     straight, resumed = (json.loads((tmp_path / run / "record.json").read_text()) for run in ("straight", "killed"))
     for key in ("weights_sha256", "history", "start_weights_sha256", "predictions_sha256"):
         assert resumed[key] == straight[key], key
-
-
-def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    for part in parts:
-        assert part in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -193,45 +175,3 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(
 def test_without_imagenet_it_says_where_it_looked_and_what_to_try(command: Command, tmp_path: Path) -> None:
     done = command("train.py", "model=resnet50_cbam")
     assert_one_line(done, str(tmp_path / "data" / "imagenet"), "data.root", "data=shapes")
-
-
-def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> None:
-    common = ["data.name=small", "data.total_classes=3", f"data.root={folders}"]
-    assert_one_line(command("evaluate.py", *common), "There is no finished run in", "train one first")
-    assert_one_line(command("evaluate.py", *common, "runs=[nowhere]"), "There is no finished run in nowhere")
-    assert_one_line(command("evaluate.py", *common, "runs=[]"), "runs=[] and published=[] leave nothing to compare")
-
-
-def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_path: Path) -> None:
-    """The real path of published weights, on a file of ours under the published name and a thousand class folders.
-
-    Its digest, which cannot be the published one, is put in place of that for this process.
-    """
-    import torchvision
-
-    from tests.conftest import write_image
-
-    root = tmp_path / "imagenet"
-    for label in range(1000):
-        for split in ("train", "val"):
-            write_image(root / split / f"n{label:08d}" / "image.JPEG", 120, seed=label, height=8, width=8)
-    torch.manual_seed(0)
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    cached = tmp_path / "torch_home" / "hub" / "checkpoints" / Path(url).name
-    cached.parent.mkdir(parents=True)
-    torch.save(torchvision.models.resnet18().state_dict(), cached)
-    arguments = [f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64"]
-    assert_one_line(command("evaluate.py", *arguments), f"{cached} is not the published file")
-    (tmp_path / "digests").write_text(f"{pretrained.sha256(cached)}  {cached.name}\n")
-    (tmp_path / "evaluate_ours.py").write_text(
-        "import pathlib, runpy, sys\n"
-        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from models import downloads\n"
-        "downloads._DIGESTS = pathlib.Path('digests')\n"
-        "runpy.run_module('evaluate', run_name='__main__')\n"
-    )
-    done = command(str(tmp_path / "evaluate_ours.py"), *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "as published" not in done.stdout  # which was measured at 224 pixels
-    (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["rows"]
-    assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)

@@ -11,9 +11,9 @@ from torchvision.models.resnet import Bottleneck, ResNet
 import models
 from engine import cli
 from models import convert
+from tests.commands import assert_one_line
 from tests.conftest import Command
 from tests.networks import CLASSES, randomize_norms
-from tests.test_commands import assert_one_line
 
 
 class Stub(nn.Module):

@@ -1,4 +1,4 @@
-"""Compiles the kernels for Hopper with bf16 maps, without a GPU: `python tests/compile_kernels.py NHWC`.
+"""Compiles the kernels for Hopper with bf16 maps, without a GPU: `python tests/cbam/compile_kernels.py NHWC`.
 
 The layout is NCHW or NHWC, numbers of channels and positions dividing by 16, or `NHWC, odd sides`: channels alone.
 Prints for each kernel the bytes of registers that it spills to memory and how many loads are of a bf16 at a time.

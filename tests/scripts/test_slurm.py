@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import arguments
 from tests.processes import REPOSITORY
-from tests.test_commands import arguments
 
 pytestmark = pytest.mark.skipif(
     shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid() != 0,

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 import models
 from cbam import CBAM, fused
+from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 from tests.processes import REPOSITORY
-from tests.test_commands import arguments, assert_one_line
 
 pytest.importorskip("triton", reason="the kernels need Triton")
 
@@ -267,7 +267,7 @@ def test_every_kernel_compiles_for_hopper_with_wide_loads_and_spills_no_register
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": ".", "TRITON_CACHE_DIR": str(tmp_path)}
     result = subprocess.run(
-        [sys.executable, "tests/compile_kernels.py", layout],
+        [sys.executable, "tests/cbam/compile_kernels.py", layout],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,

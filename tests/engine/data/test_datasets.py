@@ -1,0 +1,79 @@
+"""The layouts of a data set on the disk."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.config import DataConfig
+from engine.data.datasets import open_dataset
+from engine.errors import UserError
+
+
+def config(root: Path, total_classes: int = 3, layout: str = "folders", classes: int | None = None) -> DataConfig:
+    return DataConfig("test", layout, str(root), total_classes, classes, image_size=32, resize=32)
+
+
+def test_class_folders_are_indexed_by_sorted_name(folders: Path) -> None:
+    data = open_dataset(config(folders))
+    assert data.classes == ["class0", "class1", "class2"]
+    assert (len(data.train), len(data.val)) == (48, 21)
+    for i in (0, 20, 47):
+        assert Path(data.train.path(i)).parent.name == f"class{data.train.labels[i]}"
+
+
+def test_tiny_imagenet_is_read_in_its_native_layout(tiny_imagenet: Path) -> None:
+    data = open_dataset(config(tiny_imagenet, total_classes=4, layout="tiny_imagenet"))
+    assert (len(data.train), len(data.val)) == (12, 8)
+    assert [Path(data.val.path(i)).name for i in range(2)] == ["val_0.JPEG", "val_1.JPEG"]
+    assert data.val.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_the_first_classes_by_id_can_be_taken(tiny_imagenet: Path) -> None:
+    data = open_dataset(config(tiny_imagenet, total_classes=4, layout="tiny_imagenet", classes=2))
+    assert (data.name, data.classes) == ("test_2", ["n00000000", "n00000001"])
+    assert (len(data.train), len(data.val)) == (6, 4)
+    assert set(data.val.labels) == {0, 1}
+
+
+def test_the_fingerprint_follows_names_sizes_and_labels(folders: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folders, copy)
+    fingerprint = open_dataset(config(folders)).fingerprint
+    assert open_dataset(config(copy)).fingerprint == fingerprint
+    image = copy / "train" / "class1" / "3.JPEG"
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert open_dataset(config(copy)).fingerprint != fingerprint
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda root: shutil.rmtree(root), "There is no data set 'test' at .*set data.root.*data=shapes"),
+        (lambda root: shutil.rmtree(root / "train"), "There is no folder .*train; data.root needs train/ and val/"),
+        (lambda root: shutil.rmtree(root / "train" / "class2"), "train holds 2 class folders, not 3"),
+        (
+            lambda root: (root / "val" / "class2").rename(root / "val" / "other"),
+            "differ in these classes: class2, other",
+        ),
+        (lambda root: (shutil.rmtree(root / "val"), (root / "val").mkdir()), "val holds no class folders"),
+        (lambda root: [f.unlink() for f in (root / "val" / "class1").iterdir()], "class1 holds no images"),
+    ],
+)
+def test_a_damaged_data_set_is_an_error_that_says_where(
+    damage: object, complaint: str, folders: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(folders, root)
+    damage(root)
+    with pytest.raises(UserError, match=complaint):
+        open_dataset(config(root))
+
+
+def test_a_wrong_annotation_of_tiny_imagenet_is_named_by_its_line(tiny_imagenet: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(tiny_imagenet, root)
+    file = root / "val" / "val_annotations.txt"
+    file.write_text(file.read_text().replace("val_2.JPEG\tn00000002", "val_2.JPEG\tnothing"))
+    with pytest.raises(UserError, match=r"Line 3 of .*val_annotations.txt names no known class: 'val_2.JPEG"):
+        open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))

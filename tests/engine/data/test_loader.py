@@ -1,0 +1,114 @@
+"""Batches: equal for any number of workers, from any step."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.config import DataConfig
+from engine.data.datasets import Dataset, open_dataset
+from engine.data.loader import Batch, EvalLoader, TrainLoader
+from engine.data.shared_batches import SharedBatchRing, Slot
+from engine.data.transforms import Preprocessing
+from engine.distributed import ProcessGroup
+from engine.errors import UserError
+from engine.tasks.classification import EvalSamples, TrainSamples
+
+CPU = torch.device("cpu")
+
+
+def config(root: Path, total_classes: int = 3, layout: str = "folders", classes: int | None = None) -> DataConfig:
+    return DataConfig("test", layout, str(root), total_classes, classes, image_size=32, resize=32)
+
+
+def loader(data: Dataset, workers: int, seed: int = 51, batch_size: int = 8) -> TrainLoader:
+    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, seed, workers, CPU, ProcessGroup())
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    pairs = zip((*one.views, *one.targets, one.indices), (*other.views, *other.targets, other.indices), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(folders: Path) -> None:
+    split = open_dataset(config(folders)).train
+    (sample,) = TrainSamples(split, 51, 32, 0.25)[(3, 7)][0]
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert torch.equal(TrainSamples(split, 51, 32, 0.25)[(3, 7)][0][0], sample)
+    others = [TrainSamples(split, 52, 32, 0.25)[(3, 7)], TrainSamples(split, 51, 32, 0.25)[(4, 7)]]
+    assert not any(torch.equal(images[0], sample) for images, _, _ in others)
+
+
+def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step(folders: Path) -> None:
+    data = open_dataset(config(folders))
+    reference = list(loader(data, workers=0).epoch(2))
+    for workers in (1, 3):
+        for first in (0, 4):
+            batches = list(loader(data, workers).epoch(2, first))
+            assert len(batches) == len(reference) - first
+            for batch, expected in zip(batches, reference[first:], strict=True):
+                assert equal(batch, expected)
+
+
+def test_one_loader_serves_epoch_after_epoch(folders: Path) -> None:
+    train = loader(open_dataset(config(folders)), workers=2)
+    orders = [torch.cat([indices for _, _, indices in train.epoch(epoch)]).tolist() for epoch in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(48))
+
+
+def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folders: Path) -> None:
+    train = loader(open_dataset(config(folders)), workers=2)
+    whole = list(train.epoch(1))
+    for _ in zip(range(3), train.epoch(0), strict=False):
+        pass
+    for batch, expected in zip(train.epoch(1), whole, strict=True):
+        assert equal(batch, expected)
+
+
+def test_workers_write_no_batch_over_one_that_is_not_copied_yet(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset(config(folders))
+    expected = list(loader(data, workers=0).epoch(0))
+    read = SharedBatchRing.read
+
+    def late(self: SharedBatchRing, slot: Slot) -> list[torch.Tensor]:
+        time.sleep(0.1)  # in which the workers write all batches ordered from them
+        return read(self, slot)
+
+    monkeypatch.setattr(SharedBatchRing, "read", late)
+    for (images, *_), (correct, *_) in zip(loader(data, workers=1).epoch(0), expected, strict=True):
+        assert torch.equal(images[0], correct[0])
+
+
+def test_batches_of_workers_need_no_files_of_shared_memory(folders: Path) -> None:
+    for sent in loader(open_dataset(config(folders)), workers=1).reader.loader:
+        assert [type(part) for part in sent] == [Slot, list, np.ndarray]
+
+
+def test_batches_that_memory_has_no_room_for_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of batches from 8 workers; set runtime"):
+        SharedBatchRing(8, 2**20, [(4000, 4000), (224, 224)])
+
+
+def test_loading_leaves_the_global_generator_alone(folders: Path) -> None:
+    train = loader(open_dataset(config(folders)), workers=2)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(train.epoch(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(folders: Path) -> None:
+    with pytest.raises(UserError, match=r"recipe\.batch_size=64 is more than the 48 training images"):
+        loader(open_dataset(config(folders)), workers=0, batch_size=64)
+
+
+def test_evaluation_sees_every_image_once_and_decodes_it_once_for_all_preprocessings(folders: Path) -> None:
+    data = open_dataset(config(folders))
+    ways = (Preprocessing(32, 32), Preprocessing(40, 24))
+    batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU, ProcessGroup()))
+    assert torch.cat([indices for _, _, indices in batches]).tolist() == list(range(21))
+    assert [tuple(image.shape) for image in batches[-1][0]] == [(5, 3, 32, 32), (5, 3, 24, 24)]

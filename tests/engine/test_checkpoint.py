@@ -1,0 +1,36 @@
+"""Checkpoints that cannot be written or read."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import checkpoint
+from engine.errors import UserError
+from tests.commands import arguments, assert_one_line
+from tests.processes import REPOSITORY
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(folders: Path, tmp_path: Path) -> None:
+    """A limit on file sizes stands for the full disk: the checkpoint does not fit."""
+    common = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
+    train = " ".join([sys.executable, str(REPOSITORY / "train.py"), *common])
+    full = subprocess.run(
+        ["bash", "-c", f"ulimit -f 20000; exec {train}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert_one_line(full, "last.pt cannot be written", "Make room, then start the same command")
+    assert list((tmp_path / "run" / "checkpoint").iterdir()) == []
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "running"
+
+
+@pytest.mark.parametrize("content", [b"text", b"\x80", b"", pickle.dumps([1], protocol=5)])
+def test_whatever_is_in_a_checkpoint_file_the_error_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,30 @@
+"""Errors of a command, as a user sees them."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from engine import cli
+
+
+def run_out_on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+
+def run_out_on_the_cpu() -> None:
+    torch.empty(2**55)
+
+
+@pytest.mark.parametrize("run_out", [run_out_on_a_gpu, run_out_on_the_cpu])
+def test_too_little_memory_elsewhere_is_one_line(
+    run_out: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, cli.one_line_errors():
+        run_out()
+    assert ended.value.code == 2
+    assert re.fullmatch(
+        r"error: There is too little memory \(.*\)\. Set runtime\.eval_batch_size .*\n",
+        capsys.readouterr().err,
+    )

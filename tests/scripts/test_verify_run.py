@@ -1,0 +1,41 @@
+"""scripts/verify_run.py: a run against its record, and repeated."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import arguments, assert_one_line
+from tests.conftest import Command
+from tests.networks import narrow_classifiers
+
+
+@pytest.mark.parametrize("family", ["resnet18_cbam", "vgg11_bn_cbam", "mobilenet_v3_small_cbam"])
+def test_two_runs_of_one_command_give_the_same_bits(
+    family: str, command: Command, folders: Path, tmp_path: Path
+) -> None:
+    common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=2")
+    records = []
+    for run, reading in (("a", ["workers=0"]), ("b", ["workers=2", "cache_images=true"])):
+        given = [*common, f"run.dir={run}", *(f"runtime.{key}" for key in reading)]
+        done = command("train.py", *given, prepare=narrow_classifiers)
+        assert done.returncode == 0, done.stderr
+        records.append(json.loads((tmp_path / run / "record.json").read_text()))
+    for key in ("weights_sha256", "history", "top1", "top5", "val_loss", "start_weights_sha256"):
+        assert records[0][key] == records[1][key], key
+
+
+def test_a_run_verifies_against_its_record_and_a_changed_one_does_not(
+    command: Command, folders: Path, tmp_path: Path
+) -> None:
+    common = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "run.dir=run", "recipe.epochs=1")
+    assert command("train.py", *common).returncode == 0
+    verified = command("scripts/verify_run.py", "run", "--rerun")
+    assert verified.returncode == 0, verified.stderr
+    assert "agree with the record" in verified.stdout
+    assert "repeated to the same bits" in verified.stdout
+    state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt", weights_only=True)
+    state["model"]["classifier.3.bias"][0] += 1
+    torch.save(state, tmp_path / "run" / "checkpoint" / "last.pt")
+    assert_one_line(command("scripts/verify_run.py", "run"), "last.pt are not those that run/record.json tells of")

@@ -1,0 +1,51 @@
+"""The package as other projects use it: pip, torch.hub, weights."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import hubconf
+import models
+from tests.commands import assert_one_line
+from tests.conftest import Command
+from tests.networks import CLASSES
+from tests.processes import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("narrow_classifiers")
+
+
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+
+
+def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
+    entries = {name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")}
+    assert entries == {name + suffix for name in models.names() for suffix in ("", "_cbam", "_se")}
+    net = models.build("resnet18_cbam", num_classes=CLASSES)
+    torch.save(net.state_dict(), tmp_path / "ours.pt")
+    loaded = torch.hub.load(
+        str(REPOSITORY), "resnet18_cbam", source="local", weights=str(tmp_path / "ours.pt"), num_classes=CLASSES
+    )
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded.eval()(images), net.eval()(images))
+
+
+def test_fetching_weights_that_nobody_publishes_is_one_line(command: Command) -> None:
+    assert_one_line(
+        command("scripts/download_weights.py", "model=mobilenet_v1"), "publishes no weights for mobilenet_v1"
+    )
+
+
+def test_pip_installs_the_module_alone(tmp_path: Path) -> None:
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    shutil.copytree(REPOSITORY / "cbam", clone / "cbam")
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(REPOSITORY / file, clone)
+    subprocess.run([*PIP, "--target", site, clone], check=True)
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"cbam"}
+    use = "import cbam, torch; print(cbam.__file__, cbam.CBAM(8)(torch.rand(1, 8, 5, 5))[0].shape)"
+    used = subprocess.run([sys.executable, "-c", use], cwd=site, capture_output=True, text=True, check=True)
+    assert used.stdout == f"{site / 'cbam' / '__init__.py'} torch.Size([1, 8, 5, 5])\n"
