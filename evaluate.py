@@ -8,6 +8,11 @@
 Writes the table to results/DATA (table.dir=DIR) and prints it.
 """
 
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
 import os
 from pathlib import Path
 
@@ -22,7 +27,7 @@ from engine.data.datasets import open_dataset
 from engine.determinism import set_determinism
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
-from engine.logging import log, setup_logging
+from engine.logging import log, print_line, setup_logging
 from engine.run_dir import RunDirectory
 from engine.tasks.base import Task
 from engine.tasks.classification import Classification
@@ -38,6 +43,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
     with group.main_process_first():
         data = open_dataset(config.data)
+    data.require_same_images(group)
     task = Classification(config.data)
     with group.main_process_first():
         entries = [published_entry(name, task, config) for name in config.published]
@@ -46,7 +52,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
     table, evidence = compare(entries, task, data, config, group)
     if group.is_main_process:
-        print(report.write(table, evidence, report.folder(config)))
+        print_line(report.write(table, evidence, report.folder(config)))
         log.info(f"Written to {report.folder(config)}.")
 
 

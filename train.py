@@ -6,6 +6,11 @@
 Running the same command again resumes the run. The keys are documented in engine/config.py; configs/ has the presets.
 """
 
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
 import os
 
 from omegaconf import OmegaConf
@@ -43,6 +48,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     device = resolve_device(runtime.device, group)
     with group.main_process_first():
         data = open_dataset(config.data)
+    data.require_same_images(group)
     with group.main_process_first():
         model = build_model(config, run, len(data.classes))
     if runtime.fused_cbam and device.type != "cuda":

@@ -27,8 +27,12 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Pat
         if previous is not None and path.exists():
             path.replace(previous)
         draft.replace(path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        draft.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        # torch.save reports what the system refuses as a RuntimeError of its writer.
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         remedy = "Free some space" if path.parent.is_dir() else f"Create the folder {path.parent}"
         raise UserError(f"{path} cannot be written ({reason}). {remedy}, then run the same command again.") from error
+    finally:
+        draft.unlink(missing_ok=True)

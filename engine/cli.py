@@ -8,7 +8,6 @@ import difflib
 import errno
 import inspect
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from engine import config
 from engine.errors import UserError
-from engine.signals import Interrupted
+from engine.logging import open_streams, print_line
+from engine.signals import Interrupted, exit_interrupted
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("model", "attention", "data", "recipe", "runtime")
@@ -57,12 +57,13 @@ def run(
             _require_one_attention(composed)
             command(config.parse(composed))
 
+    open_streams()
     config.register(networks)
     # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
         if {"--help", "-h"} & set(sys.argv):
-            print(_help(name, networks))
+            print_line(_help(name, networks))
             return
         _refuse_earlier_keys(sys.argv[1:])
         try:
@@ -134,12 +135,9 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
             "set runtime.workers lower. The same command goes on from the last checkpoint."
         )
     except Interrupted as stop:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch reports workers that ended by the same signal
-        print(f"{stop} The same command goes on from there.", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
+        exit_interrupted(str(stop))
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        exit_interrupted("Stopped by SIGINT.")
 
 
 def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> None:
@@ -149,8 +147,9 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
         command: takes strings.
         user_errors: further exceptions whose message is a sentence for the user.
     """
+    open_streams()
     if "--help" in sys.argv:
-        print((sys.modules["__main__"].__doc__ or "").strip())
+        print_line((sys.modules["__main__"].__doc__ or "").strip())
         return
     keys = list(inspect.signature(command).parameters)
     given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])

@@ -139,10 +139,10 @@ def init_distributed(
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
-        raise UserError(f"{_lost(error, store, cluster)} The same command goes on from the last checkpoint.") from error
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        # Without destroying the group: work that waits for a lost process would never end.
+        sentence = f"{_lost(error, store, cluster)} Run the same command again to resume from the last checkpoint."
+        raise UserError(sentence) from error
+    distributed.destroy_process_group()
 
 
 def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta) -> Store:

@@ -1,37 +1,61 @@
-"""What a person sees while it runs: a bar on a terminal, a line per epoch in a pipe or a log file."""
+"""What a person sees: a progress bar on a terminal, lines of a log on stdout and in a file."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 log = logging.getLogger("run")
 
 
+def open_streams() -> None:
+    """Write UTF-8 to stdout and stderr whatever the locale, and to nowhere where they are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, _nowhere())
+        elif hasattr(stream, "reconfigure"):  # not where a test captures it
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def print_line(text: str) -> None:
+    """Print above the progress bar; what a run computes does not depend on whether its output is read."""
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe, a full disk
+        sys.stdout = _nowhere()
+
+
 def setup_logging(is_main_process: bool = True) -> None:
-    """Lines of the log to stdout, above the bar where there is one; of several processes, those of the first alone."""
+    """Send lines of the log to stdout; of several processes, only errors of the others."""
     logging.raiseExceptions = False  # a full disk is reported once, where it stops the run
     # `force` drops the handlers of the run before, when one process makes several.
     level = logging.INFO if is_main_process else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", handlers=[_AboveTheBar()], force=True)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_Console()], force=True)
 
 
 def log_to_file(path: Path) -> None:
-    """Lines of the log to a file too, with the time."""
-    handler = logging.FileHandler(path)
+    """Send lines of the log to a file too, with the time."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
 def progress_bar(batches: Iterable, total: int, done: int, title: str, visible: bool = True) -> tqdm:
-    """A progress bar with the time left; invisible where stderr is no terminal, whatever is asked for."""
+    """Return a progress bar with the time left; it is invisible where stderr is not a terminal."""
     hidden = None if visible else True  # None leaves it to the terminal
     return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=hidden)
 
 
-class _AboveTheBar(logging.Handler):
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
+
+
+class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        print_line(self.format(record))

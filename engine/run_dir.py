@@ -33,7 +33,6 @@ _NOT_IDENTITY = (
     "runtime.device",
     "runtime.workers",
     "runtime.cache_images",
-    "runtime.eval_batch_size",
 )
 
 
@@ -205,8 +204,10 @@ def result_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def matches_config(state: dict[str, Any], config: TrainConfig) -> bool:
-    """Whether a checkpoint is of this configuration; a key that was not there yet when it was made had its default."""
-    return {**result_config(TrainConfig()), **renamed(state.get("identity", {}))} == result_config(config)
+    """Return whether a checkpoint is of this configuration; a key that it lacks had its default when it was written."""
+    # Earlier checkpoints do not have this key either, whatever its value was.
+    default = result_config(TrainConfig()) | {"runtime.eval_batch_size": config.runtime.eval_batch_size}
+    return default | renamed(state.get("identity", {})) == result_config(config)
 
 
 def _with_current_keys(stored: Any) -> Any:

@@ -1,26 +1,60 @@
-"""Requests to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's warning SIGUSR1."""
+"""Graceful stops: Ctrl-C, a scheduler's SIGTERM, Slurm's warning SIGUSR1. Imports nothing that takes time."""
 
+import os
 import signal
+import sys
+import threading
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """A run was asked to stop and has saved where it stands."""
+    """A signal stopped the run; its state is saved."""
+
+
+def exit_on_signals() -> None:
+    """Exit with code 75 and one sentence on the first of these signals, whatever this process is doing.
+
+    Call it before the imports that take seconds. `GracefulStop` takes over where there is a state to save.
+    """
+    process = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() == process:  # not in a forked worker
+            exit_interrupted(f"Stopped by {signal.Signals(number).name}.")
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+
+
+def exit_interrupted(sentence: str) -> NoReturn:
+    """Print the sentence and exit at once with code 75, which job scripts requeue."""
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
+        os.write(2, f"{sentence} Run the same command again to continue.\n".encode())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report the workers that end here
+    multiprocessing = sys.modules.get("multiprocessing")
+    for worker in multiprocessing.active_children() if multiprocessing else ():
+        worker.kill()
+    # At once: cleaning up could wait for another process, and nothing is ever written in place.
+    os._exit(os.EX_TEMPFAIL)
 
 
 class GracefulStop:
-    """While entered, the first of these signals asks for a stop at the next step instead of ending the process.
+    """While entered, the first of these signals requests a stop at the next step instead of ending the process.
 
-    A second one ends it at once, as it would without this.
+    A second one has the effect that it has outside.
+
+    Attributes:
+        signal: that requested a stop, None so far.
     """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> "GracefulStop":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._request) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -28,7 +62,7 @@ class GracefulStop:
     ) -> None:
         self._restore()
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _request(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
 
@@ -38,9 +72,18 @@ class GracefulStop:
 
 
 def ignore_in_worker(_: int) -> None:
-    """For processes that read images: the main one answers Ctrl-C and Slurm's warning, which reach them too.
+    """Leave signals to the main process: initialize a worker process of a DataLoader.
 
-    SIGTERM stays: it is how the main process ends them.
+    Schedulers, torchrun, systemd and terminals signal whole process groups, and a worker that ended would take the main
+    process with it before that has saved its state. SIGTERM is obeyed if the main process sends it, as it does at exit.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -26,12 +26,13 @@ from engine.tasks.classification import Classification
 
 
 def print_digests(config: TrainConfig) -> None:
-    data = open_dataset(config.data)
-    if config.runtime.cache_images:
-        data = data.cached()
-    samples = Classification.from_config(config).train_samples(data.train, config.seed)
     with init_distributed(world_info_from_env(os.environ), "digest") as group:
         config.recipe.check_parts(group.world_size)
+        data = open_dataset(config.data)
+        data.require_same_images(group)
+        if config.runtime.cache_images:
+            data = data.cached()
+        samples = Classification.from_config(config).train_samples(data.train, config.seed)
         cpu, workers = torch.device("cpu"), config.runtime.workers
         loader = TrainLoader(samples, config.recipe.batch_size, config.seed, workers, cpu, group)
         lines = [f"files {data.fingerprint}"]

@@ -89,7 +89,7 @@ class TableEntry:
 
 
 # The keys that the table compares; all others must be equal.
-_FREE = ("model.name", "model.attention", "attention.", "seed")
+_FREE = ("model.name", "model.attention", "attention.", "seed", "runtime.eval_batch_size")
 
 
 def _portable(config: TrainConfig) -> str:

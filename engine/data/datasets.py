@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.config import DataConfig
 from engine.data import file_index, synthetic, transforms
 from engine.data.cache import ImageCache
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
 
 ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
@@ -71,6 +72,20 @@ class Dataset:
     train: Split
     val: Split
     fingerprint: str
+
+    def require_same_images(self, group: ProcessGroup) -> None:
+        """Refuse processes that found different images.
+
+        Raises:
+            UserError: on all of them, naming those that differ from the main process.
+        """
+        fingerprints = group.all_gather_object(self.fingerprint)
+        differing = [str(rank) for rank, other in enumerate(fingerprints) if other != fingerprints[0]]
+        if differing:
+            raise UserError(
+                f"Process {', '.join(differing)} of {group.world_size} found other images than process 0; give all "
+                "nodes the same copy of the data set."
+            )
 
     def cached(self) -> "Dataset":
         """The same data set, its decoded images kept in memory."""

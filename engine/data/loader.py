@@ -130,6 +130,9 @@ class EvalLoader:
         self.reader = _Reader(samples, batch_size, workers, device, group, batch_size=batch_size, sampler=shard)
         self.device = device
 
+    def __len__(self) -> int:
+        return len(self.reader)
+
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.reader)
 
@@ -177,6 +180,9 @@ class _Reader:
             generator=torch.Generator(),
             **batching,
         )
+
+    def __len__(self) -> int:
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         try:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from engine.data.loader import Batch, EvalLoader
 from engine.data.transforms import Preprocessing, normalize
 from engine.distributed import ProcessGroup
+from engine.logging import progress_bar
+from engine.signals import GracefulStop, Interrupted
 from engine.tasks.base import Predictions, Task
 
 
@@ -53,6 +55,7 @@ def evaluate(
     preprocessings: Sequence[Preprocessing],
     precision: torch.dtype,
     group: ProcessGroup,
+    stop: GracefulStop | None = None,
 ) -> list[Predictions]:
     """Return the predictions of each model for every image of the loader, on every process.
 
@@ -61,15 +64,19 @@ def evaluate(
         loader: this process's images, one view for each of `preprocessings`.
         precision: float32, or the dtype to autocast to.
         group: the processes that share the images.
+        stop: whose request ends the evaluation of a single process; several finish it together.
 
     Raises:
         RuntimeError: if an image was seen twice or not at all.
+        Interrupted: if a stop was requested.
     """
     collectors = [_Collector(task, m, preprocessings.index(m.preprocessing), precision) for m in models]
     for evaluated in models:
         evaluated.model.eval()
     with torch.inference_mode():
-        for batch in loader:
+        for batch in progress_bar(loader, len(loader), 0, "evaluating", group.is_main_process):
+            if stop is not None and stop.signal is not None and group.world_size == 1:
+                raise Interrupted(f"Stopped by {stop.signal.name} during validation.")
             images = [normalize(view, p) for view, p in zip(batch.views, preprocessings, strict=True)]
             for collector in collectors:
                 collector.add(batch, images[collector.view])

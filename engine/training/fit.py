@@ -48,7 +48,7 @@ class CheckpointManager:
 
 def fit(
     trainer: Trainer,
-    validate: Callable[[], Validation],
+    validate: Callable[[GracefulStop], Validation],
     tensorboard: TensorBoardLogger,
     run: RunDirectory,
     config: TrainConfig,
@@ -69,24 +69,25 @@ def fit(
         except RuntimeError as error:
             if stop.signal is None:
                 raise
-            # The signal also ended the workers, which torch reports in the middle of anything: nothing can be saved.
-            raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint counts.") from error
+            # Whoever sent the signal ended another process too: what came after the last checkpoint is lost.
+            raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint is kept.") from error
+        validation = validation or validate(stop)
     tensorboard.close()
-    return validation or validate()
+    return validation
 
 
 def _fit(
-    trainer: Trainer, validate: Callable[[], Validation], checkpoints: CheckpointManager, stop: GracefulStop
+    trainer: Trainer, validate: Callable[[GracefulStop], Validation], checkpoints: CheckpointManager, stop: GracefulStop
 ) -> Validation | None:
     state, primary = trainer.state, f"val_{trainer.task.primary_metric}"
     validation = None
     if not state.history:
-        _end_row(trainer, checkpoints, {}, _require_finite(validate(), "before the first step"))
+        _end_row(trainer, checkpoints, {}, _require_finite(validate(stop), "before the first step"))
         checkpoints.save()
     while state.epoch < checkpoints.config.recipe.epochs:
         _train_epoch(trainer, checkpoints, stop)
         train_metrics = trainer.metrics()
-        validation = _require_finite(validate(), f"after epoch {state.epoch + 1}")
+        validation = _require_finite(validate(stop), f"after epoch {state.epoch + 1}")
         best = max((row[primary] for row in state.history[1:]), default=-1.0)
         trainer.end_epoch()
         _end_row(trainer, checkpoints, train_metrics, validation)

@@ -12,6 +12,7 @@ from engine.data.datasets import Dataset
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
+from engine.signals import GracefulStop
 from engine.tasks.base import Predictions, Task
 from engine.tasks.evaluator import EvalModel, evaluate
 
@@ -51,12 +52,13 @@ class Validator:
     group: ProcessGroup
     pictures: int
 
-    def __call__(self) -> Validation:
+    def __call__(self, stop: GracefulStop | None = None) -> Validation:
+        """Validate the model as it is; a stop request interrupts a single process."""
         self.group.broadcast_buffers(self.model)
         evaluated = EvalModel(self.model, self.preprocessing)
         with record_gates(self.gates) as recorded:
             (predictions,) = evaluate(
-                self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group
+                self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group, stop
             )
         return Validation(predictions, gate_statistics(recorded), self._picture())
 

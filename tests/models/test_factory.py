@@ -194,9 +194,3 @@ def test_the_random_start_leaves_pretrained_weights_unscaled_and_gates_random(tm
 def test_what_cannot_be_built_is_an_error_in_a_sentence(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(models.ModelError, match=complaint):
         models.build(**arguments)
-
-
-def test_there_is_a_config_for_every_model_and_no_other() -> None:
-    folder = Path(__file__).resolve().parent.parent / "configs" / "model"
-    there = {file.stem for file in folder.glob("*.yaml")}
-    assert there == {name + suffix for name in models.names() for suffix in ("", "_cbam", "_se")}

@@ -1,0 +1,20 @@
+"""What a program does before its slow imports."""
+
+import importlib.util
+import sys
+
+from engine.signals import exit_on_signals
+
+_PACKAGES = {"torch": "torch", "torchvision": "torchvision", "hydra": "hydra-core", "omegaconf": "omegaconf"}
+
+
+def prepare_process() -> None:
+    """Make signals exit in one sentence, and say so where a package is not installed."""
+    exit_on_signals()
+    missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        sys.stderr.write(
+            f"error: {sys.executable} does not have {', '.join(missing)}. Activate the environment, or run `make` "
+            "(or `pip install -r requirements.lock`) to create one.\n"
+        )
+        sys.exit(2)
