@@ -195,7 +195,7 @@ def _lost(error: RuntimeError, store: Store, cluster: ClusterEnvironment) -> str
         absent = _roll_call("time out", store, cluster, _ROLL_CALL_PATIENCE)
     except RuntimeError:
         absent = [0]  # it has the store
-    return f"Process {cluster.rank} of {cluster.world_size} waited in vain for {_listed(absent) or 'another one'}."
+    return f"Process {cluster.rank} of {cluster.world_size} timed out waiting for {_listed(absent) or 'another one'}."
 
 
 def _listed(group: Sequence[int]) -> str:

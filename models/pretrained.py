@@ -1,7 +1,7 @@
 """Weights that torchvision publishes: their names, and their files, of which none is read unverified.
 
 A file in torch's download cache is verified by its full sha256 each time it is used, the one in
-`models/downloads.sha256`. That table was put together from digests that independent public projects state of the
+`models/pretrained.sha256`. That table was put together from digests that independent public projects state of the
 same files, each of which begins with the eight digits that torchvision puts into the file's name. For files that
 it does not have, those eight digits are all that is known; once such a file is downloaded here, its full digest is
 kept beside it, as FILE.sha256, and holds ever after.
@@ -17,7 +17,7 @@ import torchvision
 
 from models.errors import ModelError
 
-_DIGESTS = Path(__file__).with_name("downloads.sha256")
+_DIGESTS = Path(__file__).with_name("pretrained.sha256")
 
 
 def published(backbone: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Where a network's start weights come from, and the rules under which they load.
 
-Published weights are torchvision's, by name (`models/downloads.py`). A local file holds a state dict, plain, with
+Published weights are torchvision's, by name (`models/pretrained.py`). A local file holds a state dict, plain, with
 `module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. Whatever is missing,
 unexpected or of another shape is an error that lists it; two differences alone are allowed: attention that the
 weights do not have yet, and a head for another number of classes, which then starts anew.

@@ -4,7 +4,7 @@
     python scripts/download_weights.py model=all          # 6 GB
 
 They go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), from which training on any machine that shares
-it takes them. Each file is verified, those there already too: by its full sha256 where `models/downloads.sha256`
+it takes them. Each file is verified, those there already too: by its full sha256 where `models/pretrained.sha256`
 has it, else by the eight digits in its name; the full sha256 of a file downloaded so is then kept beside it and holds
 ever after.
 """
@@ -19,7 +19,7 @@ from engine import cli
 from models import factory, pretrained
 
 
-def fetch_weights(model: str) -> None:
+def download_weights(model: str) -> None:
     names = models.names() if model == "all" else [factory.parse(model)[0].name]
     for name in names:
         for weights in models.published(name):
@@ -30,4 +30,4 @@ def fetch_weights(model: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run_script(fetch_weights, models.ModelError)
+    cli.run_script(download_weights, models.ModelError)

@@ -42,8 +42,8 @@ def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_p
     (tmp_path / "evaluate_ours.py").write_text(
         "import pathlib, runpy, sys\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from models import downloads\n"
-        "downloads._DIGESTS = pathlib.Path('digests')\n"
+        "from models import pretrained\n"
+        "pretrained._DIGESTS = pathlib.Path('digests')\n"
         "runpy.run_module('evaluate', run_name='__main__')\n"
     )
     done = command(str(tmp_path / "evaluate_ours.py"), *arguments)

@@ -59,7 +59,7 @@ def check_table(directory: Path, printed: str, records: list[dict[str, object]])
     assert (directory / "table.md").read_text() in printed
     assert printed.count("| resnet18 |") == 2
     assert r"\toprule" in (directory / "table.tex").read_text()
-    rows = json.loads((directory / "table.json").read_text())["rows"]
+    rows = json.loads((directory / "table.json").read_text())["runs"]
     assert [row["attention"] for row in rows] == ["none", "cbam"]
     for row, record in zip(rows, records, strict=True):
         assert row["top1_error"] == pytest.approx(100 - record["top1"])
@@ -96,7 +96,7 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
 
     corrupt_one_prediction(run / "predictions.npz")
     refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
-    assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz are not those that were recorded")
+    assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz do not match their recorded digest")
     assert not (tmp_path / "refused").exists()
 
     again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders))
@@ -132,7 +132,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
 
     continued = command("train.py", *common, "run.dir=killed")
     assert continued.returncode == 0, continued.stderr
-    assert "Continuing after" in continued.stdout
+    assert "Resuming after" in continued.stdout
     straight, resumed = (json.loads((tmp_path / run / "record.json").read_text()) for run in ("straight", "killed"))
     for key in ("weights_sha256", "history", "start_weights_sha256", "predictions_sha256"):
         assert resumed[key] == straight[key], key
@@ -148,7 +148,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
         (["recipe.epochs=many"], "recipe.epochs=many"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
-        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulate, batch_size"),
+        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, batch_size"),
         (["recipe=null"], "do not compose to a configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),

@@ -62,9 +62,10 @@ def test_the_loaders_take_turns_and_are_compared_round_by_round(images: Path, mo
 def test_each_loader_gives_every_batch_of_the_same_size(images: Path) -> None:
     split = repeated(images, 64)
     shape = (pipeline.BATCH, 3, pipeline.SIZE, pipeline.SIZE)
-    ways = [pipeline._loader(split, CPU).epoch(0), pipeline._second_epoch(pipeline._loader(split.cached(), CPU))]
-    for way in (*ways, pipeline._reference(split)):
-        assert [tuple(batch[0].shape) for batch in way] == [shape, shape]
+    ours = [pipeline._loader(split, CPU).epoch(0), pipeline._second_epoch(pipeline._loader(split.cached(), CPU))]
+    for loader in ours:
+        assert [tuple(batch.views[0].shape) for batch in loader] == [shape, shape]
+    assert [tuple(images.shape) for images, _ in pipeline._reference(split)] == [shape, shape]
 
 
 def test_training_from_files_is_measured(images: Path) -> None:

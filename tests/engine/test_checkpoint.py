@@ -21,7 +21,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(folders: Path, tm
     full = subprocess.run(
         ["bash", "-c", f"ulimit -f 20000; exec {train}"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert_one_line(full, "last.pt cannot be written", "Make room, then start the same command")
+    assert_one_line(full, "last.pt cannot be written", "Free some space, then run the same command again")
     assert list((tmp_path / "run" / "checkpoint").iterdir()) == []
     assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "running"
 

@@ -156,13 +156,13 @@ def test_processes_that_do_not_come_are_named() -> None:
     place = ClusterEnvironment(rank=0, world_size=4, address="127.0.0.1", port=free_port())
     with (
         pytest.raises(UserError, match=r"Of 4 processes, processes 1, 2, 3 did not start within 1 s"),
-        distributed.init_distributed(place, "test", timedelta(seconds=1)),
+        distributed.init_distributed(world, "test", timedelta(seconds=1)),
     ):
         pass
     place = ClusterEnvironment(rank=1, world_size=4, address="127.0.0.1", port=free_port())
     with (
         pytest.raises(UserError, match=r"Process 1 of 4 does not reach the first one at 127\.0\.0\.1:\d+ "),
-        distributed.init_distributed(place, "test", timedelta(seconds=1)),
+        distributed.init_distributed(world, "test", timedelta(seconds=1)),
     ):
         pass
 
@@ -171,10 +171,10 @@ def test_a_process_that_dies_while_they_meet_ends_the_others_with_a_sentence(tmp
     (tmp_path / "die.py").write_text(
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from engine import cli, distributed, launcher\n"
-        "place = cluster.world_info_from_env(os.environ)\n"
-        "if place.rank == 0: torch.distributed.init_process_group = lambda *_, **__: os.kill(os.getpid(), 9)\n"
-        "with cli.one_line_errors(), distributed.init_distributed(place, 'test'): pass\n"
+        "from engine import cli, cluster, distributed\n"
+        "world = cluster.world_info_from_env(os.environ)\n"
+        "if world.rank == 0: torch.distributed.init_process_group = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "with cli.one_line_errors(), distributed.init_distributed(world, 'test'): pass\n"
     )
     first, second = start_ranks(2, str(tmp_path / "die.py"), [], tmp_path)
     assert first.result().returncode == -signal.SIGKILL
@@ -191,16 +191,16 @@ def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
         "import os, sys, time, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from datetime import timedelta\n"
-        "from engine import cli, distributed, launcher\n"
-        "place = cluster.world_info_from_env(os.environ)\n"
-        "with cli.one_line_errors(), distributed.init_distributed(place, 'test', timedelta(seconds=3)) as ranks:\n"
-        "    assert ranks.highest(ranks.rank) == [2]\n"
-        "    while ranks.rank == 1: time.sleep(1)\n"
-        "    ranks.highest(1)\n"
+        "from engine import cli, cluster, distributed\n"
+        "world = cluster.world_info_from_env(os.environ)\n"
+        "with cli.one_line_errors(), distributed.init_distributed(world, 'test', timedelta(seconds=3)) as group:\n"
+        "    assert group.all_reduce_max(group.rank) == [2]\n"
+        "    while group.rank == 1: time.sleep(1)\n"
+        "    group.all_reduce_max(1)\n"
     )
     first, _, third = start_ranks(3, str(tmp_path / "hang.py"), [], tmp_path)
     for rank, process in ((0, first), (2, third)):
-        assert_one_line(process.result(), f"Process {rank} of 3 waited in vain for process 1.")
+        assert_one_line(process.result(), f"Process {rank} of 3 timed out waiting for process 1.")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_offline_and_uncached_names_the_command(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(models.ModelError, match=r"run `python scripts/fetch_weights\.py model=vgg16`"):
+    with pytest.raises(models.ModelError, match=r"run `python scripts/download_weights\.py model=vgg16`"):
         models.build("vgg16", weights="IMAGENET1K_V1")
 
 
@@ -159,7 +159,7 @@ def test_every_digest_in_the_table_is_of_a_published_file_and_begins_as_its_name
         for weights in models.published(name)
     ]  # fmt: skip
     names = {Path(url).name for url in urls}
-    for line in Path(pretrained.__file__).with_name("downloads.sha256").read_text().splitlines():
+    for line in Path(pretrained.__file__).with_name("pretrained.sha256").read_text().splitlines():
         digest, name = line.split("  ")
         assert len(digest) == 64
         assert f"-{digest[:8]}.pth" in name

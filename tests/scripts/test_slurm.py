@@ -136,7 +136,7 @@ def test_two_nodes_train_as_two_processes_do_and_go_on_after_a_signal(slurm: dic
     assert record(tmp_path / "signalled") == record(tmp_path / "torchrun")
     text = log.read_text()
     assert "Stopped by SIGUSR1 after 1 epochs and" in text
-    assert "Continuing after 1 epochs and" in text
+    assert "Resuming after 1 epochs and" in text
     assert f"job {job}, start 2, on n[1-2]: python train.py" in text
 
 

@@ -33,7 +33,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.result().returncode == os.EX_TEMPFAIL
     time.sleep(1.1)  # event files are told apart by the second
     result = Process("train.py", given, folder, {}).result()
-    assert "Continuing after 1 epochs" in result.stdout
+    assert "Resuming after 1 epochs" in result.stdout
     return folder / "runs" / "small" / "mobilenet_v3_small_cbam" / "seed51"
 
 
