@@ -153,13 +153,13 @@ def test_two_processes_on_one_device_are_refused() -> None:
 
 
 def test_processes_that_do_not_come_are_named() -> None:
-    place = ClusterEnvironment(rank=0, world_size=4, address="127.0.0.1", port=free_port())
+    world = ClusterEnvironment(rank=0, world_size=4, address="127.0.0.1", port=free_port())
     with (
         pytest.raises(UserError, match=r"Of 4 processes, processes 1, 2, 3 did not start within 1 s"),
         distributed.init_distributed(world, "test", timedelta(seconds=1)),
     ):
         pass
-    place = ClusterEnvironment(rank=1, world_size=4, address="127.0.0.1", port=free_port())
+    world = ClusterEnvironment(rank=1, world_size=4, address="127.0.0.1", port=free_port())
     with (
         pytest.raises(UserError, match=r"Process 1 of 4 does not reach the first one at 127\.0\.0\.1:\d+ "),
         distributed.init_distributed(world, "test", timedelta(seconds=1)),

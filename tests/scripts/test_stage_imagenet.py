@@ -20,7 +20,7 @@ def test_a_copy_is_made_and_an_incomplete_one_completed(folders: Path, tmp_path:
     target = tmp_path / "local" / "imagenet"
     done = stage(folders, target)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{target} is a whole copy of {folders}: 69 files.\n"
+    assert done.stdout == f"{target} is a complete copy of {folders}: 69 files.\n"
     kept, gone, cut = (target / "train" / "class1" / f"{i}.JPEG" for i in range(3))
     inode = kept.stat().st_ino
     gone.unlink()
@@ -33,9 +33,52 @@ def test_a_copy_is_made_and_an_incomplete_one_completed(folders: Path, tmp_path:
     assert not (target / "val" / "class0" / "stray.JPEG").exists()
 
 
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    """A folder with a file that staging has not copied."""
+    file = tmp_path / "precious" / "train" / "class0" / "mine.JPEG"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    (tmp_path / "precious" / "val").mkdir()
+    return file
+
+
+def test_a_foreign_target_is_left_alone(folders: Path, precious: Path) -> None:
+    done = stage(folders, precious.parents[2])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "contains files that were not staged from" in done.stderr
+    assert precious.read_bytes() == b"mine"
+
+
+def test_swapped_arguments_delete_nothing(folders: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    assert stage(folders, copy).returncode == 0
+    (copy / "val" / "class0" / "0.JPEG").unlink()
+    done = stage(copy, folders)
+    assert done.returncode == 2
+    assert "is itself a staged copy" in done.stderr
+    assert len(list(folders.rglob("*.JPEG"))) == 69
+
+
+def test_a_copy_of_another_source_is_left_alone(folders: Path, tmp_path: Path) -> None:
+    other, copy = tmp_path / "other", tmp_path / "copy"
+    shutil.copytree(folders, other)
+    assert stage(folders, copy).returncode == 0
+    done = stage(other, copy)
+    assert done.returncode == 2
+    assert f"was staged from {folders}, not from {other}" in done.stderr
+
+
+def test_a_source_without_images_is_refused(precious: Path, tmp_path: Path) -> None:
+    done = stage(precious.parents[2], tmp_path / "copy")
+    assert done.returncode == 2
+    assert "val contains no images" in done.stderr
+    assert not (tmp_path / "copy").exists()
+
+
 def test_a_wrong_source_is_one_line(tmp_path: Path) -> None:
     done = stage(tmp_path, tmp_path / "copy")
     assert done.returncode == 2
-    assert done.stderr == "error: Give the folder that holds train/ and val/, and the folder to copy it to; got " + (
+    assert done.stderr == "error: Give the folder that contains train/ and val/, and the folder to copy it to; got " + (
         f"{tmp_path} {tmp_path}/copy.\n"
     )
