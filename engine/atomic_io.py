@@ -1,6 +1,7 @@
 """Atomic writes: a file has its old content or its new content, never a part of it."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -18,7 +19,7 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Pat
     Raises:
         UserError: if writing fails; `path` is unchanged then.
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}{DRAFT}")
+    draft = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{DRAFT}")
     try:
         with draft.open("wb") as file:
             write(file)

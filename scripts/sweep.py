@@ -1,9 +1,9 @@
-"""What a preset still needs, as a shell script: each of its runs with its state and command, then the table.
+"""What a sweep still needs, as a shell script: each of its runs with its state and command, then the table.
 
     python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet              # look
     python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet | bash -e    # do
 
-Presets are in configs/sweep; one of your own is given as sweep=FILE.yaml. Further KEY=VALUE arguments go
+Sweeps are in configs/sweep; one of your own is given as sweep=FILE.yaml. Further KEY=VALUE arguments go
 into every command; those of data and runtime, and run.root, into that of the table too. Finished runs are comments; a
 run under way continues where it stopped.
 """
@@ -28,6 +28,7 @@ import models
 from engine import cli
 from engine.config import TrainConfig, parse, register
 from engine.errors import UserError
+from engine.logging import open_streams, print_line
 from engine.run_dir import RunDirectory
 
 SWEEPS = cli.CONFIGS / "sweep"
@@ -35,7 +36,7 @@ SWEEPS = cli.CONFIGS / "sweep"
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a preset.
+    """One run of a sweep.
 
     Attributes:
         directory: of the run.
@@ -51,12 +52,22 @@ class Planned:
 
 
 def plan(file: Path, extra: list[str]) -> Iterator[str]:
-    """The lines of the script."""
-    preset = read(file)
+    """Yield the lines of the script.
+
+    Raises:
+        UserError: if the sweep cannot be read, or two of its runs go into one directory.
+    """
+    sweep = read(file)
     runs = []
     with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
-        for line in preset.runs:
-            runs += [look_up(overrides) for overrides in expand([*preset.train, *shlex.split(line), *extra])]
+        for line in sweep.runs:
+            runs += [look_up(overrides) for overrides in expand([*sweep.train, *_words(line, file), *extra])]
+    for run in runs:
+        same = [other.command for other in runs if other.directory == run.directory]
+        if len(same) > 1:
+            raise UserError(
+                f"Two runs of {file} go into {run.directory}: {same[0]} and {same[1]}. Give one of them run.dir=."
+            )
     counts = [f"{[run.state for run in runs].count(state)} {state}" for state in ("done", "under way", "missing")]
     yield f"# {file.stem}: {len(runs)} runs; {', '.join(counts)}"
     for number, stage in enumerate(stages(runs), start=1):
@@ -64,23 +75,36 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
         for run in stage:
             yield f"# {run.state}: {run.directory}\n" + ("# " if run.state == "done" else "") + run.command
     shared = [argument for argument in extra if argument.lstrip("+").startswith(("data", "runtime", "run.root="))]
-    yield "# the table\n" + shlex.join(["python", "evaluate.py", *preset.evaluate, *shared])
+    yield "# the table\n" + shlex.join(["python", "evaluate.py", *sweep.evaluate, *shared])
 
 
 def read(file: Path) -> DictConfig:
-    """A preset: `train`, arguments of all runs; `runs`, a line of arguments each; `evaluate`, those of the table."""
+    """Return a sweep: `train`, arguments of all runs; `runs`, a line of arguments each; `evaluate`, those of the table."""
     try:
-        preset = OmegaConf.load(file)
+        sweep = OmegaConf.load(file)
     except (OSError, YAMLError) as error:
-        raise UserError(f"The preset {file} cannot be read ({' '.join(str(error).split())}).") from error
+        raise UserError(f"The sweep {file} cannot be read ({' '.join(str(error).split())}).") from error
     lists = {"train", "runs", "evaluate"}
-    if not isinstance(preset, DictConfig) or preset.keys() != lists or not all(map(OmegaConf.is_list, preset.values())):
-        raise UserError(f"The preset {file} needs three lists: train, runs and evaluate.")
-    return preset
+    if (
+        not isinstance(sweep, DictConfig)
+        or sweep.keys() != lists
+        or not all(
+            OmegaConf.is_list(value) and all(isinstance(item, str) for item in value) for value in sweep.values()
+        )
+    ):
+        raise UserError(f"The sweep {file} needs three lists of arguments: train, runs and evaluate.")
+    return sweep
+
+
+def _words(line: str, file: Path) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UserError(f"The sweep {file} has a run that cannot be read ({error}): {line}") from error
 
 
 def expand(overrides: list[str]) -> Iterator[list[str]]:
-    """Every combination of the comma-separated values, as Hydra's multirun makes them: a=1,2 -> a=1 and a=2."""
+    """Yield every combination of the comma-separated values, as Hydra's multirun makes them: a=1,2 -> a=1 and a=2."""
     choices = []
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override():
@@ -92,18 +116,21 @@ def expand(overrides: list[str]) -> Iterator[list[str]]:
 
 
 def stages(runs: Sequence[Planned]) -> list[list[Planned]]:
-    """The runs whose start weights no other run makes, then those that start from one of them."""
-    directories = {run.directory for run in runs}
-
-    def starts_from_another(run: Planned) -> bool:
-        return run.weights is not None and not directories.isdisjoint(Path(run.weights).parents)
-
-    split = [[run for run in runs if starts_from_another(run) is later] for later in (False, True)]
-    return [stage for stage in split if stage]
+    """Return the runs in stages: each run is in a later stage than the run whose weights it starts from."""
+    staged: list[list[Planned]] = []
+    waiting = list(runs)
+    while waiting:
+        directories = {run.directory for run in waiting}
+        ready = [run for run in waiting if run.weights is None or directories.isdisjoint(Path(run.weights).parents)]
+        if not ready:
+            raise UserError(f"{waiting[0].directory} starts from weights that no earlier run of the sweep makes.")
+        staged.append(ready)
+        waiting = [run for run in waiting if run not in ready]
+    return staged
 
 
 def look_up(overrides: list[str]) -> Planned:
-    """The run of a training command and how far it is.
+    """Return the run of a training command, and how far it is.
 
     Raises:
         UserError: if its directory holds another run.
@@ -117,17 +144,18 @@ def look_up(overrides: list[str]) -> Planned:
 
 def main(arguments: list[str]) -> None:
     if "--help" in arguments:
-        print((__doc__ or "").strip())
+        print_line((__doc__ or "").strip())
         return
-    presets = {file.stem: file for file in sorted(SWEEPS.glob("*.yaml"))}
+    sweeps = {file.stem: file for file in sorted(SWEEPS.glob("*.yaml"))}
     chosen = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
-    if len(chosen) != 1 or not (chosen[0] in presets or chosen[0].endswith(".yaml")):
-        raise UserError(f"Name one preset as sweep=NAME, of {', '.join(presets)}, or your own file as sweep=FILE.yaml.")
+    if len(chosen) != 1 or not (chosen[0] in sweeps or chosen[0].endswith(".yaml")):
+        raise UserError(f"Name one sweep as sweep=NAME, of {', '.join(sweeps)}, or your own file as sweep=FILE.yaml.")
     register(models.default_weights())
     extra = [argument for argument in arguments if not argument.startswith("sweep=")]
-    print("\n".join(plan(presets.get(chosen[0], Path(chosen[0])), extra)))
+    print_line("\n".join(plan(sweeps.get(chosen[0], Path(chosen[0])), extra)))
 
 
 if __name__ == "__main__":
+    open_streams()
     with cli.one_line_errors(HydraException, OmegaConfBaseException):
         main(sys.argv[1:])

@@ -76,6 +76,12 @@ def compare(
         UserError: if a run was trained on other data, or differently from the others.
     """
     for entry in entries:
+        classes = entry.record.get("classes", len(data.classes))
+        if classes != len(data.classes):
+            raise UserError(
+                f"{entry.row['source']} was trained on {classes} classes, but {data.name} has {len(data.classes)}; set "
+                "data.classes."
+            )
         if entry.record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
             raise UserError(
                 f"{entry.row['source']} was trained on other images than {config.data.root}; set data.root."

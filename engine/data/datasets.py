@@ -121,7 +121,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         train = file_index.class_folders(root, "train", classes)
         if config.layout != "tiny_imagenet":
             return [train, file_index.class_folders(root, "val", classes)]
-        annotated = _annotated_files(root / "val", classes, available)
+        annotated = list(_annotated_files(root / "val", classes, available))
         return [train, file_index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
 
     found = file_index.build_file_index(root, f"{config.layout} {' '.join(classes)}", read)
@@ -132,9 +132,20 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def _class_folders(folder: Path) -> list[str]:
+    """Return the names of the class folders, sorted.
+
+    Raises:
+        UserError: if the folder is absent, or a name is hidden or not UTF-8.
+    """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder.absolute()}; data.root needs train/ and val/ inside.")
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    for name in names:
+        if name.startswith("."):
+            raise UserError(f"{folder / name} is a hidden folder, not a class; remove it.")
+        if not name.isprintable():  # bytes that are not UTF-8, too
+            raise UserError(f"The name of the class folder {os.fsencode(name)!r} in {folder} is not text; rename it.")
+    return names
 
 
 def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
@@ -151,13 +162,16 @@ def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iter
     if not annotations.is_file():
         raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")
     labels = {name: label for label, name in enumerate(classes)}
-    lines = annotations.read_text(errors="replace").splitlines()
+    lines = annotations.read_text(encoding="utf-8", errors="replace").splitlines()
     seen = set()
     for number, line in enumerate(lines, start=1):
         file, _, rest = line.partition("\t")
         name = rest.partition("\t")[0]
         if name not in known:
-            raise UserError(f"Line {number} of {annotations} names no known class: '{line[:60]}'.")
+            raise UserError(
+                f"Line {number} of {annotations} names class '{name[:60]}', which train/ does not have; restore the "
+                "line, or unzip all parts of the data set into one folder."
+            )
         if file in seen:
             raise UserError(f"Line {number} of {annotations} names {file} for the second time.")
         seen.add(file)

@@ -3,17 +3,23 @@
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from engine.atomic_io import atomic_write
 from engine.errors import UserError
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
+OTHER_EXTENSIONS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic")  # refused, not skipped in silence
 
 # From how many images on it is kept: below, reading it anew takes seconds and also sees files that changed in place.
 KEEP_FROM = 100_000
@@ -40,7 +46,7 @@ class FileList:
 
 @dataclass(frozen=True)
 class FileIndex:
-    """Arrays, so that processes share them without copies; those of a kept index are mapped from its files.
+    """The images of a data set.
 
     Attributes:
         files: for each split [N] paths relative to the root, bytes.
@@ -59,7 +65,7 @@ def class_folders(root: Path, split: str, classes: Sequence[str]) -> FileList:
     Raises:
         UserError: if a folder holds none, or a file cannot be looked at.
     """
-    files_found = FileList()
+    file_list = FileList()
     below = len(str(root / "_")) - 1
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         folders = [root / split / name for name in classes]
@@ -67,11 +73,11 @@ def class_folders(root: Path, split: str, classes: Sequence[str]) -> FileList:
             images, times = found
             if not images:
                 raise UserError(f"The class folder {folder} holds no images; restore it.")
-            files_found.files += [os.fsencode(path[below:]) for path, _ in images]
-            files_found.sizes += [size for _, size in images]
-            files_found.labels += [label] * len(images)
-            files_found.folders |= times
-    return files_found
+            file_list.files += [os.fsencode(path[below:]) for path, _ in images]
+            file_list.sizes += [size for _, size in images]
+            file_list.labels += [label] * len(images)
+            file_list.folders |= times
+    return file_list
 
 
 def named(root: Path, files: Iterable[tuple[Path, int]], sources: Iterable[Path]) -> FileList:
@@ -85,33 +91,33 @@ def named(root: Path, files: Iterable[tuple[Path, int]], sources: Iterable[Path]
     Raises:
         UserError: if one cannot be looked at.
     """
-    files_found = FileList(folders={str(source): source.stat().st_mtime_ns for source in sources})
+    file_list = FileList(folders={str(source): source.stat().st_mtime_ns for source in sources})
     for path, label in files:
-        files_found.files.append(os.fsencode(path.relative_to(root)))
-        files_found.sizes.append(_size(path))
-        files_found.labels.append(label)
-    return files_found
+        file_list.files.append(os.fsencode(path.relative_to(root)))
+        file_list.sizes.append(_size(path))
+        file_list.labels.append(label)
+    return file_list
 
 
 def build_file_index(root: Path, key: str, read: Callable[[], list[FileList]]) -> FileIndex:
-    """The splits of a data set.
+    """Return the splits of a data set; the index of a large one is stored, and read back until a folder changes.
 
     Args:
         root: its folder.
-        key: what besides the root decides which images they hold.
+        key: what besides the root decides which images they contain.
         read: lists the splits.
     """
-    kept = _folder(root, key)
-    found = _load(kept)
-    if found is not None:
-        return found
+    stored = _path(root, key)
+    index = None if stored is None else _load(stored)
+    if index is not None:
+        return index
     file_lists = read()
-    files = [np.array(files_found.files) for files_found in file_lists]
-    labels = [np.array(files_found.labels, dtype=np.int64) for files_found in file_lists]
-    made = FileIndex(files, labels, _fingerprint(file_lists))
-    if sum(map(len, files)) >= KEEP_FROM:
-        _keep(made, file_lists, kept)
-    return made
+    files = [np.array(file_list.files) for file_list in file_lists]
+    labels = [np.array(file_list.labels, dtype=np.int64) for file_list in file_lists]
+    index = FileIndex(files, labels, _fingerprint(file_lists))
+    if stored is not None and sum(map(len, files)) >= KEEP_FROM:
+        _store(index, {name: time for each in file_lists for name, time in each.folders.items()}, stored)
+    return index
 
 
 def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
@@ -126,7 +132,14 @@ def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
                     if entry.is_dir():
                         todo.append(entry.path)
                     elif entry.name.lower().endswith(EXTENSIONS):
-                        images.append((entry.path, entry.stat().st_size))
+                        status = entry.stat()
+                        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+                            raise UserError(f"{entry.path} is named as an image but is not a file; remove it.")
+                        images.append((entry.path, status.st_size))
+                    elif entry.name.lower().endswith(OTHER_EXTENSIONS):
+                        raise UserError(
+                            f"The image {entry.path} is not read; convert it to JPEG or PNG, or move it elsewhere."
+                        )
     except OSError as error:
         raise UserError(f"The image {error.filename} cannot be read ({error.strerror}).") from error
     return sorted(images), times
@@ -141,48 +154,55 @@ def _size(path: Path) -> int:
 
 def _fingerprint(file_lists: Sequence[FileList]) -> str:
     digest = hashlib.sha256()
-    for files_found in file_lists:
-        for file, size, label in zip(files_found.files, files_found.sizes, files_found.labels, strict=True):
+    for file_list in file_lists:
+        for file, size, label in zip(file_list.files, file_list.sizes, file_list.labels, strict=True):
             digest.update(b"%s\0%d\0%d\n" % (file, size, label))
     return digest.hexdigest()
 
 
-def _folder(root: Path, key: str) -> Path:
-    """Where the index of a data set is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "cbam" / hashlib.sha256(f"{root.resolve()}\n{key}".encode()).hexdigest()[:16]
-
-
-def _keep(made: FileIndex, file_lists: Sequence[FileList], kept: Path) -> None:
-    """Write the index; where that is not possible, it is made again next time."""
-    draft = kept.with_name(f"{kept.name}.{os.getpid()}")
-    folders = {folder: time for files_found in file_lists for folder, time in files_found.folders.items()}
+def _path(root: Path, key: str) -> Path | None:
+    """Return where the index of a data set is stored, None where the user has no folder for such files."""
     try:
-        draft.mkdir(parents=True)
-        for number, (files, labels) in enumerate(zip(made.files, made.labels, strict=True)):
-            np.save(draft / f"files{number}.npy", files)
-            np.save(draft / f"labels{number}.npy", labels)
-        splits = len(made.files)
-        text = json.dumps({"splits": splits, "fingerprint": made.fingerprint, "folders": folders})
-        (draft / "index.json").write_text(text)
-        shutil.rmtree(kept, ignore_errors=True)
-        draft.rename(kept)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor a passwd entry
+        return None
+    name = hashlib.sha256(os.fsencode(f"{root.resolve()}\n{key}")).hexdigest()[:16]
+    return cache / "cbam" / f"{name}.npz"
 
 
-def _load(kept: Path) -> FileIndex | None:
-    """A kept index, None where there is none or a folder has changed since."""
+def _store(index: FileIndex, folders: dict[str, int], path: Path) -> None:
+    """Write the index; where that is not possible, it is built again next time."""
+    facts = {"splits": len(index.files), "fingerprint": index.fingerprint, "folders": folders}
+    arrays: dict[str, Any] = {"facts": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)}
+    for number, (files, labels) in enumerate(zip(index.files, index.labels, strict=True)):
+        arrays |= {f"files{number}": files, f"labels{number}": labels}
+    digest = np.frombuffer(_digest(arrays), dtype=np.uint8)
+    with suppress(OSError, UserError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, lambda file: np.savez(file, digest=digest, **arrays))
+
+
+def _load(path: Path) -> FileIndex | None:
+    """Return a stored index, None where there is no intact one or a folder has changed since."""
     try:
-        facts = json.loads((kept / "index.json").read_text())
+        with np.load(path) as content:  # whole: a file that is mapped must not be replaced by another process
+            arrays = dict(content)
+        if arrays.pop("digest").tobytes() != _digest(arrays):
+            return None
+        facts = json.loads(arrays["facts"].tobytes())
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             times = threads.map(lambda folder: os.stat(folder).st_mtime_ns, facts["folders"])  # noqa: PTH116
             if list(times) != list(facts["folders"].values()):
                 return None
-        files, labels = (
-            [np.load(kept / f"{name}{number}.npy", mmap_mode="r") for number in range(facts["splits"])]
-            for name in ("files", "labels")
-        )
+        files, labels = ([arrays[f"{name}{n}"] for n in range(facts["splits"])] for name in ("files", "labels"))
         return FileIndex(files, labels, facts["fingerprint"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
+    return digest.digest()

@@ -1,4 +1,4 @@
-"""scripts/sweep.py: what a preset still needs."""
+"""scripts/sweep.py: what a sweep still needs."""
 
 from pathlib import Path
 from types import ModuleType
@@ -71,23 +71,23 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("preset", RUNS)
-def test_a_preset_lists_its_runs(preset: str, script: ModuleType) -> None:
+@pytest.mark.parametrize("sweep", RUNS)
+def test_a_sweep_lists_its_runs(sweep: str, script: ModuleType) -> None:
     """Each composes to a valid configuration, and no two write to one directory."""
-    plan = "\n".join(script.plan(SWEEPS / f"{preset}.yaml", ["data.root=nowhere"]))
-    assert plan.startswith(f"# {preset}: {RUNS[preset]} runs; ")
+    plan = "\n".join(script.plan(SWEEPS / f"{sweep}.yaml", ["data.root=nowhere"]))
+    assert plan.startswith(f"# {sweep}: {RUNS[sweep]} runs; ")
     directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
-    assert len(set(directories)) == RUNS[preset]
+    assert len(set(directories)) == RUNS[sweep]
 
 
-def test_every_preset_says_what_to_expect_and_how_to_start_it() -> None:
-    presets = sorted(SWEEPS.glob("*.yaml"))
-    assert [preset.stem for preset in presets] == sorted(RUNS)
-    for preset in presets:
-        comment = [line for line in preset.read_text().splitlines() if line.startswith("#")]
-        for part in ("Expected", "Hardware and time:", f"python scripts/sweep.py sweep={preset.stem}"):
-            assert any(part in line for line in comment), (preset, part)
-        assert OmegaConf.load(preset).keys() == {"train", "runs", "evaluate"}
+def test_every_sweep_says_what_to_expect_and_how_to_start_it() -> None:
+    sweeps = sorted(SWEEPS.glob("*.yaml"))
+    assert [sweep.stem for sweep in sweeps] == sorted(RUNS)
+    for sweep in sweeps:
+        comment = [line for line in sweep.read_text().splitlines() if line.startswith("#")]
+        for part in ("Expected", "Hardware and time:", f"python scripts/sweep.py sweep={sweep.stem}"):
+            assert any(part in line for line in comment), (sweep, part)
+        assert OmegaConf.load(sweep).keys() == {"train", "runs", "evaluate"}
 
 
 def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) -> None:
@@ -101,7 +101,7 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
     wrong = command("scripts/sweep.py", "sweep=table6")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: Name one preset as sweep=NAME, of ablation_channel, ")
+    assert wrong.stderr.startswith("error: Name one sweep as sweep=NAME, of ablation_channel, ")
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,37 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
         "a: [",
         "train: []\nruns: []\nevaluate: []\nx: 1",
         "train: a=1\nruns: []\nevaluate: []",
+        "train: []\nruns: [5]\nevaluate: []",
     ],
 )
-def test_a_preset_of_ones_own_is_a_file_and_a_wrong_one_is_named(
+def test_a_sweep_of_ones_own_is_a_file_and_a_wrong_one_is_named(
     content: str | None, script: ModuleType, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.yaml"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(UserError, match=r"The preset .*mine\.yaml (cannot be read|needs three lists)"):
+    with pytest.raises(UserError, match=r"The sweep .*mine\.yaml (cannot be read|needs three lists)"):
         list(script.plan(file, []))
+
+
+@pytest.mark.parametrize(
+    ("runs", "complaint"),
+    [
+        (["data=shapes model=resnet18 'seed=1"], "has a run that cannot be read"),
+        (["data=shapes model=resnet18 recipe.lr=0.1,0.2"], r"Two runs of .* go into runs/shapes/resnet18/seed51"),
+    ],
+)
+def test_a_sweep_of_ones_own_that_cannot_run_is_refused(
+    runs: list[str], complaint: str, script: ModuleType, tmp_path: Path
+) -> None:
+    OmegaConf.save({"train": [], "runs": runs, "evaluate": []}, tmp_path / "mine.yaml")
+    with pytest.raises(UserError, match=complaint):
+        list(script.plan(tmp_path / "mine.yaml", []))
+
+
+def test_a_chain_of_three_is_three_stages(script: ModuleType) -> None:
+    def run(name: str, weights: str | None) -> object:
+        return script.Planned(Path(name), "missing", weights, name)
+
+    runs = [run("third", "second/checkpoint/last.pt"), run("first", None), run("second", "first/checkpoint/last.pt")]
+    assert [[each.command for each in stage] for stage in script.stages(runs)] == [["first"], ["second"], ["third"]]

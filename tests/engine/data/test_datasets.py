@@ -1,5 +1,6 @@
 """The layouts of a data set on the disk."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,10 @@ def test_the_fingerprint_follows_names_sizes_and_labels(folders: Path, tmp_path:
         ),
         (lambda root: (shutil.rmtree(root / "val"), (root / "val").mkdir()), "val holds no class folders"),
         (lambda root: [f.unlink() for f in (root / "val" / "class1").iterdir()], "class1 holds no images"),
+        (lambda root: os.mkfifo(root / "train" / "class1" / "pipe.JPEG"), "pipe.JPEG is named as an image but"),
+        (lambda root: (root / "train" / "class1" / "a.webp").touch(), r"image .*a\.webp is not read; convert it"),
+        (lambda root: (root / "train" / ".ipynb_checkpoints").mkdir(), "ipynb_checkpoints is a hidden folder, not a"),
+        (lambda root: os.mkdir(bytes(root / "train") + b"/caf\xe9"), r"class folder b'caf\\xe9' .* is not text"),  # noqa: PTH102
     ],
 )
 def test_a_damaged_data_set_is_an_error_that_says_where(
@@ -75,5 +80,10 @@ def test_a_wrong_annotation_of_tiny_imagenet_is_named_by_its_line(tiny_imagenet:
     shutil.copytree(tiny_imagenet, root)
     file = root / "val" / "val_annotations.txt"
     file.write_text(file.read_text().replace("val_2.JPEG\tn00000002", "val_2.JPEG\tnothing"))
-    with pytest.raises(UserError, match=r"Line 3 of .*val_annotations.txt names no known class: 'val_2.JPEG"):
+    with pytest.raises(
+        UserError, match=r"Line 3 of .*val_annotations.txt names class 'nothing', which train/ does not"
+    ):
+        open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))
+    file.unlink()
+    with pytest.raises(UserError, match=r"There is no .*val_annotations.txt; data.root needs Tiny ImageNet"):
         open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))
