@@ -58,9 +58,8 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     """Return the entry of a finished run, with its final weights."""
+    run.final_state()  # refuses files that do not belong together
     config, record = run.config(), run.record()
-    if not run.last.is_file():
-        raise UserError(f"The weights {run.last} are gone; restore them, or delete {run.directory} and repeat the run.")
     model = models.build(
         config.model.name,
         config.model.attention,

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import models
-from engine import cli
+from engine import checkpoint, cli
 from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
 from engine.data.datasets import open_dataset
@@ -56,7 +56,9 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
 
     task = Classification.from_config(config)
     preprocessing = task.preprocessing(models.transforms(config.model.name, config.model.weights))
-    facts = record.initial_record(config, data, model, preprocessing, device, group)
+    facts = record.initial_record(
+        config, data, model, checkpoint.sha256(models.plain_state(model)), preprocessing, device, group
+    )
     gates = models.gates(model)
     if runtime.sync_batchnorm:
         model = convert_sync_batchnorm(model, device)

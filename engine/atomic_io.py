@@ -29,11 +29,14 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Pat
             path.replace(previous)
         draft.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch.save reports what the system refuses as a RuntimeError of its writer.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        # torch.save raises a RuntimeError while it closes a file that the system refused to write to. A RuntimeError
+        # on its own is something else, such as torch's report of a worker process that died at this moment.
+        refusal = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(refusal, OSError):
             raise
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         remedy = "Free some space" if path.parent.is_dir() else f"Create the folder {path.parent}"
-        raise UserError(f"{path} cannot be written ({reason}). {remedy}, then run the same command again.") from error
+        raise UserError(
+            f"{path} cannot be written ({refusal.strerror}). {remedy}, then run the same command again."
+        ) from error
     finally:
         draft.unlink(missing_ok=True)

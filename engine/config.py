@@ -220,11 +220,11 @@ class TrainConfig:
 
     @property
     def attention_label(self) -> str:
-        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio=8-spatial_norm`."""
+        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`."""
         if self.model.attention == "none":
             return "none"
         changed = self.attention.changed().items()
-        return "-".join([self.model.attention, *(key if value is True else f"{key}={value}" for key, value in changed)])
+        return "-".join([self.model.attention, *(key if value is True else f"{key}.{value}" for key, value in changed)])
 
     @property
     def attention_options(self) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class TrainConfig:
 
     @property
     def model_label(self) -> str:
-        """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio=8`."""
+        """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio.8`."""
         attention = self.attention_label
         return self.model.name if attention == "none" else f"{self.model.name}_{attention}"
 

@@ -1,6 +1,5 @@
-"""The run directory: what a run is, who may write to it, and the record of what it did."""
+"""The run directory: its files, who may write to it, and whether they belong together."""
 
-import dataclasses
 import fcntl
 import json
 import logging
@@ -14,32 +13,19 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.io import encode_png
 
-from engine import checkpoint
+from engine import checkpoint, schema
 from engine.atomic_io import DRAFT, atomic_write
-from engine.config import RENAMED_KEYS, TrainConfig, renamed
+from engine.config import TrainConfig
 from engine.errors import UserError
-
-_RESULTS = {
-    *("model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5"),
-    *("weights_sha256", "predictions_sha256"),
-}
+from engine.run_identity import current_label, mismatches, result_config, with_current_keys
 
 log = logging.getLogger("run")
 
-# Where it runs and what it writes on the way leave the result as it is, and so may change between two starts.
-_NOT_IDENTITY = (
-    "run.",
-    "data.root",
-    "runtime.device",
-    "runtime.workers",
-    "runtime.cache_images",
-)
-
 
 class RunDirectory:
-    """One run directory. Reading it changes nothing; `start` makes it ours.
+    """One run directory. Reading it changes nothing; `start` opens it for writing.
 
-    Of several processes of one run, one alone writes: with `writes=False` all that would write does nothing.
+    Of the processes of a run only one writes: with `writes=False` every method that would write does nothing.
     """
 
     def __init__(self, directory: Path, writes: bool = True) -> None:
@@ -59,18 +45,18 @@ class RunDirectory:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Whether there is a state to resume from."""
         return self.last.is_file() or self.previous.is_file()
 
     def require_same_config(self, config: TrainConfig) -> None:
-        """Refuse a directory that holds another run.
+        """Refuse a directory that contains another run.
 
         Raises:
             UserError: naming the keys whose values differ.
         """
         if not self.config_file.is_file():
             if self.directory.exists() and not self._is_ours():
-                raise UserError(f"{self.directory} is there and is no run; set run.dir to another folder.")
+                raise UserError(f"{self.directory} exists but is not a run directory; set run.dir to a different path.")
             return
         there, here = result_config(self.config()), result_config(config)
         differing = [
@@ -80,12 +66,12 @@ class RunDirectory:
         ]
         if differing:
             raise UserError(
-                f"{self.directory} holds a run that differs in {', '.join(differing)}; "
-                "set run.dir to another folder, or delete that one."
+                f"{self.directory} contains a run that differs in {', '.join(differing)}; set run.dir or run.root to "
+                "another folder for this one."
             )
 
     def start(self, config: TrainConfig) -> None:
-        """Make the directory, take its lock for the life of this process, and write the configuration.
+        """Create the directory, lock it for the life of this process, and write the configuration.
 
         Raises:
             UserError: if it cannot be written, or another process has the lock.
@@ -106,16 +92,17 @@ class RunDirectory:
             atomic_write(self.config_file, lambda file: file.write(text.encode()))
 
     def save_state(self, state: dict[str, Any], config: TrainConfig) -> None:
-        """Keep the state to go on from, and the one before it in case this one is damaged."""
+        """Write the state to resume from; keep the one before in case this one gets damaged."""
         if self.writes:
             checkpoint.save({**state, "identity": result_config(config)}, self.last, self.previous)
 
-    def save_best(self, state: dict[str, Any]) -> None:
+    def save_best(self, state: dict[str, Any], config: TrainConfig) -> None:
+        """Write the weights of the best epoch so far."""
         if self.writes:
-            checkpoint.save(state, self.best)
+            checkpoint.save({**state, "identity": result_config(config)}, self.best)
 
     def load_state(self, config: TrainConfig) -> dict[str, Any] | None:
-        """The newest state that can be read, None where there is none yet.
+        """Return the newest state that can be read, None where there is none yet.
 
         Raises:
             UserError: if there are checkpoints but none can be read, or it belongs to another configuration.
@@ -129,38 +116,78 @@ class RunDirectory:
             except checkpoint.UnreadableCheckpoint as error:
                 problems.append(str(error))
                 continue
-            if not matches_config(state, config):
-                raise UserError(f"{path} is not a checkpoint of the run in {self.config_file}; delete it.")
+            self._require_state(state, path, config)
             if problems:
-                log.warning(f"{' '.join(problems)} Going on from {path}.")
+                log.warning(f"{' '.join(problems)} Resuming from {path}.")
             return state
         if problems:
-            raise UserError(f"{' '.join(problems)} Delete {self.directory} to start anew.")
+            raise UserError(f"{' '.join(problems)} Restore one of them, or set run.dir to start another run.")
         return None
 
+    def final_state(self) -> dict[str, Any]:
+        """Return the last checkpoint of a finished run.
+
+        Raises:
+            UserError: if it is gone or unreadable, or the run's files contradict each other.
+        """
+        if not self.last.is_file():
+            raise UserError(f"The weights {self.last} are gone; restore them, or repeat the run with another run.dir.")
+        config, record = self.config(), self.record()
+        state = checkpoint.load(self.last)
+        self._require_state(state, self.last, config)
+        recorded = {key: record[key] for key in ("model", "attention", "seed", "epochs")}
+        recorded["attention"] = current_label(recorded["attention"])
+        configured = {
+            "model": config.model.name,
+            "attention": config.attention_label,
+            "seed": config.seed,
+            "epochs": config.recipe.epochs,
+        }
+        for key, value in configured.items():
+            if recorded[key] != value:
+                raise UserError(
+                    f"{key} is {recorded[key]} in {self.record_file}, but {value} in {self.config_file}; restore the "
+                    "file that was edited."
+                )
+        if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
+            raise UserError(f"The weights in {self.last} do not match {self.record_file}; restore the file.")
+        return state
+
     def config(self) -> TrainConfig:
+        """Return the configuration that the run was started with."""
         try:
-            stored = _with_current_keys(OmegaConf.load(self.config_file))
+            stored = with_current_keys(OmegaConf.load(self.config_file))
             loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
             parsed = OmegaConf.to_object(loaded)
+        except OSError as error:
+            raise UserError(f"{self.config_file} cannot be read ({error.strerror}).") from error
         except Exception as error:  # YAML and OmegaConf have many, all of them saying that the file is not ours
-            raise UserError(f"{self.config_file} is damaged; restore it, or delete {self.directory}.") from error
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.config_file} is not a configuration ({reason}); restore the file.") from error
         assert isinstance(parsed, TrainConfig)
         return parsed
 
     def record(self) -> dict[str, Any]:
+        """Return the record of a started run.
+
+        Raises:
+            UserError: if it cannot be read, or lacks or mistypes a key.
+        """
         try:
-            record = json.loads(self.record_file.read_text())
-            complete = record["status"] == "running" or (record["status"] == "finished" and record.keys() >= _RESULTS)
-            complete &= all(isinstance(origin, dict) for origin in record.get("earlier_origins", []))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{self.record_file} is damaged; restore it, or delete {self.directory}.") from error
-        if not complete:
-            raise UserError(f"{self.record_file} lacks results; restore it, or delete {self.directory}.")
-        return dict(record)
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{self.record_file} cannot be read ({error.strerror}).") from error
+        except ValueError as error:
+            raise UserError(f"{self.record_file} is not a record ({error}); restore the file.") from error
+        advice = "Restore the file."
+        status = schema.require_types(record, {"status": schema.TEXT}, self.record_file, advice)["status"]
+        if status not in ("running", "finished"):
+            raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")
+        expected = schema.FINISHED if status == "finished" else schema.RUNNING
+        return schema.require_types(record, expected, self.record_file, advice)
 
     def save_picture(self, pixels: np.ndarray, epoch: int) -> None:
-        """uint8 [height, width, 3]."""
+        """Write a picture, uint8 [height, width, 3]."""
         if self.writes:
             self.pictures.mkdir(exist_ok=True)
             png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
@@ -171,8 +198,17 @@ class RunDirectory:
         if self.writes:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
 
+    def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
+        schema.require_types(state, schema.CHECKPOINT, path, "Restore the file.")
+        differing = mismatches(state, config)
+        if differing:
+            raise UserError(
+                f"{path} is not a checkpoint of the run in {self.config_file}: they differ in {', '.join(differing)}; "
+                "restore the file that was edited."
+            )
+
     def _is_ours(self) -> bool:
-        """Whether a directory without a configuration is empty, or where a start was killed at once."""
+        """Return whether a directory without a configuration is empty, or one where a start was killed at once."""
         return self.directory.is_dir() and all(
             entry.name in ("lock", "checkpoint") or entry.name.endswith(DRAFT) for entry in self.directory.iterdir()
         )
@@ -186,34 +222,10 @@ class RunDirectory:
         except (BlockingIOError, PermissionError) as error:
             self._lock_file.seek(0)
             holder = self._lock_file.read().strip() or "another process"
-            raise UserError(f"{self.directory} is being written by {holder}; wait for it, or stop it.") from error
+            raise UserError(
+                f"{self.directory} is being written by {holder}; wait for it, or stop it. If that machine is gone, "
+                f"delete {self._lock_file.name}."
+            ) from error
         self._lock_file.truncate(0)
         self._lock_file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock_file.flush()
-
-
-def result_config(config: TrainConfig) -> dict[str, Any]:
-    """The keys that decide the result of a run, with dots: {"recipe.lr": 0.01, ...}."""
-    flat: dict[str, Any] = {}
-    for section, values in dataclasses.asdict(config).items():
-        if isinstance(values, dict):
-            flat |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            flat[section] = values
-    return {key: value for key, value in flat.items() if not key.startswith(_NOT_IDENTITY)}
-
-
-def matches_config(state: dict[str, Any], config: TrainConfig) -> bool:
-    """Return whether a checkpoint is of this configuration; a key that it lacks had its default when it was written."""
-    # Earlier checkpoints do not have this key either, whatever its value was.
-    default = result_config(TrainConfig()) | {"runtime.eval_batch_size": config.runtime.eval_batch_size}
-    return default | renamed(state.get("identity", {})) == result_config(config)
-
-
-def _with_current_keys(stored: Any) -> Any:
-    """Rename the keys of a configuration that an earlier version wrote."""
-    for old, new in RENAMED_KEYS.items():
-        section, key = old.split(".")
-        if key in stored.get(section, {}):
-            stored[section][new.split(".")[1]] = stored[section].pop(key)
-    return stored

@@ -5,7 +5,7 @@
 >>> models.names()
 """
 
-from models.attention import fuse, gates
+from models.attention import fuse, gates, plain_state
 from models.detection import backbone
 from models.errors import ModelError
 from models.factory import build, default_weights, names
@@ -19,6 +19,7 @@ __all__ = [
     "fuse",
     "gates",
     "names",
+    "plain_state",
     "published",
     "published_entry",
     "transforms",

@@ -94,6 +94,13 @@ def gates(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def plain_state(net: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict of a network without the parameters and buffers of its attention."""
+    layers = [name for name, module in net.named_modules() if isinstance(module, AttentionLayer)]
+    prefixes = tuple(f"{name}." for name in layers)
+    return {key: value for key, value in net.state_dict().items() if not key.startswith(prefixes)}
+
+
 def fuse(net: nn.Module) -> None:
     """Let the network's CBAMs, if it has any, train by the kernels of `cbam.fused`, on CUDA alone.
 

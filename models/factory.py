@@ -53,7 +53,7 @@ def build(
     new_head: bool = True,
     **options: object,
 ) -> nn.Module:
-    """A network in training mode.
+    """Build a network in training mode.
 
     Under one seed of torch, the backbone's random parameters are the same with and without attention.
 
@@ -62,8 +62,8 @@ def build(
         attention: `none`, `cbam` or `se`; None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
         num_classes: outputs of the head.
-        start: `identity` puts attention in without changing what the network computes, `random` initialises it
-            plainly; None is `identity` for weights without attention and `random` without weights.
+        start: `identity` puts attention in without changing what the network computes, `random` initializes it
+            by default; None is `identity` for weights without attention and `random` without weights.
         new_head: whether the head starts anew where the weights are for another number of classes; if not, they do
             not fit.
         options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
@@ -83,8 +83,9 @@ def build(
     has_learned_attention = False
     if weights is not None:
         attention_keys = net.state_dict().keys() - plain_keys
-        state = start_weights.read(backbone.name, weights)
-        has_learned_attention = start_weights.load(net, backbone, state, attention_keys, new_head)
+        start_from = start_weights.read(backbone.name, weights)
+        start_weights.require_same_attention(start_from, weights, kind, options)
+        has_learned_attention = start_weights.load(net, backbone, start_from.state, attention_keys, new_head)
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
         for layer in attached:
             layer.init_identity_()

@@ -6,14 +6,19 @@ unexpected or of another shape is an error that lists it; two differences alone 
 weights do not have yet, and a head for another number of classes, which then starts anew.
 """
 
+import inspect
 import logging
+import re
 import warnings
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cbam import CBAM
 from models.errors import ModelError
 from models.pretrained import fetch, published, published_entry
 from models.registry import BackboneSpec
@@ -22,9 +27,25 @@ log = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
 
+_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
 
-def read(backbone: str, weights: str) -> StateDict:
-    """The state dict that `weights` names: a published name or the path of a file.
+
+@dataclass(frozen=True)
+class StartWeights:
+    """A state dict, and what its file says about the attention that it was trained with.
+
+    Attributes:
+        state: the state dict.
+        attention: kind and options of the attention, as `{"kind": "cbam", "order": "parallel"}`; empty where the file
+            is not a checkpoint of this repository.
+    """
+
+    state: StateDict
+    attention: dict[str, Any]
+
+
+def read(backbone: str, weights: str) -> StartWeights:
+    """Return the weights of a published name or a file.
 
     Raises:
         ModelError: if the name is unknown, the file absent or unreadable, or published weights cannot be had.
@@ -40,26 +61,75 @@ def read(backbone: str, weights: str) -> StateDict:
     return read_file(Path(weights))
 
 
-def read_file(path: Path) -> StateDict:
-    """The state dict in a file, its names without `module.`; only tensors and plain values are read, never code.
+def read_file(path: Path) -> StartWeights:
+    """Return the weights in a file, without the prefixes of DataParallel and torch.compile.
+
+    Only tensors and plain values are read, never code.
 
     Raises:
-        ModelError: if the file is unreadable or holds something else.
+        ModelError: if the file is unreadable or contains something else.
     """
+    content = _load_file(path)
+    state: Any = content
+    if isinstance(content, dict):
+        state = content.get("model", content.get("state_dict", content))
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise ModelError(f"The weights file {path} does not contain a state dict of tensors.")
+    for key, value in state.items():
+        if value.is_complex() or value.layout != torch.strided or value.is_meta:
+            raise ModelError(f"{key} in the weights file {path} is not an ordinary tensor of real numbers.")
+    state = {_PREFIX.sub("", key): value for key, value in state.items()}
+    return StartWeights(state, _recorded_attention(content))
+
+
+def _load_file(path: Path) -> Any:
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise ModelError(f"{path} needs the package safetensors: pip install safetensors.") from error
     except Exception as error:  # torch.load raises nearly every kind of exception for a file that is not its own
         raise ModelError(
-            f"The weights file {path} cannot be read: it is damaged, or holds something other than tensors."
+            f"The weights file {path} cannot be read: it is damaged, or contains something other than tensors."
         ) from error
-    if isinstance(content, dict):
-        content = content.get("model", content.get("state_dict", content))
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise ModelError(f"The weights file {path} holds no state dict of tensors.")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _recorded_attention(content: Any) -> dict[str, Any]:
+    """Return what a checkpoint of this repository says about its attention."""
+    identity = content.get("identity") if isinstance(content, dict) else None
+    if not isinstance(identity, dict) or "model.attention" not in identity:
+        return {}
+    options = {key.removeprefix("attention."): v for key, v in identity.items() if key.startswith("attention.")}
+    return {"kind": identity["model.attention"], **options}
+
+
+def require_same_attention(weights: StartWeights, name: str, kind: str, options: Mapping[str, object]) -> None:
+    """Refuse weights of another attention, which could fit and yet compute something else.
+
+    Args:
+        weights: those of a network without attention, or that do not say, are accepted.
+        name: of the weights, for the message.
+        kind, options: of the attention to build.
+
+    Raises:
+        ModelError: naming the options that differ.
+    """
+    trained = weights.attention
+    if trained.get("kind", "none") == "none" or kind == "none":
+        return
+    defaults = {key: value.default for key, value in inspect.signature(CBAM).parameters.items()} | {"output": "refined"}
+    built = {"kind": kind, **defaults, **options}
+    relevant = ("kind", "ratio") if trained["kind"] == "se" else ("kind", *defaults)
+    differing = {key: trained[key] for key in relevant if key in trained and trained[key] != built.get(key)}
+    if differing:
+        text = ", ".join(f"{key}={value}" for key, value in differing.items())
+        raise ModelError(f"The weights {name} were trained with attention {text}; build the network with the same.")
 
 
 def load(

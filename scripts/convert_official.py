@@ -15,7 +15,7 @@ from models import convert, factory, weights
 
 
 def convert_official(model: str, source: str, target: str) -> None:
-    state = convert.convert(weights.read_file(Path(source)))
+    state = convert.convert(weights.read_file(Path(source)).state)
     backbone, _ = factory.parse(model)
     net = models.build(model, "cbam", mlp_bias=True, spatial_norm=True)
     weights.load(net, backbone, state, attention_keys=frozenset())

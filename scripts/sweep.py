@@ -79,7 +79,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
 
 
 def read(file: Path) -> DictConfig:
-    """Return a sweep: `train`, arguments of all runs; `runs`, a line of arguments each; `evaluate`, those of the table."""
+    """Return a sweep: arguments `train` of all runs, `runs` of each, and `evaluate` of the table."""
     try:
         sweep = OmegaConf.load(file)
     except (OSError, YAMLError) as error:

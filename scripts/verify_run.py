@@ -24,9 +24,9 @@ if __name__ == "__main__":
 
 import models
 import train
-from engine import checkpoint, cli, cluster
+from engine import cli, cluster
 from engine.errors import UserError
-from engine.run_dir import RunDirectory, matches_config
+from engine.run_dir import RunDirectory
 from engine.tasks.classification import Classification
 
 
@@ -35,11 +35,7 @@ def verify(run: RunDirectory) -> None:
     if not run.finished:
         raise UserError(f"There is no finished run in {run.directory}.")
     record = run.record()
-    state = checkpoint.load(run.last)
-    if not matches_config(state, run.config()):
-        raise UserError(f"{run.last} was made under another configuration than {run.config_file}.")
-    if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
-        raise UserError(f"The weights in {run.last} are not those that {run.record_file} tells of.")
+    run.final_state()
     metrics = Classification.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
     recorded = {name: record[name] for name in Classification.metrics} | {"loss": record["val_loss"]}
     if metrics != recorded:

@@ -3,6 +3,26 @@
 import subprocess
 from pathlib import Path
 
+# The least that the record of a finished run has.
+RECORD: dict[str, object] = {
+    "status": "finished",
+    "model": "resnet18",
+    "attention": "none",
+    "seed": 51,
+    "epochs": 2,
+    "classes": 3,
+    "class_names": ["a", "b", "c"],
+    "parameters": 11,
+    "gflops": 0.5,
+    "preprocessing": {},
+    "data_fingerprint": "f",
+    "start_weights_sha256": "s",
+    "val_loss": 0.1,
+    "weights_sha256": "w",
+    "predictions_sha256": "p",
+    "history": [],
+}
+
 
 def arguments(root: Path, *more: str) -> list[str]:
     """A training run of seconds: three classes of 32-pixel images, two epochs."""

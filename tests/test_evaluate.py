@@ -49,5 +49,5 @@ def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_p
     done = command(str(tmp_path / "evaluate_ours.py"), *arguments)
     assert done.returncode == 0, done.stderr
     assert "as published" not in done.stdout  # which was measured at 224 pixels
-    (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["rows"]
+    (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["runs"]
     assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)

@@ -105,7 +105,7 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
     other = command(
         "train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
     )
-    assert_one_line(other, "holds a run that differs in recipe.lr (0.01 there, 0.5 here)")
+    assert_one_line(other, "contains a run that differs in recipe.lr (0.01 there, 0.5 here)")
 
 
 def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(

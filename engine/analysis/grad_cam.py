@@ -110,7 +110,7 @@ def draw(
     axes = figure.subplots(len(pixels), columns, squeeze=False)
     for row, target in enumerate(targets):
         axes[row, 0].imshow(pixels[row])
-        axes[row, 0].set_title(classes[target] if labelled else "", fontsize=7)
+        axes[row, 0].set_title(classes[target] if labelled else "", fontsize=7, parse_math=False)
         panels = iter(axes[row, 1:])
         for network, maps in networks.items():
             panel = next(panels)
@@ -120,7 +120,7 @@ def draw(
             if labelled:
                 said += " (right)" if maps.predicted[row] == target else " (wrong)"
             told = f"{network}: {said}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
-            panel.set_title(told, fontsize=5)
+            panel.set_title(told, fontsize=5, parse_math=False)  # a class may have a dollar sign in its name
             for name, gate in maps.gates.items():
                 panel = next(panels)
                 panel.imshow(pixels[row])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from engine.comparison.entry import TableEntry
+from engine.comparison.entry import START_WEIGHTS, TableEntry
 from engine.errors import UserError
 
 
@@ -36,8 +36,12 @@ def _deviation(entry: TableEntry, entries: Sequence[TableEntry]) -> str:
 
 
 def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
-    """Return whether two runs must agree in a key; start weights are those of one backbone."""
-    return key in one.shared_config and (key != "model.weights" or one.row["model"] == other.row["model"])
+    """Return whether two runs must agree in a key."""
+    if key not in one.shared_config:
+        return False
+    if key == START_WEIGHTS:  # the head is initialized by the seed
+        return all(one.row[name] == other.row[name] for name in ("model", "seed"))
+    return key != "model.weights" or bool(one.row["model"] == other.row["model"])
 
 
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:

@@ -11,7 +11,8 @@ from engine.analysis import complexity
 from engine.config import DataConfig, TrainConfig
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
-from engine.run_dir import RunDirectory, result_config
+from engine.run_dir import RunDirectory
+from engine.run_identity import result_config
 from engine.tasks.base import Task
 
 
@@ -66,6 +67,8 @@ class TableEntry:
         shared = {key: value for key, value in result_config(config).items() if not key.startswith(_FREE)}
         if config.model.attention != "cbam":
             del shared["runtime.fused_cbam"]
+        if record.get("backbone_start_sha256"):
+            shared[START_WEIGHTS] = record["backbone_start_sha256"]
         shared["batch per process"] = record.get("batch_per_process", config.recipe.batch_size)
         return cls(model, preprocessing, row, record, _portable(config), shared)
 
@@ -87,6 +90,8 @@ class TableEntry:
         }
         return cls(model, preprocessing, row, record={}, config="", shared_config={})
 
+
+START_WEIGHTS = "digest of the backbone's start weights"
 
 # The keys that the table compares; all others must be equal.
 _FREE = ("model.name", "model.attention", "attention.", "seed", "runtime.eval_batch_size")

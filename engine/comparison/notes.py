@@ -31,10 +31,10 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
             "with rows of that recipe only."
         )
-    return notes + [note for row in rows for note in _row_notes(row, table["runs"], task)]
+    return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]
 
 
-def _row_notes(row: Row, runs: Sequence[Row], task: type[Task]) -> Iterator[str]:
+def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) -> Iterator[str]:
     name, (primary, *_) = f"{row['model']} {row['attention']}", task.table_metrics
     metric = primary.replace("_", " ").replace("top1", "top-1")
     if row["recipe_deviation"]:
@@ -43,13 +43,18 @@ def _row_notes(row: Row, runs: Sequence[Row], task: type[Task]) -> Iterator[str]
         seeds = ", ".join(map(str, row["baseline_seeds"]))
         yield f"{name}: the difference is over seeds {seeds}, for which there is a baseline."
     if row["published_gap"] is not None:
-        verdict = (
-            "as published" if is_as_published(row) else "NOT as published: the pipeline is at fault, not the model"
-        )
         yield (
             f"{name}: start weights of published {metric} {row['published']:.2f}%, measured "
-            f"{row['published_gap']:+.2f}; {verdict}."
+            f"{row['published_gap']:+.2f}; {_publication_verdict(row, evaluated['precision'])}."
         )
     for run in (runs[i] for i in row["runs"]):
         if run["recorded"] is not None and run["recorded"] != run[primary]:
             yield f"{run['source']}: its record says {run['recorded']:.2f}% {metric}, this evaluation differs."
+
+
+def _publication_verdict(row: Row, precision: str) -> str:
+    if is_as_published(row):
+        return "as published"
+    if precision == "fp32":
+        return "NOT as published: the pipeline is at fault, not the model"
+    return f"NOT as published, which {precision} alone can cause; evaluate in fp32 to decide"

@@ -4,12 +4,13 @@ import csv
 from pathlib import Path
 
 from engine.config import DataConfig
+from engine.run_identity import current_label
 
 TABLES = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
 
 # Options that leave a network the one of the paper's tables: its counts of parameters are those of biased MLPs and a
 # norm after the spatial convolution, its text is that of the plain module, and of the start it says nothing.
-_SAME_NETWORK = ("mlp_bias", "spatial_norm", "init=random", "init=identity", "start=random", "start=identity")
+_SAME_NETWORK = ("mlp_bias", "spatial_norm", "init.random", "init.identity")
 
 
 def errors(model: str, attention: str) -> tuple[float, float] | None:
@@ -19,7 +20,8 @@ def errors(model: str, attention: str) -> tuple[float, float] | None:
         model: a backbone.
         attention: the label of a run's attention, as `cbam` or `cbam-mlp_bias`.
     """
-    kind = "-".join(part for part in attention.split("-") if part.removesuffix("=True") not in _SAME_NETWORK)
+    parts = current_label(attention).split("-")
+    kind = "-".join(part for part in parts if part.removesuffix(".True") not in _SAME_NETWORK)
     with TABLES.open(encoding="utf-8") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
             if (row["model"], row["attention"]) == (model, kind):

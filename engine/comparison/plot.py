@@ -1,11 +1,9 @@
 """The table as a figure: the metric against cost, with an arrow from each baseline to its CBAM."""
 
+import io
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.atomic_io import atomic_write
 from engine.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -19,26 +17,25 @@ _APART = 11
 _STYLES = (("black", "o"), ("#D55E00", "D"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#E69F00", "P"))
 
 
-def write(table: dict[str, Any], task: type[Task], directory: Path) -> bool:
-    """Write table.png and table.svg; the same table gives the same bytes.
+def render(table: dict[str, Any], task: type[Task]) -> dict[str, bytes]:
+    """Return the content of table.png and table.svg; the same table gives the same bytes.
 
-    Returns:
-        False, with nothing written, where matplotlib is not installed.
+    Empty where matplotlib is not installed.
     """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
-        return False
-    # Without these settings names inside the SVG are random, and both files carry the date or the version.
-    with mpl.rc_context({"svg.hashsalt": "table", "font.size": 9}):
+        return {}
+    png, svg = io.BytesIO(), io.BytesIO()
+    # Without these settings names inside the SVG are random, both files carry the date or the version, and a name
+    # with a dollar sign is read as a formula.
+    with mpl.rc_context({"svg.hashsalt": "table", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(8, 4.8), layout="constrained")
         _draw(figure.subplots(), table, task)
-        png = partial(figure.savefig, format="png", dpi=200, metadata={"Software": None})
-        svg = partial(figure.savefig, format="svg", metadata={"Date": None, "Creator": None})
-        atomic_write(directory / "table.png", png)
-        atomic_write(directory / "table.svg", svg)
-    return True
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    return {"table.png": png.getvalue(), "table.svg": svg.getvalue()}
 
 
 def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:

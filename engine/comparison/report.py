@@ -30,7 +30,9 @@ def folder(config: EvaluateConfig) -> Path:
 
 
 def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
-    """Write table.json, each run's predictions, record and config below runs/, and every form of the table.
+    """Write the table in every form, and the predictions, record and config of each run below runs/.
+
+    Everything is computed before the first file is replaced.
 
     Returns:
         The table as Markdown.
@@ -38,6 +40,8 @@ def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
     Raises:
         UserError: if the folder cannot be written.
     """
+    text = json.dumps(table, indent=2) + "\n"
+    forms = _forms(table, TASKS[table["task"]])
     try:
         (directory / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,10 +50,11 @@ def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
     for run, behind in zip(table["runs"], evidence, strict=True):
         behind.predictions.save(directory / f"{run['raw']}.npz")
         if behind.record:
-            _write_text(directory / f"{run['raw']}.json", json.dumps(behind.record, indent=2) + "\n")
-            _write_text(directory / f"{run['raw']}.yaml", behind.config)
-    _write_text(directory / "table.json", json.dumps(table, indent=2) + "\n")
-    return render(directory)
+            _write(directory / f"{run['raw']}.json", (json.dumps(behind.record, indent=2) + "\n").encode())
+            _write(directory / f"{run['raw']}.yaml", behind.config.encode())
+    for name, content in {**forms, "table.json": text.encode()}.items():
+        _write(directory / name, content)
+    return forms["table.md"].decode()
 
 
 def render(directory: Path) -> str:
@@ -73,15 +78,23 @@ def render(directory: Path) -> str:
     task = TASKS[table["task"]]
     try:
         verify_table(table, directory, task)
-        markdown, csv, latex = _markdown(table, task), _csv(table["rows"]), _latex(table, task)
+        forms = _forms(table, task)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # of values that are not as written
         raise UserError(f"{file} is damaged ({error!r}); run evaluate.py.") from error
-    _write_text(directory / "table.md", markdown)
-    _write_text(directory / "table.csv", csv)
-    _write_text(directory / "table.tex", latex)
-    if not plot.write(table, task, directory):
+    for name, content in forms.items():
+        _write(directory / name, content)
+    return forms["table.md"].decode()
+
+
+def _forms(table: Table, task: type[Task]) -> dict[str, bytes]:
+    """Return the content of each file that shows the table."""
+    if not table["rows"]:
+        raise UserError("table.json has no rows; run evaluate.py.")
+    texts = {"table.md": _markdown(table, task), "table.csv": _csv(table["rows"]), "table.tex": _latex(table, task)}
+    pictures = plot.render(table, task)
+    if not pictures:
         print("No figure without matplotlib: pip install matplotlib, then render the table again.", file=sys.stderr)
-    return markdown
+    return {name: text.encode() for name, text in texts.items()} | pictures
 
 
 def _columns(rows: Sequence[Row], task: type[Task]) -> list[tuple[str, list[str]]]:
@@ -156,5 +169,5 @@ def _escape(text: str) -> str:
     return re.sub(r"(?<![\w$])-(?=\d)", lambda _: "$-$", text.translate(_LATEX))
 
 
-def _write_text(path: Path, text: str) -> None:
-    atomic_write(path, lambda file: file.write(text.encode()))
+def _write(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))

@@ -131,13 +131,13 @@ class Classification(Task):
         "The difference is to the same backbone without attention under the same recipe, seed and images; negative "
         "is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles): it speaks of "
         "other images, for these trained networks, not of another training. Called not distinguishable from 0 unless "
-        "interval and test agree.",
+        "interval and test agree. With one seed a difference is supported for these two trainings only.",
         "p: exact, two-sided, of the images won against those lost; for one seed this is McNemar's test.",
     )
     several_seeds_note: ClassVar = (
         "Several seeds: mean ± standard deviation over seeds; the difference is pooled, an image's outcomes under "
         "all seeds resampled together; an image is won where attention is right in more of the seeds. A "
-        "difference counts as supported only where every seed's has the same sign."
+        "difference counts as supported only where its 95% interval over seeds (Student's t) excludes 0 as well."
     )
 
     @classmethod

@@ -19,16 +19,19 @@ class PairedDifference:
         difference: mean over images and seeds, in percentage points; negative is better.
         difference_low, difference_high: its 95% bootstrap interval over images.
         difference_sd: standard deviation over seeds, points; None for one seed.
+        seeds_low, seeds_high: the difference's 95% interval over seeds, by Student's t; None for one seed.
         won, lost: images that the network gets right in more, or in fewer, of the seeds than its baseline does.
         p_value: exact two-sided sign test of won against lost; for one seed this is McNemar's test.
-        distinguishable: whether the data support a difference: the interval and the test both exclude none, and
-            every seed's difference has the same sign.
+        distinguishable: whether the data support a difference: both intervals and the test exclude zero. For one
+            seed there is no interval over seeds: it speaks of these two trainings only.
     """
 
     difference: float
     difference_low: float
     difference_high: float
     difference_sd: float | None
+    seeds_low: float | None
+    seeds_high: float | None
     won: int
     lost: int
     p_value: float
@@ -50,16 +53,19 @@ def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDiff
     low, high = (100 * bound / seeds for bound in bootstrap_interval(per_image))
     won, lost = int((per_image < 0).sum()), int((per_image > 0).sum())
     p_value = sign_test(won, lost)
-    agreed = bool((per_seed > 0).all() or (per_seed < 0).all())
+    seeds_low, seeds_high = seed_interval(per_seed)
+    seeds_agree = seeds_low is None or seeds_high is None or not seeds_low <= 0 <= seeds_high
     return PairedDifference(
         difference=float(per_seed.mean()),
         difference_low=low,
         difference_high=high,
         difference_sd=standard_deviation(per_seed),
+        seeds_low=seeds_low,
+        seeds_high=seeds_high,
         won=won,
         lost=lost,
         p_value=p_value,
-        distinguishable=agreed and not low <= 0 <= high and p_value < 1 - CONFIDENCE,
+        distinguishable=seeds_agree and not low <= 0 <= high and p_value < 1 - CONFIDENCE,
     )
 
 
@@ -78,6 +84,33 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     return float(low), float(high)
+
+
+def seed_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95% interval of the mean of normally distributed values, by Student's t; None for one value.
+
+    It says how far the mean of as many other seeds may lie from zero: resampled images say nothing about that.
+    """
+    spread = standard_deviation(values)
+    if spread is None:
+        return None, None
+    mean, half = float(values.mean()), t_quantile(len(values) - 1) * spread / len(values) ** 0.5
+    return mean - half, mean + half
+
+
+def t_quantile(freedom: int) -> float:
+    """Return the 97.5% quantile of Student's t distribution: tabulated, above 10 degrees by its expansion in 1 / n.
+
+    Abramowitz and Stegun 1964, table 26.10 and formula 26.7.5.
+    """
+    if freedom <= len(_T_QUANTILES):
+        return _T_QUANTILES[freedom - 1]
+    z = 1.959964
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+_T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
 def sign_test(won: int, lost: int) -> float:

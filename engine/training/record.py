@@ -40,6 +40,7 @@ def initial_record(
     config: TrainConfig,
     data: Dataset,
     model: nn.Module,
+    backbone_sha256: str,
     preprocessing: Preprocessing,
     device: torch.device,
     group: ProcessGroup,
@@ -48,6 +49,7 @@ def initial_record(
 
     Args:
         model: with its start weights.
+        backbone_sha256: digest of the model's start weights without attention.
         preprocessing: of the images in evaluation.
     """
     return {
@@ -66,6 +68,7 @@ def initial_record(
         "preprocessing": asdict(preprocessing),
         "start_weights": config.model.weights,
         "start_weights_sha256": checkpoint.sha256(model.state_dict()),
+        "backbone_start_sha256": backbone_sha256,
         "processes": group.world_size,
         "batch_per_process": config.recipe.batch_size // group.world_size,
         **environment.collect_env(device),
@@ -171,7 +174,11 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
     differing = [key for key in origin if any(past.get(key) != origin[key] for past in earlier)]
     if differing:
         log.warning(f"Earlier steps of this run were made with another {', '.join(differing)}; the record says so.")
-    return {"start_weights_sha256": before["start_weights_sha256"], "earlier_origins": earlier}
+    return {
+        "start_weights_sha256": before["start_weights_sha256"],
+        "backbone_start_sha256": before.get("backbone_start_sha256"),  # None in a run of an earlier version
+        "earlier_origins": earlier,
+    }
 
 
 def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -> None:

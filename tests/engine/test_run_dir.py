@@ -1,5 +1,6 @@
 """The run directory: its states, its lock, its record."""
 
+import json
 import os
 import pickle
 import signal
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine import checkpoint
 from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
 from engine.errors import UserError
-from engine.run_dir import RunDirectory, matches_config, result_config
+from engine.run_dir import RunDirectory
+from engine.run_identity import mismatches, result_config
+from tests.commands import RECORD
 from tests.processes import REPOSITORY
 
 CONFIG = TrainConfig(
@@ -28,7 +32,8 @@ def run_with_states(folder: Path) -> RunDirectory:
     run = RunDirectory(folder / "run")
     run.start(CONFIG)
     for step in (1, 2):
-        run.save_state({"step": step, "weights": torch.ones(1000)}, CONFIG)
+        state = {"model": {"weight": torch.ones(1000)}, "optimizer": {}, "scaler": {}, "position": {"step": step}}
+        run.save_state(state, CONFIG)
     return run
 
 
@@ -56,18 +61,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_says_so(
             run.last.unlink()
     state = run.load_state(CONFIG)
     assert state is not None
-    assert state["step"] == 1
+    assert state["position"]["step"] == 1
     assert not (tmp_path / "touched").exists()
     if damage != "absent":
         assert "last.pt cannot be read" in caplog.text
-        assert "Going on from" in caplog.text
+        assert "Resuming from" in caplog.text
 
 
 def test_no_readable_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
     run = run_with_states(tmp_path)
     run.last.write_bytes(b"")
     run.previous.write_bytes(b"")
-    with pytest.raises(UserError, match=r"last\.pt cannot be read.*previous\.pt cannot be read.* to start anew"):
+    with pytest.raises(UserError, match=r"last\.pt cannot be read.*previous\.pt cannot be read.* Restore one of them"):
         run.load_state(CONFIG)
 
 
@@ -80,9 +85,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 def test_a_checkpoint_from_before_a_key_existed_is_taken_where_the_key_has_its_default() -> None:
     fused = replace(CONFIG, runtime=replace(CONFIG.runtime, fused_cbam=True))
     before = {key: value for key, value in result_config(CONFIG).items() if key != "runtime.fused_cbam"}
-    assert matches_config({"identity": before}, CONFIG)
-    assert not matches_config({"identity": before}, fused)
-    assert not matches_config({}, CONFIG)
+    assert not mismatches({"identity": before}, CONFIG)
+    assert mismatches({"identity": before}, fused) == ["runtime.fused_cbam"]
+    assert mismatches({}, CONFIG)
 
 
 def test_a_second_process_on_the_same_run_stops_and_names_the_first(tmp_path: Path) -> None:
@@ -115,16 +120,75 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> N
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"is no run; set run\.dir to another folder"):
+    with pytest.raises(UserError, match=r"exists but is not a run directory; set run\.dir to a different path"):
         RunDirectory(tmp_path).require_same_config(CONFIG)
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run directory"):
         RunDirectory(tmp_path / "thesis.tex").require_same_config(CONFIG)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "null", '{"status": "finished"}', "no json"])
-def test_a_damaged_record_is_an_error_that_says_what_to_do(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ("no json", "is not a record"),
+        ("[]", "does not contain keys and values"),
+        ("{}", "lacks the key status"),
+        ('{"status": "over"}', "status in .*record.json is 'over', not running or finished"),
+        *((json.dumps({k: v for k, v in RECORD.items() if k != gone}), f"lacks the key {gone}") for gone in RECORD),
+        (json.dumps({**RECORD, "classes": "three"}), "classes in .*record.json is 'three', not int"),
+        (json.dumps({**RECORD, "gflops": True}), "gflops in .*record.json is True, not int or float"),
+        (json.dumps({**RECORD, "history": 5}), "history in .*record.json is 5, not list"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_named(record: str, complaint: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.start(CONFIG)
-    run.record_file.write_text(content)
-    with pytest.raises(UserError, match=r"record\.json (is damaged|lacks results); restore it, or delete"):
+    run.record_file.write_text(record)
+    with pytest.raises(UserError, match=complaint) as refused:
         _ = run.finished
+    assert "delete" not in str(refused.value)
+
+
+def test_an_unreadable_record_is_not_called_damaged(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.record_file.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"record\.json cannot be read \(Is a directory\)\.$"):
+        run.record()
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [("model: 'resnet18", "is not a configuration"), ("recipe: {speed: 5}", "is not a configuration .*speed")],
+)
+def test_a_config_that_was_edited_badly_is_named(config: str, complaint: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.start(CONFIG)
+    run.config_file.write_text(config)
+    with pytest.raises(UserError, match=complaint):
+        run.config()
+
+
+@pytest.mark.parametrize("key", ["model", "attention", "seed", "epochs"])
+def test_a_record_that_contradicts_its_config_is_refused(key: str, tmp_path: Path) -> None:
+    run = run_with_states(tmp_path)
+    model = {"weight": torch.ones(1000)}
+    values = {"model": "net", "attention": "none", "seed": 51, "epochs": CONFIG.recipe.epochs}
+    run.write_record({**RECORD, **values, "weights_sha256": checkpoint.sha256(model)})
+    assert run.final_state()["position"]["step"] == 2
+    run.write_record({**run.record(), key: 7 if isinstance(values[key], int) else "other"})
+    with pytest.raises(UserError, match=rf"{key} is (7|other) in .*record\.json, but .* in .*config\.yaml"):
+        run.final_state()
+
+
+def test_a_config_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = run_with_states(tmp_path)
+    run.write_record({**RECORD, "model": "net", "epochs": CONFIG.recipe.epochs})
+    run.config_file.write_text(run.config_file.read_text().replace("lr: 0.1", "lr: 0.2"))
+    with pytest.raises(UserError, match=r"last\.pt is not a checkpoint .* they differ in recipe\.lr; restore"):
+        run.final_state()
+
+
+def test_the_evaluation_batch_decides_bits() -> None:
+    other = replace(CONFIG, runtime=replace(CONFIG.runtime, eval_batch_size=7))
+    assert mismatches({"identity": result_config(CONFIG)}, other) == ["runtime.eval_batch_size"]
+    earlier = {key: value for key, value in result_config(CONFIG).items() if key != "runtime.eval_batch_size"}
+    assert not mismatches({"identity": earlier}, other)

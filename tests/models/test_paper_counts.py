@@ -78,7 +78,7 @@ def test_rows_of_tables_1_to_3_are_met_parameter_for_parameter(options: str) -> 
     [
         (["model=resnet50"], "resnet50"),
         (["model=resnet50_se"], "resnet50_se"),
-        (["model=resnet50_cbam", "attention.ratio=8"], "resnet50_cbam-ratio=8"),
+        (["model=resnet50_cbam", "attention.ratio=8"], "resnet50_cbam-ratio.8"),
         (["model=resnet50_cbam", "attention=cbam_official"], "resnet50_cbam-mlp_bias-spatial_norm"),
     ],
 )

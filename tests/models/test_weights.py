@@ -60,7 +60,7 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     with pytest.raises(models.ModelError, match="cannot be read"):
         models.build("resnet18", weights=str(tmp_path / "broken.pt"))
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(models.ModelError, match="holds no state dict"):
+    with pytest.raises(models.ModelError, match="does not contain a state dict"):
         models.build("resnet18", weights=str(tmp_path / "list.pt"))
 
 
@@ -173,3 +173,47 @@ def test_weights_without_a_classifier_do_not_count_as_published() -> None:
 def test_what_torchvision_does_not_have_has_no_published_weights() -> None:
     assert models.published("mobilenet_v1") == models.published("resnext101_32x4d") == []
     assert models.published_entry("mobilenet_v1", "DEFAULT") is None
+
+
+def checkpoint_of(path: Path, attention: str, **options: object) -> str:
+    """A checkpoint as a run writes it."""
+    net = models.build("resnet18", attention, num_classes=CLASSES, **options)
+    recorded = {"ratio": 16, "order": "channel_spatial", "output": "refined", "init": None, **options}
+    identity = {"model.attention": attention, **{f"attention.{key}": value for key, value in recorded.items()}}
+    torch.save({"model": net.state_dict(), "identity": identity}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("order", "parallel"), ("output", "residual"), ("pooling", "max")])
+def test_weights_of_another_attention_are_refused(key: str, value: str, tmp_path: Path) -> None:
+    weights = checkpoint_of(tmp_path / "best.pt", "cbam", **{key: value})
+    with pytest.raises(models.ModelError, match=f"were trained with attention {key}={value}; build the network with"):
+        models.build("resnet18_cbam", weights=weights, num_classes=CLASSES)
+    assert models.build("resnet18_cbam", weights=weights, num_classes=CLASSES, **{key: value})
+
+
+def test_weights_without_attention_start_any_attention(tmp_path: Path) -> None:
+    weights = checkpoint_of(tmp_path / "last.pt", "none")
+    assert models.build("resnet18_cbam", weights=weights, num_classes=CLASSES, order="parallel")
+
+
+@pytest.mark.parametrize("kind", ["complex", "sparse", "meta"])
+def test_tensors_that_are_no_weights_are_named(kind: str, tmp_path: Path) -> None:
+    state = models.build("resnet18", num_classes=CLASSES).state_dict()
+    bias = state["fc.bias"]
+    values = {"complex": bias.to(torch.complex64), "sparse": bias.to_sparse(), "meta": bias.to("meta")}
+    torch.save({**state, "fc.bias": values[kind]}, tmp_path / "odd.pt")
+    with pytest.raises(models.ModelError, match=r"fc\.bias in the weights file .* is not an ordinary tensor"):
+        models.build("resnet18", weights=str(tmp_path / "odd.pt"), num_classes=CLASSES)
+
+
+def test_prefixes_of_compiled_and_parallel_models_are_dropped(tmp_path: Path) -> None:
+    state = models.build("resnet18", num_classes=CLASSES).state_dict()
+    torch.save({f"module._orig_mod.{key}": value for key, value in state.items()}, tmp_path / "compiled.pt")
+    net = models.build("resnet18", weights=str(tmp_path / "compiled.pt"), num_classes=CLASSES)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_the_plain_state_leaves_attention_out() -> None:
+    plain, cbam = models.build("resnet18", num_classes=CLASSES), models.build("resnet18_cbam", num_classes=CLASSES)
+    assert models.plain_state(cbam).keys() == plain.state_dict().keys()

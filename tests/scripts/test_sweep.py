@@ -11,6 +11,7 @@ from engine import config
 from engine.cli import CONFIGS
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
+from tests.commands import RECORD
 from tests.conftest import Command, script_module
 from tests.processes import REPOSITORY
 
@@ -48,13 +49,11 @@ def test_a_run_is_missing_then_under_way_then_done(
     run = RunDirectory(Path(trained.run_directory))
     run.start(trained)
     assert next(script.plan(DEMO, ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
-    results = ["model", "attention", "seed", "epochs", "classes", "top1_start", "top1", "top5"]
-    results += ["weights_sha256", "predictions_sha256"]
-    run.write_record({**dict.fromkeys(results, 1), "status": "finished"})
+    run.write_record(RECORD)
     lines = list(script.plan(DEMO, ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
     assert lines[2] == f"# done: {run.directory}\n# {pretraining}"
-    with pytest.raises(UserError, match=r"holds a run that differs in recipe.lr"):
+    with pytest.raises(UserError, match=r"contains a run that differs in recipe.lr"):
         list(script.plan(DEMO, ["seed=7", "recipe.lr=0.5"]))
 
 

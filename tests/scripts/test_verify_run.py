@@ -38,4 +38,4 @@ def test_a_run_verifies_against_its_record_and_a_changed_one_does_not(
     state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt", weights_only=True)
     state["model"]["classifier.3.bias"][0] += 1
     torch.save(state, tmp_path / "run" / "checkpoint" / "last.pt")
-    assert_one_line(command("scripts/verify_run.py", "run"), "last.pt are not those that run/record.json tells of")
+    assert_one_line(command("scripts/verify_run.py", "run"), "last.pt do not match run/record.json; restore the file")

@@ -15,7 +15,7 @@ from torch import nn
 import models
 from engine.comparison import baselines, paper_results, plot, report
 from engine.comparison import compare as comparison
-from engine.comparison.entry import TableEntry
+from engine.comparison.entry import START_WEIGHTS, TableEntry
 from engine.config import DataConfig, EvaluateConfig, RuntimeConfig, TableConfig
 from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
@@ -108,8 +108,31 @@ def test_seeds_of_one_network_are_one_cell_and_the_raw_rows_stay(written: Path) 
 def test_a_difference_that_the_data_do_not_support_is_printed_as_such(written: Path) -> None:
     (se,) = (cell for cell in cells(written) if cell["attention"] == "se")
     assert se["difference_low"] <= 0 <= se["difference_high"]
+    unsupported = [cell for cell in cells(written) if cell["baseline"] is not None and not cell["distinguishable"]]
     for form in ("md", "tex"):
-        assert (written / f"table.{form}").read_text().count(", not distinguishable from 0") == 1
+        assert (written / f"table.{form}").read_text().count(", not distinguishable from 0") == len(unsupported)
+
+
+def test_a_difference_under_one_seed_is_that_of_two_trainings(folders: Path, tmp_path: Path) -> None:
+    printed = report.write(*compare(folders, [entry(), entry("cbam", errors=0.0)]), tmp_path)
+    assert "], for these two trainings |" in printed
+
+
+def test_starts_from_different_weights_are_refused() -> None:
+    def started(attention: str, digest: str, seed: int = 51) -> TableEntry:
+        run = entry(attention, seed)
+        return replace(run, shared_config={**run.shared_config, START_WEIGHTS: digest})
+
+    with pytest.raises(UserError, match=r"digest of the backbone's start weights=b \(a in"):
+        baselines.config_mismatches([started("none", "a"), started("cbam", "b")], allow_mixed=False)
+    other_seed = [started("none", "a"), started("cbam", "a"), started("none", "b", 52), started("cbam", "b", 52)]
+    assert baselines.config_mismatches(other_seed, allow_mixed=False) == [""] * 4
+
+
+def test_a_run_of_other_classes_is_told_to_set_them(folders: Path) -> None:
+    run = replace(entry(), record={"seed": 51, "classes": 2})
+    with pytest.raises(UserError, match=r"was trained on 2 classes, but small has 3; set data\.classes"):
+        compare(folders, [run])
 
 
 def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) -> None:
@@ -275,6 +298,20 @@ def test_a_table_of_another_structure_is_refused(place: list[Any], value: Any, w
         report.render(written)
 
 
+def test_a_table_that_cannot_be_rendered_replaces_nothing(folders: Path, written: Path) -> None:
+    before = {file: (written / file).read_bytes() for file in (*FORMS, "table.json")}
+    table, evidence = compare(folders, [entry()])
+    table["rows"][0]["parameters"] = None
+    with pytest.raises(TypeError):
+        report.write(table, evidence, written)
+    assert {file: (written / file).read_bytes() for file in before} == before
+
+
+def test_names_with_dollar_signs_are_drawn_as_they_are(folders: Path, tmp_path: Path) -> None:
+    report.write(*compare(folders, [entry(model="$x$"), entry("cbam", model="$x$")]), tmp_path)
+    assert "$x$" in (tmp_path / "table.svg").read_text()
+
+
 def test_without_matplotlib_all_but_the_figure_is_written(
     written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -306,6 +343,8 @@ def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
 ) -> None:
     table, evidence = compare(folders, [entry(top1_error_start=start, published=30.24)])
     assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
+    table["evaluated"]["precision"] = "bf16"
+    assert "at fault" not in report.write(table, evidence, tmp_path)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(224, 30.242), (160, None)])

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from engine.tasks.paired_stats import bootstrap_interval, paired_difference, sign_test, standard_deviation
+from engine.tasks.paired_stats import (
+    bootstrap_interval,
+    paired_difference,
+    seed_interval,
+    sign_test,
+    standard_deviation,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize(
@@ -113,3 +120,43 @@ def test_seeds_that_disagree_in_sign_support_nothing() -> None:
 def test_the_spread_over_seeds_is_that_of_a_sample() -> None:
     assert standard_deviation(np.array([29.0, 30.0, 31.0])) == 1.0
     assert standard_deviation(np.array([29.0])) is None
+
+
+def claims(random: np.random.Generator, seeds: int, effect: float, spread: float, repetitions: int) -> float:
+    """Return the share of comparisons that claim a difference.
+
+    Args:
+        effect: true difference of the networks, points of top-1 error.
+        spread: standard deviation over seeds of what one training's difference deviates from it, points.
+    """
+    images, changed = 50_000, 0.08
+    found = []
+    for _ in range(repetitions):
+        shift = random.normal(effect, spread, (seeds, 1)) / 100
+        draw = random.random((seeds, images))
+        found.append(paired_difference(draw < (changed - shift) / 2, draw > 1 - (changed + shift) / 2).distinguishable)
+    return float(np.mean(found))
+
+
+def test_three_seeds_claim_no_difference_that_is_only_between_trainings() -> None:
+    random = np.random.default_rng(4)
+    false = [claims(random, 3, effect=0.0, spread=spread, repetitions=100) for spread in (0.0, 0.1, 0.15, 0.3)]
+    assert np.mean(false) <= 0.06
+    assert claims(random, 3, effect=-0.5, spread=0.1, repetitions=50) > 0.7  # the power against half a point
+
+
+def test_one_seed_speaks_of_two_trainings_only() -> None:
+    """With a spread of 0.15 points a sixth of the comparisons claim a difference, which these two trainings do have."""
+    random = np.random.default_rng(5)
+    assert 0.1 < claims(random, 1, effect=0.0, spread=0.15, repetitions=100) < 0.3
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.303), (10, 2.228), (11, 2.201), (30, 2.042)])
+def test_students_t_meets_the_tables(freedom: int, quantile: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(quantile, abs=1e-3)
+
+
+def test_the_interval_over_seeds_is_that_of_students_t() -> None:
+    low, high = seed_interval(np.array([0.1, 0.2, 0.6]))
+    assert (low, high) == pytest.approx((0.3 - 4.3027 * 0.26457513 / 3**0.5, 0.3 + 4.3027 * 0.26457513 / 3**0.5))
+    assert seed_interval(np.array([0.1])) == (None, None)

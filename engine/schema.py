@@ -1,0 +1,64 @@
+"""The types of what is read back from files: a file that lacks or mistypes a key is refused by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+NUMBER = (int, float)
+TEXT = (str,)
+
+Schema = Mapping[str, tuple[type, ...]]
+
+# record.json of a started run.
+RUNNING: Schema = {
+    "status": TEXT,
+    "model": TEXT,
+    "attention": TEXT,
+    "seed": (int,),
+    "epochs": (int,),
+    "classes": (int,),
+    "class_names": (list,),
+    "parameters": (int,),
+    "gflops": NUMBER,
+    "preprocessing": (dict,),
+    "data_fingerprint": TEXT,
+    "start_weights_sha256": TEXT,
+}
+
+# What a finished run adds, besides its task's metrics.
+FINISHED: Schema = {
+    **RUNNING,
+    "val_loss": NUMBER,
+    "weights_sha256": TEXT,
+    "predictions_sha256": TEXT,
+    "history": (list,),
+}
+
+PREPROCESSING: Schema = {"resize": (int,), "crop": (int,), "interpolation": TEXT, "mean": (list,), "std": (list,)}
+
+# checkpoint/last.pt.
+CHECKPOINT: Schema = {"model": (dict,), "optimizer": (dict,), "scaler": (dict,), "position": (dict,)}
+
+
+def require_types(values: Any, schema: Schema, source: Path | str, advice: str) -> dict[str, Any]:
+    """Return the values of a file, which has at least the keys of the schema.
+
+    Args:
+        source: the file, for the message.
+        advice: what to do about a file that does not fit, a sentence.
+
+    Raises:
+        UserError: naming the file and the first key that is missing or of another type.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source} does not contain keys and values. {advice}")
+    for key, types in schema.items():
+        if key not in values:
+            raise UserError(f"{source} lacks the key {key}. {advice}")
+        value = values[key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            expected = " or ".join(each.__name__ for each in types)
+            raise UserError(f"{key} in {source} is {value!r:.60}, not {expected}. {advice}")
+    return values

@@ -1,0 +1,30 @@
+"""What is printed: whatever the locale, and whoever reads it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import REPOSITORY
+
+PRINT = "from engine.logging import open_streams, print_line; open_streams(); print_line('0.50 ± 0.10 \\udce9'); "
+
+
+def run(code: str, *, shell: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = f'{sys.executable} -c "$CODE" {shell}'
+    given = {**os.environ, **environment, "CODE": code}
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=REPOSITORY, env=given, capture_output=True)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_output_is_utf8_in_every_locale(encoding: str) -> None:
+    done = run(PRINT, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == "0.50 ± 0.10 \\udce9\n".encode()
+
+
+@pytest.mark.parametrize("shell", [">&-", ">&- 2>&-", "> /dev/full", "| true"])
+def test_a_closed_output_ends_nothing(shell: str) -> None:
+    done = run(f"{PRINT} import time; time.sleep(0.2); print_line('more'); print_line('end')", shell=shell)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,35 @@
+"""The first moments of a program: signals, missing packages."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.processes import REPOSITORY
+
+WAIT = "from engine.startup import prepare_process; prepare_process(); print('ready', flush=True); import time; time.sleep(9)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_training_is_one_sentence_and_75(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAIT], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == os.EX_TEMPFAIL
+    assert errors == f"Stopped by {number.name}. Run the same command again to continue.\n"
+
+
+def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-S", "train.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf.")
+    assert done.stderr.count("\n") == 1
+    assert time.monotonic() - started < 5
