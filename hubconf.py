@@ -3,18 +3,30 @@
 torch.hub.load("OWNER/REPOSITORY", "resnet50_cbam", weights="checkpoint/last.pt")
 """
 
+from collections.abc import Callable as _Callable
 from functools import partial as _partial
 from functools import update_wrapper as _update_wrapper
+from pathlib import Path as _Path
+
+from torch.nn import Module as _Module
 
 import models as _models
 
 dependencies = ["torch", "torchvision"]
 
-# torch.hub finds entry points by their names in this module.
-globals().update(
-    {
-        name + suffix: _update_wrapper(_partial(_models.build, name + suffix), _models.build)
-        for name in _models.names()
-        for suffix in ("", "_cbam", "_se")
-    }
-)
+if _Path(_models.__file__).resolve().parents[1] != _Path(__file__).resolve().parent:
+    raise ImportError(
+        f"Another package named `models` is imported already, from {_models.__file__}; call torch.hub before it, or in "
+        "a process of its own."
+    )
+
+
+def __dir__() -> list[str]:
+    return ["dependencies", *(f"{name}{suffix}" for name in _models.names() for suffix in ("", "_cbam", "_se"))]
+
+
+def __getattr__(name: str) -> _Callable[..., _Module]:
+    """Return the entry point of a network: `models.build` of its name."""
+    if name not in __dir__():
+        raise AttributeError(name)
+    return _update_wrapper(_partial(_models.build, name), _models.build)

@@ -70,7 +70,8 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     trainer = Trainer(model, task, preprocessing, train_loader, config, group)
     facts = record.start_or_resume(run, trainer, facts, config)
     tensorboard = TensorBoardLogger(run.directory if run.writes else None, first_unlogged(trainer))
-    tensorboard.describe(record.hyperparameters(config, facts), {"config": OmegaConf.to_yaml(config)})
+    texts = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
+    tensorboard.describe(record.hyperparameters(config, facts), texts, task.metrics)
 
     val_samples = task.eval_samples(data.val, [preprocessing])
     val_loader = EvalLoader(val_samples, runtime.eval_batch_size, runtime.workers, device, group)

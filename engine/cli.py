@@ -20,7 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -62,6 +62,7 @@ def run(
     # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
+        sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
         if {"--help", "-h"} & set(sys.argv):
             print_line(_help(name, networks))
             return
@@ -88,6 +89,13 @@ def _help(name: str, networks: Iterable[str]) -> str:
         f"{program}\n\nPresets (GROUP=NAME):\n{lines}\n\nKeys and their defaults (KEY=VALUE):\n"
         f"{textwrap.indent(defaults, '  ')}\n\nHydra's own options, such as --multirun: --hydra-help"
     )
+
+
+def _as_list(argument: str) -> str:
+    """Accept `runs=A,B` for `runs=[A,B]`."""
+    key, equals, value = argument.partition("=")
+    is_list = key in ("runs", "published") and value and not value.startswith("[") and value != "null"
+    return f"{key}{equals}[{value}]" if is_list else argument
 
 
 def _require_one_attention(composed: DictConfig) -> None:
@@ -122,7 +130,8 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
     except RuntimeError as error:
         # torch has a class for it on a GPU alone.
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        refused = ("can't allocate memory", "could not create a", "std::bad_alloc")  # the allocator, oneDNN
+        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in refused):
             _fail(
                 f"There is too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
                 "table.throughput_batch_size lower, or recipe.accumulation_steps higher."
@@ -172,6 +181,8 @@ def _sentence(error: Exception) -> str:
         # Hydra's advice to append the key with `+` does not hold: every key is typed.
         lines = [line for line in lines if not line.startswith("To append to your")]
         lines += str(error.__cause__ or "").splitlines()[:1]
+        if isinstance(error, OverrideParseException):
+            lines.append("Quote a value with special characters twice: 'run.dir=\"a (b)\"'.")
         lines += _known_keys(error.__cause__)
     return " ".join(line for line in lines if line)
 

@@ -20,7 +20,7 @@ def collect_env(device: torch.device) -> dict[str, Any]:
     """Return the code, packages and hardware that decide the bits of a result."""
     return {
         "code_revision": _git("rev-parse", "HEAD"),
-        "code_clean": _git("status", "--porcelain") == "",
+        "code_clean": _git("status", "--porcelain", "--untracked-files=no") == "",
         "python": platform.python_version(),
         "packages": _packages(),
         "device": _hardware(device),

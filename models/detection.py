@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from models import factory
+from models.errors import ModelError
 
 STRIDES = (4, 8, 16, 32)
 
@@ -55,4 +56,7 @@ def _last_of_each_stride(net: nn.Module, body: nn.Module) -> list[tuple[str, int
     net.train()
     for hook in hooks:
         hook.remove()
+    missing = [str(stride) for stride in STRIDES if stride not in found]
+    if missing:
+        raise ModelError(f"{type(net).__name__} has no feature maps of stride {', '.join(missing)}.")
     return [found[stride] for stride in STRIDES]

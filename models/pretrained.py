@@ -64,8 +64,8 @@ def _download(backbone: str, entry: Any, file: Path) -> None:
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
             f"Weights {entry.name} of {backbone} are not in {file.parent} and could not be downloaded ({error}). "
-            f"Where there is internet, run `python scripts/download_weights.py model={backbone}`; or set model.weights "
-            "to a file, or to null to train from nothing."
+            f"Where there is internet, run `python scripts/download_weights.py model={backbone}`, and copy the files "
+            "into that folder; or start from a file, or from random weights."
         ) from error
 
 

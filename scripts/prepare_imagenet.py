@@ -13,8 +13,9 @@ import os
 import shutil
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -38,8 +39,9 @@ def prepare(archives: str, target: str) -> None:
     damaged: list[str] = []
     if archives != "none":
         source = Path(archives)
+        names = val_classes(source / DEVKIT)  # first: the archives take hours
         damaged += unpack_train(source / TRAIN, Path(target) / "train")
-        damaged += unpack_val(source, Path(target) / "val")
+        damaged += unpack_val(source / VAL, names, Path(target) / "val")
     if damaged:
         raise UserError(
             f"These archives are damaged: {', '.join(damaged)}. All others are unpacked and stay; get sound copies and "
@@ -71,6 +73,7 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
                     shutil.rmtree(draft)
                     damaged.append(f"{member.name} in {archive}")
                     continue
+                os.sync()  # or a crash could leave a class of empty files
                 draft.rename(into)
     except (tarfile.TarError, EOFError):
         damaged.append(str(archive))
@@ -93,14 +96,14 @@ def _unpack_flat(images: tarfile.TarFile, folder: Path) -> None:
         file.write_bytes(content.read())
 
 
-def unpack_val(source: Path, folder: Path) -> list[str]:
-    """The validation images, sorted into folders per class; returns the archive if it is damaged."""
+def unpack_val(archive: Path, names: list[str], folder: Path) -> list[str]:
+    """Sort the validation images into folders per class; return the archive if it is damaged.
+
+    Args:
+        names: of each image its class.
+    """
     try:
-        names = val_classes(source / DEVKIT)
-    except (tarfile.TarError, EOFError, KeyError, ValueError):
-        return [str(source / DEVKIT)]
-    try:
-        with _open(source / VAL) as images:
+        with _open(archive) as images:
             for member in tqdm(images, total=VAL_IMAGES, unit="image", disable=None, desc="val"):
                 content = images.extractfile(member) if member.isfile() else None
                 if content is None:
@@ -110,16 +113,27 @@ def unpack_val(source: Path, folder: Path) -> list[str]:
                 if not file.exists():
                     _write(file, content.read())
     except (tarfile.TarError, EOFError, IndexError, ValueError):
-        return [str(source / VAL)]
+        return [str(archive)]
     return []
 
 
 def val_classes(devkit: Path) -> list[str]:
-    """The class folder (WordNet id) of each validation image, from the devkit's numbers of classes."""
+    """Return the class folder (WordNet id) of each validation image, from the devkit.
+
+    Raises:
+        UserError: if the devkit is absent or damaged, or scipy is not installed.
+    """
     try:
         from scipy.io import loadmat
     except ImportError as error:
         raise UserError("Reading the devkit needs scipy; pip install scipy.") from error
+    try:
+        return _val_classes(devkit, loadmat)
+    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+        raise UserError(f"The archive {devkit} is damaged; get a sound copy and run the same command again.") from error
+
+
+def _val_classes(devkit: Path, loadmat: Callable[..., Any]) -> list[str]:
     with _open(devkit) as files:
         contents = {Path(member.name).name: member for member in files if member.isfile()}
         meta, truth = (

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import hubconf
 import models
 from tests.commands import assert_one_line
 from tests.conftest import Command
@@ -22,7 +21,7 @@ PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-bui
 
 
 def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
-    entries = {name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")}
+    entries = set(dir(hubconf)) - {"dependencies"}
     assert entries == {name + suffix for name in models.names() for suffix in ("", "_cbam", "_se")}
     net = models.build("resnet18_cbam", num_classes=CLASSES)
     torch.save(net.state_dict(), tmp_path / "ours.pt")
@@ -31,6 +30,16 @@ def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
     )
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded.eval()(images), net.eval()(images))
+
+
+def test_torch_hub_refuses_another_package_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text("")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import models, torch\n"
+        f"torch.hub.load({str(REPOSITORY)!r}, 'resnet18', source='local')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: Another package named `models` is imported already" in done.stderr
 
 
 def test_fetching_weights_that_nobody_publishes_is_one_line(command: Command) -> None:

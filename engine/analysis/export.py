@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from engine.atomic_io import DRAFT
 from engine.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
@@ -23,16 +24,19 @@ def export(model: nn.Module, image_size: int, file: Path) -> float:
     """
     if not file.parent.is_dir():
         raise UserError(f"There is no folder {file.parent} for {file.name}; make it first.")
+    draft = file.with_stem(f".{file.stem}{DRAFT}")  # the suffix decides the format
     model.eval()
     example, images = torch.randn(2, 3, image_size, image_size), torch.randn(3, 3, image_size, image_size)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with torch.inference_mode():
         expected = model(images)
         run = _through_onnx if file.suffix == ".onnx" else _through_torch
-        outputs = run(program, file, images)
+        outputs = run(program, draft, images)
     difference = ((outputs - expected).abs().max() / expected.abs().max()).item()
     if not difference <= TOLERANCE:
-        raise UserError(f"The outputs of {file} differ from the network's by {difference:.1e}; do not use it.")
+        draft.unlink()
+        raise UserError(f"The outputs of {file} would differ from the network's by {difference:.1e}; not written.")
+    draft.replace(file)
     return difference
 
 

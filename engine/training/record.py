@@ -1,11 +1,13 @@
 """The record of a run: what it was started with, on what, and its results."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from engine import checkpoint, environment
@@ -145,8 +147,9 @@ def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record:
         f"Finished: {task.describe(start)} before the first step, {task.describe(end)} after epoch "
         f"{config.recipe.epochs}. {run.record_file}"
     )
-    if config.run.dir is None:
-        log.info("Compare it: python evaluate.py, with this command's arguments of data and run.root.")
+    if config.run.dir is None and HydraConfig.initialized():
+        given = [word for word in HydraConfig.get().overrides.task if word.startswith(("data", "run.root="))]
+        log.info(f"Compare it: {shlex.join(['python', 'evaluate.py', *given])}")
 
 
 def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]:

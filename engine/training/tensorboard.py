@@ -1,6 +1,8 @@
-"""What a run tells TensorBoard. Its axis is images seen, so that runs of any batch size lie over each other."""
+"""Curves for TensorBoard over images seen, so that runs with different batch sizes can be overlaid."""
 
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +10,51 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-_PAIRS = {
-    "Training and validation": {
-        name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "top1", "top5")
-    }
-}
-_RESULTS = ("val/top1", "val/top5", "val/loss", "speed/images_per_second")
+from engine.errors import UserError
 
 
 class TensorBoardLogger:
-    """Writes beside the run's other files; what an earlier start wrote from `purge_from` images on is dropped.
+    """Writes event files beside the run's other files.
 
-    Without a directory, as on all processes of a run but the first, it writes nothing.
+    Without a directory, as on all processes but the main one, it writes nothing.
     """
 
     def __init__(self, directory: Path | None, purge_from: int) -> None:
-        self.writer = None if directory is None else SummaryWriter(str(directory), purge_step=purge_from)
-        self.is_new = purge_from == 0
+        """
+        Args:
+            purge_from: images seen; what an earlier start wrote from there on is dropped.
 
-    def describe(self, hyperparameters: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-        """The run in the tabs HParams, with the last values of its curves as its metrics, Custom Scalars and Text."""
-        if self.writer is None:
+        Raises:
+            UserError: if the event file cannot be written.
+        """
+        self.writer = None
+        self.is_new = purge_from == 0
+        if directory is not None:
+            _make_older_than_now(directory)
+            try:
+                self.writer = SummaryWriter(str(directory), purge_step=purge_from)
+            except OSError as error:
+                raise UserError(f"TensorBoard's file in {directory} cannot be written ({error.strerror}).") from error
+
+    def describe(self, hyperparameters: Mapping[str, Any], texts: Mapping[str, str], metrics: Sequence[str]) -> None:
+        """Describe the run in the tabs HParams, Custom Scalars and Text.
+
+        Args:
+            metrics: of the task: drawn for training and validation together, and shown as results. The loss is not:
+                in training it has label smoothing, in validation it has not.
+        """
+        if self.writer is None or not self.is_new:
             return
+        pairs = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in metrics}
+        self.writer.add_custom_scalars({"Training and validation": pairs})
+        for name, text in texts.items():
+            self.writer.add_text(name, f"```\n{text}\n```")
         values = {key: str(value) if value is None else value for key, value in hyperparameters.items()}
-        if self.is_new:
-            self.writer.add_custom_scalars(_PAIRS)
-            for name, text in texts.items():
-                self.writer.add_text(name, f"```\n{text}\n```")
-            # Of the three parts the last says that the session is over; SummaryWriter.add_hparams would make a second
-            # run below this one.
-            for part in hparams(values, dict.fromkeys(_RESULTS, 0.0))[:2]:
-                self.writer.file_writer.add_summary(part)  # type: ignore[attr-defined]
+        results = (*(f"val/{name}" for name in metrics), "val/loss", "speed/images_per_second")
+        # Of the three parts the last says that the session is over; SummaryWriter.add_hparams would make a second run
+        # below this one.
+        for part in hparams(values, dict.fromkeys(results, 0.0))[:2]:
+            self.writer.file_writer.add_summary(part)  # type: ignore[attr-defined]
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         if self.writer is None:
@@ -58,3 +74,19 @@ class TensorBoardLogger:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
+
+
+def _make_older_than_now(directory: Path) -> None:
+    """Rename event files from the future, as a clock that was set back leaves them.
+
+    TensorBoard reads the files of a run in the order of the seconds in their names, and drops the steps of the later
+    ones that an earlier one has passed.
+    """
+    now = int(time.time())
+    files = [(file, _EVENT_FILE.fullmatch(file.name)) for file in sorted(directory.glob("events.out.tfevents.*"))]
+    future = [(file, match) for file, match in files if match and int(match[1]) >= now]
+    for back, (file, match) in enumerate(reversed(future), start=1):
+        file.rename(file.with_name(f"events.out.tfevents.{now - back:010d}.{match[2]}"))
+
+
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.(.+)")

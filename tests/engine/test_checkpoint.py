@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import checkpoint
+from engine.atomic_io import atomic_write
 from engine.errors import UserError
 from tests.commands import arguments, assert_one_line
 from tests.processes import REPOSITORY
@@ -34,3 +35,12 @@ def test_whatever_is_in_a_checkpoint_file_the_error_is_one_sentence(content: byt
         checkpoint.load(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_worker_that_dies_during_a_write_is_not_a_full_disk(tmp_path: Path) -> None:
+    def write(_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with pytest.raises(RuntimeError, match="is killed by signal"):
+        atomic_write(tmp_path / "last.pt", write)
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engine import checkpoint, cluster, distributed
 from engine.cluster import ClusterEnvironment
 from engine.config import RecipeConfig
+from engine.data import file_index
 from engine.data.loader import EpochBatches
 from engine.device import require_one_each
 from engine.distributed import ProcessGroup
@@ -123,7 +124,27 @@ def test_a_run_goes_on_with_as_many_processes_as_it_was_started_with(folders: Pa
         os.kill(process.pid, signal.SIGKILL)
         process.result()
     (alone,) = start_ranks(1, "train.py", given, tmp_path)
-    assert_one_line(alone.result(), "run was started with 2 processes, not 1; go on with as many")
+    assert_one_line(alone.result(), "run was started with 2 processes, not 1; resume with as many")
+
+
+def hide_an_image() -> None:
+    """The second process's copy of the data lacks an image."""
+    if os.environ["RANK"] == "1":
+        read = file_index._read
+
+        def less(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
+            images, times = read(folder)
+            return images[1:], times
+
+        file_index._read = less
+
+
+@pytest.mark.parametrize("script", ["train.py", "scripts/hash_batches.py"])
+def test_processes_with_different_images_are_refused(script: str, folders: Path, tmp_path: Path) -> None:
+    given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
+    for process in start_ranks(2, script, given, tmp_path, hide_an_image):
+        assert_one_line(process.result(), "Process 1 of 2 found other images than process 0; give all nodes the same")
+    assert not (tmp_path / "run").exists()
 
 
 def lose_the_second() -> None:

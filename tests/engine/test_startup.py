@@ -10,7 +10,8 @@ import pytest
 
 from tests.processes import REPOSITORY
 
-WAIT = "from engine.startup import prepare_process; prepare_process(); print('ready', flush=True); import time; time.sleep(9)"
+WAIT = "from engine.startup import prepare_process; prepare_process(); print('ready', flush=True); import time; "
+WAIT += "time.sleep(9)"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

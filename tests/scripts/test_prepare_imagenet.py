@@ -145,7 +145,14 @@ def test_a_class_with_other_than_plain_files_is_named(odd: dict[str, Any], archi
     assert len(files(tmp_path / "imagenet")) == 14
 
 
-@pytest.mark.parametrize("name", [TRAIN, VAL, DEVKIT])
+def test_a_damaged_devkit_is_found_before_the_work(archives: Path, tmp_path: Path) -> None:
+    (archives / DEVKIT).write_bytes((archives / DEVKIT).read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"The archive .*{DEVKIT} is damaged"):
+        prepare(str(archives), str(tmp_path / "imagenet"))
+    assert not (tmp_path / "imagenet").exists()
+
+
+@pytest.mark.parametrize("name", [TRAIN, VAL])
 def test_a_truncated_archive_is_named(name: str, archives: Path, tmp_path: Path) -> None:
     content = (archives / name).read_bytes()
     (archives / name).write_bytes(content[: len(content) // 3])

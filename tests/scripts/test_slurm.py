@@ -56,7 +56,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     (folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null\n")
     configuration = folder / "slurm.conf"
     configuration.write_text(CONFIGURATION.format(host=socket.gethostname().partition(".")[0], folder=folder))
-    environment = os.environ | {"SLURM_CONF": str(configuration), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"SLURM_CONF": str(configuration), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start_munge()
     daemons = [["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]]

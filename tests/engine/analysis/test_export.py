@@ -46,6 +46,7 @@ def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path) -> N
 
     with pytest.raises(UserError, match="differ from the network's by"):
         export(Noise(), 8, tmp_path / "net.pt2")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_an_export_cannot_go_is_said_before_the_work(tmp_path: Path) -> None:

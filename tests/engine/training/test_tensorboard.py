@@ -1,6 +1,7 @@
 """The event files that a run leaves, read back."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torchvision.io import decode_image
 
+from engine.training.tensorboard import TensorBoardLogger
 from tests.commands import arguments
 from tests.processes import Process, free_port
 
@@ -86,7 +88,7 @@ def test_hyperparameters_and_their_metrics_are_in_the_run_itself(run: Path, even
 
 def test_train_and_validation_are_paired_and_the_configuration_is_there(events: EventAccumulator) -> None:
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    assert list(layout.category[0].chart[0].multiline.tag) == ["train/loss", "val/loss"]
+    assert list(layout.category[0].chart[0].multiline.tag) == ["train/top1", "val/top1"]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "name: mobilenet_v3_small" in text
 
@@ -169,3 +171,16 @@ def wait_for_text(browser: object, expected: list[str]) -> None:
     while not all(part in (text := browser.execute_script(script)) for part in expected):  # type: ignore[attr-defined]
         assert time.monotonic() < deadline, text[-3000:]
         time.sleep(0.3)
+
+
+def test_a_clock_set_back_hides_no_curve(tmp_path: Path) -> None:
+    for start, seconds in ((0, 5_000_000_000), (3, 0)):
+        logger = TensorBoardLogger(tmp_path, purge_from=start)
+        for step in range(start, start + 3):
+            logger.scalars("val", {"top1": float(step)}, step)
+        logger.close()
+        if seconds:
+            (written,) = tmp_path.iterdir()
+            written.rename(tmp_path / re.sub(r"tfevents\.\d+", f"tfevents.{seconds}", written.name))
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("val/top1")] == [0, 1, 2, 3, 4, 5]
