@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hubconf
 import models
 from tests.commands import assert_one_line
 from tests.conftest import Command
