@@ -138,7 +138,7 @@ def test_killed_at_random_moments(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("group", [1, 2])
 def test_killed_two_hundred_times(group: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:
     expected, seconds = undisturbed(group)
     runs = kill_at_random(signal.SIGKILL, 200, tmp_path, folders, group, seconds)
@@ -166,7 +166,7 @@ def await_second_checkpoint(run: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("group", [1, 2])
 def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
     group: int, folders: Path, tmp_path: Path
 ) -> None:
