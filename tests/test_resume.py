@@ -126,7 +126,7 @@ def check_end(result: subprocess.CompletedProcess[str], number: signal.Signals, 
 
 
 @pytest.mark.parametrize(
-    ("number", "kills", "ranks"),
+    ("number", "kills", "group"),
     [(signal.SIGKILL, 20, 1), (signal.SIGTERM, 6, 1), (signal.SIGKILL, 20, 2), (signal.SIGTERM, 6, 2)],
 )
 def test_killed_at_random_moments(
