@@ -27,7 +27,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from engine import config
 from engine.errors import UserError
 from engine.logging import open_streams, print_line
-from engine.signals import Interrupted, exit_interrupted
+from engine.signals import Interrupted, exit_interrupted, ignore_signals
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("model", "attention", "data", "recipe", "runtime")
@@ -73,6 +73,7 @@ def run(
             if not composing:
                 raise
             raise UserError(f"The arguments do not compose to a configuration: {error}.") from error
+    ignore_signals()
 
 
 def _help(name: str, networks: Iterable[str]) -> str:

@@ -29,6 +29,12 @@ def exit_on_signals() -> None:
         signal.signal(number, stop)
 
 
+def ignore_signals() -> None:
+    """Ignore these signals from now on: everything is saved, and Python's own exit would restore their defaults."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def exit_interrupted(sentence: str) -> NoReturn:
     """Print the sentence and exit at once with code 75, which job scripts requeue."""
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
