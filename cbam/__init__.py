@@ -1,7 +1,25 @@
-"""The Convolutional Block Attention Module (Woo et al., ECCV 2018, arXiv 1807.06521). Needs torch alone."""
+"""The Convolutional Block Attention Module (Woo et al., ECCV 2018, arXiv 1807.06521), and its insertion into any CNN.
 
+Needs torch alone.
+"""
+
+from cbam.attachment import InsertionError
 from cbam.channel import ChannelAttention
+from cbam.insertion import Insertion, check, insert, insert_layer, places, remove
+from cbam.layer import CBAMLayer
 from cbam.module import CBAM
 from cbam.spatial import SpatialAttention
 
-__all__ = ["CBAM", "ChannelAttention", "SpatialAttention"]
+__all__ = [
+    "CBAM",
+    "CBAMLayer",
+    "ChannelAttention",
+    "Insertion",
+    "InsertionError",
+    "SpatialAttention",
+    "check",
+    "insert",
+    "insert_layer",
+    "places",
+    "remove",
+]

@@ -1,57 +1,23 @@
-"""Attention as a layer of a network, and the start that leaves a pretrained network as it is.
-
-With its gates at 0.5 a layer would scale its input by 0.25, or 0.5 where it has one gate. The gain takes that back: a
-power of two, so that in evaluation the network's outputs stay equal to the bit. It stands in the layer, and not in the
-pretrained parameters before it, because those would then learn at another pace than the baseline's: four times as
-large under a gradient four times as small.
-"""
+"""Attention as a layer of a network: CBAM, whose layer is in the package `cbam`, and squeeze-and-excitation."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from cbam import CBAM
+import cbam
+from cbam import CBAM, CBAMLayer
 from models.errors import ModelError
-from models.registry import Site
 
 KINDS = ("none", "cbam", "se")
-OUTPUTS = ("refined", "residual")
-
-
-class CBAMLayer(nn.Module):
-    """CBAM with one output: the refined map, as in the paper, or the residual one (refined + input).
-
-    The options are those of `cbam.CBAM`. The output is multiplied by `gain`: 1, or what makes the layer the identity
-    while its gates are at 0.5.
-    """
-
-    gain: Tensor
-
-    def __init__(self, planes: int, output: str = "refined", **options: object) -> None:
-        super().__init__()
-        if output not in OUTPUTS:
-            raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}.")
-        self.cbam = CBAM(planes, **options)  # type: ignore[arg-type]
-        self.output = output
-        self.register_buffer("gain", torch.ones(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        refined = self.cbam.refine(x, self.gain)
-        return refined + self.gain * x if self.output == "residual" else refined
-
-    def init_identity_(self) -> None:
-        """Make every gate exactly 0.5 and the layer, but for rounding if its output is residual, the identity."""
-        factor = self.cbam.zero_gates_()
-        self.gain.fill_(1 / (factor + 1 if self.output == "residual" else factor))
 
 
 class SELayer(nn.Module):
     """Squeeze-and-excitation (Hu et al., CVPR 2018), with biases: the paper's SE rows have its parameter counts.
 
-    `gain` is as in CBAMLayer.
+    `gain` is as in `cbam.CBAMLayer`.
     """
 
     gain: Tensor
@@ -79,7 +45,7 @@ AttentionLayer = CBAMLayer | SELayer
 
 
 def gates(net: nn.Module) -> dict[str, nn.Module]:
-    """The gates of a network in the order of its modules, by where they are: `layer1.0 channel`, `layer1.0 spatial`.
+    """Return the gates of a network in the order of its modules, named `layer1.0.bn2 channel`, `layer1.0.bn2 spatial`.
 
     Each returns its values in (0, 1): [N, C, 1, 1], or [N, 1, H, W] of a spatial gate.
     """
@@ -119,23 +85,31 @@ def fuse(net: nn.Module) -> None:
         module.fused = True
 
 
-def attach(sites: Iterable[Site], kind: str, options: dict[str, object]) -> list[AttentionLayer]:
-    """Put an attention layer of this kind at every site, randomly initialised.
+def insert(
+    net: nn.Module, kind: str, after: str | Sequence[str], options: dict[str, object], image_size: int
+) -> list[AttentionLayer]:
+    """Insert attention of a kind, randomly initialized; return its layers in the order of the modules.
+
+    Args:
+        after: the modules that it follows, as for `cbam.insert`.
+        image_size: side of images that the network can take, pixels.
 
     Raises:
-        ModelError: if the kind is unknown, or an option is unknown or out of range.
+        ModelError: if the kind is unknown, an option is unknown or out of range, or attention cannot be inserted.
     """
     if kind not in KINDS:
         raise ModelError(f"Unknown attention '{kind}'; known are {', '.join(KINDS)}.")
     if kind == "none":
         return []
-    layer_class = SELayer if kind == "se" else CBAMLayer
-    attached = []
-    for site in sites:
-        try:
-            layer = layer_class(site.planes, **options)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error
-        site.attach(layer)
-        attached.append(layer)
-    return attached
+    layers: list[AttentionLayer] = []
+
+    def make_layer(channels: int) -> nn.Module:
+        layer = SELayer(channels, **options) if kind == "se" else CBAMLayer(channels, **options)  # type: ignore[arg-type]
+        layers.append(layer)
+        return layer
+
+    try:
+        cbam.insert_layer(net, after, make_layer, image_size)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error
+    return layers

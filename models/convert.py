@@ -38,7 +38,8 @@ def convert(state: StateDict) -> StateDict:
             value = value[:, :, None, None]
         if part == "SpatialGate.spatial.conv":
             value = value.flip(1)
-        converted[f"{match['block']}.attention.cbam.{_PARTS[part]}.{parameter}"] = value
+        norm = "bn3" if f"{match['block']}.bn3.weight" in state else "bn2"
+        converted[f"{match['block']}.{norm}.attention.cbam.{_PARTS[part]}.{parameter}"] = value
     if converted.keys() == state.keys():
         raise ModelError("There is no CBAM of the official implementation in this checkpoint.")
     return converted

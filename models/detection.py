@@ -30,7 +30,7 @@ def backbone(
     Raises:
         ModelError: as `models.build` does.
     """
-    net = factory.build(name, attention, weights, 1000, start, new_head=True, **options)
+    net = factory.build(name, attention, weights, 1000, start, **options)  # type: ignore[arg-type]
     body = net.get_submodule(factory.parse(name, attention)[0].body)
     stages = _last_of_each_stride(net, body)
     return BackboneWithFPN(

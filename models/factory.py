@@ -3,15 +3,10 @@
 from torch import nn
 
 from models import attention as attention_layers
-from models import mobilenet, mobilenet_v1, resnet, vgg
 from models import weights as start_weights
 from models.errors import ModelError
-from models.pretrained import published
-from models.registry import BackboneSpec
-
-_FAMILIES = (resnet, vgg, mobilenet_v1, mobilenet)
-
-BACKBONES: dict[str, BackboneSpec] = {backbone.name: backbone for family in _FAMILIES for backbone in family.BACKBONES}
+from models.pretrained import image_size, published
+from models.registry import BACKBONES, BackboneSpec
 
 STARTS = ("identity", "random")
 
@@ -51,6 +46,7 @@ def build(
     num_classes: int = 1000,
     start: str | None = None,
     new_head: bool = True,
+    after: str | None = None,
     **options: object,
 ) -> nn.Module:
     """Build a network in training mode.
@@ -62,10 +58,12 @@ def build(
         attention: `none`, `cbam` or `se`; None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
         num_classes: outputs of the head.
-        start: `identity` puts attention in without changing what the network computes, `random` initializes it
-            by default; None is `identity` for weights without attention and `random` without weights.
+        start: `identity` inserts attention without changing the network's outputs, `random` initializes it as torch
+            does; None is `identity` for weights without attention and `random` without weights.
         new_head: whether the head starts anew where the weights are for another number of classes; if not, they do
             not fit.
+        after: the modules that attention follows, a regular expression that matches their whole names; None for the
+            places of the backbone's family (`models.registry`).
         options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
             `cbam.CBAM`.
 
@@ -78,15 +76,14 @@ def build(
     if num_classes < 1:
         raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
     net = backbone.build(num_classes)
-    plain_keys = net.state_dict().keys()
-    attached = attention_layers.attach(list(backbone.sites(net)), kind, options)
+    places = backbone.places(net) if after is None else after
+    layers = attention_layers.insert(net, kind, places, options, image_size(backbone.name))
     has_learned_attention = False
     if weights is not None:
-        attention_keys = net.state_dict().keys() - plain_keys
         start_from = start_weights.read(backbone.name, weights)
         start_weights.require_same_attention(start_from, weights, kind, options)
-        has_learned_attention = start_weights.load(net, backbone, start_from.state, attention_keys, new_head)
+        has_learned_attention = start_weights.load(net, backbone, start_from.state, new_head)
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
-        for layer in attached:
+        for layer in layers:
             layer.init_identity_()
     return net

@@ -1,16 +1,10 @@
 """MobileNet V1 (Howard et al., arXiv 1704.04861), which torchvision does not have.
 
-Attention stands behind both convolutions of each of the 13 blocks: the paper does not say where it put it, and of
-the places tried only this one gives the parameter counts of its Table 5. It stands on the convolution's output,
-after its norm and before its ReLU, as it does in ResNet (Figure 3).
+The CBAM paper does not say where it inserted attention. Of the places tried, only one gives the parameter counts of its
+Table 5: after both convolutions of each of the 13 blocks, between the norm and the ReLU, as in ResNet (Figure 3).
 """
 
-from collections.abc import Iterator
-from functools import partial
-
 from torch import Tensor, nn
-
-from models.registry import BackboneSpec, Site
 
 _STEM = 32  # channels of the first convolution
 # Channels and stride of each block (Table 1 of the MobileNet paper).
@@ -18,21 +12,15 @@ _BLOCKS = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution, BatchNorm, a place for attention, ReLU: [N, in, H, W] -> [N, out, H / stride, W / stride]."""
+    """Convolution, BatchNorm, ReLU: [N, in, H, W] -> [N, out, H / stride, W / stride]."""
 
     def __init__(self, in_planes: int, out_planes: int, kernel_size: int, stride: int = 1, groups: int = 1) -> None:
         padding = kernel_size // 2
         super().__init__(
             nn.Conv2d(in_planes, out_planes, kernel_size, stride, padding, groups=groups, bias=False),
             nn.BatchNorm2d(out_planes),
-            nn.Identity(),
             nn.ReLU(inplace=True),
         )
-
-    def site(self) -> Site:
-        norm = self[1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        return Site(norm.num_features, partial(self.__setitem__, 2))
 
 
 class Block(nn.Sequential):
@@ -64,17 +52,3 @@ class MobileNetV1(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).mean(dim=(2, 3)))
-
-
-def _sites(net: nn.Module) -> Iterator[Site]:
-    for block in net.modules():
-        if isinstance(block, Block):
-            for layer in block:
-                assert isinstance(layer, ConvNorm)
-                yield layer.site()
-
-
-BACKBONES = [
-    BackboneSpec(name, "MobileNet V1", partial(MobileNetV1, alpha), _sites, head="classifier", body="features")
-    for name, alpha in (("mobilenet_v1", 1.0), ("mobilenet_v1_a07", 0.7))
-]

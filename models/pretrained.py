@@ -36,6 +36,12 @@ def published_entry(backbone: str, weights: str | None) -> Any | None:
     return torchvision.models.get_model_weights(backbone)[weights]
 
 
+def image_size(backbone: str) -> int:
+    """Return the side of the images that a backbone's first published weights were measured with; 224 without any."""
+    entry = published_entry(backbone, next(iter(published(backbone)), None))
+    return 224 if entry is None else int(entry.transforms().crop_size[0])
+
+
 def transforms(backbone: str, weights: str | None) -> Any | None:
     """The preprocessing that torchvision published with weights of this name, None for any other weights."""
     entry = published_entry(backbone, weights)

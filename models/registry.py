@@ -1,22 +1,24 @@
-"""What the zoo knows of a backbone: how to build it, where its head is, and where attention goes."""
+"""The networks: where attention goes, where their heads are, and how they are built.
 
-from collections.abc import Callable, Iterable
+A family is a line. Attention follows the last norm or activation of a block's branch, before its shortcut addition; in
+networks without shortcuts it follows a stage or a module of the paper that introduced them.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import torchvision
 from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.squeezenet import Fire
 
+from models.deterministic import with_average_pool
+from models.mobilenet_v1 import MobileNetV1
+from models.wide_resnet18 import WideResNet18
 
-@dataclass(frozen=True)
-class Site:
-    """One place where attention goes.
-
-    Attributes:
-        planes: channels of the feature map there.
-        attach: puts a module there; called once.
-    """
-
-    planes: int
-    attach: Callable[[nn.Module], None]
+# The modules that attention follows: a regular expression that matches their whole names, or a function of the network.
+Places = str | Callable[[nn.Module], list[str]]
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,112 @@ class BackboneSpec:
 
     Attributes:
         name: torchvision's name, where it has the network.
-        family: the architecture's, for people.
-        build: the network with random weights, for a number of classes.
-        sites: the places for attention in a network that `build` made, in the order of the forward pass.
-        head: dotted name of the final linear layer.
+        family: the architecture's name.
+        build: returns the network with random weights, for a number of classes.
+        after: the modules that attention follows.
+        heads: dotted names of the layers that have an output for each class, the main one first.
         body: dotted name of the module whose children, called in turn, are the convolutional part; empty for the
             network itself.
-        image_size: side of the images that it was designed for, pixels.
     """
 
     name: str
     family: str
     build: Callable[[int], nn.Module]
-    sites: Callable[[nn.Module], Iterable[Site]]
-    head: str
+    after: Places
+    heads: tuple[str, ...]
     body: str = ""
-    image_size: int = 224
+
+    def places(self, net: nn.Module) -> str | list[str]:
+        """Return the modules that attention follows in a network that `build` returned, as for `cbam.insert`."""
+        return self.after if isinstance(self.after, str) else self.after(net)
+
+
+def before_max_pooling(net: nn.Module) -> list[str]:
+    """Return the activations before each max pooling of `features`: the last of every stage of VGG and AlexNet."""
+    features = list(net.get_submodule("features").children())
+    return [f"features.{i - 1}" for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+
+
+def fire_modules(net: nn.Module) -> list[str]:
+    """Return the Fire modules of SqueezeNet."""
+    return [name for name, module in net.named_modules() if isinstance(module, Fire)]
+
+
+_BASIC, _BOTTLENECK = r"layer\d\.\d+\.bn2", r"layer\d\.\d+\.bn3"
+_BLOCK = r"features\.\d+\.\d+\.block"
+
+# Family: places, heads, body, names.
+_FAMILIES: dict[str, tuple[Places, str, str, str]] = {
+    "ResNet (basic)": (_BASIC, "fc", "", "resnet18 resnet34 resnet18_w15 resnet18_w20"),
+    "ResNet": (_BOTTLENECK, "fc", "", "resnet50 resnet101 resnet152"),
+    "ResNeXt": (_BOTTLENECK, "fc", "", "resnext50_32x4d resnext101_32x4d resnext101_32x8d resnext101_64x4d"),
+    "Wide ResNet": (_BOTTLENECK, "fc", "", "wide_resnet50_2 wide_resnet101_2"),
+    "VGG": (
+        *(before_max_pooling, "classifier.6", "features"),
+        "vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn",
+    ),
+    "AlexNet": (before_max_pooling, "classifier.6", "features", "alexnet"),
+    "MobileNet V1": (r"features\.[1-9]\d*\.\d\.1", "classifier", "features", "mobilenet_v1 mobilenet_v1_a07"),
+    "MobileNet V2": (r"features\.\d+\.conv", "classifier.1", "features", "mobilenet_v2"),
+    "MobileNet V3": (r"features\.\d+\.block", "classifier.3", "features", "mobilenet_v3_small mobilenet_v3_large"),
+    "MNASNet": (r"layers\.\d+\.\d+\.layers", "classifier.1", "layers", "mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3"),
+    "EfficientNet": (_BLOCK, "classifier.1", "features", " ".join(f"efficientnet_b{i}" for i in range(8))),
+    "EfficientNet V2": (_BLOCK, "classifier.1", "features", "efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l"),
+    "ConvNeXt": (_BLOCK, "classifier.2", "features", "convnext_tiny convnext_small convnext_base convnext_large"),
+    "RegNet": (
+        *(r"trunk_output\.block\d\.block\d-\d+\.f", "fc", ""),
+        "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf "
+        "regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf "
+        "regnet_y_128gf",
+    ),
+    "ShuffleNet V2": (
+        *(r"stage\d\.\d+\.branch2", "fc", ""),
+        "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
+    ),
+    # There is no settled practice for DenseNet.
+    "DenseNet": (
+        *(r"features\.denseblock\d\.denselayer\d+\.conv2", "classifier", "features"),
+        "densenet121 densenet161 densenet169 densenet201",
+    ),
+    "SqueezeNet": (fire_modules, "classifier.1", "features", "squeezenet1_0 squeezenet1_1"),
+    "GoogLeNet": (r"inception\d\w", "fc aux1.fc2 aux2.fc2", "", "googlenet"),
+    "Inception v3": (r"Mixed_\d\w", "fc AuxLogits.fc", "", "inception_v3"),
+}
+
+# Networks of the paper that torchvision does not have.
+_OWN: dict[str, Callable[[int], nn.Module]] = {
+    "resnet18_w15": partial(WideResNet18, 1.5),
+    "resnet18_w20": partial(WideResNet18, 2.0),
+    "resnext101_32x4d": lambda classes: ResNet(
+        Bottleneck, [3, 4, 23, 3], num_classes=classes, groups=32, width_per_group=4
+    ),
+    "mobilenet_v1": partial(MobileNetV1, 1.0),
+    "mobilenet_v1_a07": partial(MobileNetV1, 0.7),
+}
+
+# Side of the pooling before the classifier.
+_POOLING = {"VGG": 7, "AlexNet": 6}
+
+
+def _builder(name: str, family: str) -> Callable[[int], nn.Module]:
+    if name in _OWN:
+        return _OWN[name]
+    # Published weights have the auxiliary classifiers, and were trained on inputs that the network transforms.
+    with_auxiliary = {"aux_logits": True, "transform_input": True, "init_weights": True}
+    options = with_auxiliary if family in ("GoogLeNet", "Inception v3") else {}
+
+    def build(classes: int) -> nn.Module:
+        net: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+        return with_average_pool(net, _POOLING[family]) if family in _POOLING else net
+
+    return build
+
+
+def _specs() -> Iterator[BackboneSpec]:
+    for family, (after, heads, body, names) in _FAMILIES.items():
+        for name in names.split():
+            title = family.removesuffix(" (basic)")
+            yield BackboneSpec(name, title, _builder(name, family), after, tuple(heads.split()), body)
+
+
+BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in _specs()}

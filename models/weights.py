@@ -10,6 +10,7 @@ import inspect
 import logging
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam import CBAM
+from models.attention import plain_state
 from models.errors import ModelError
 from models.pretrained import fetch, published, published_entry
 from models.registry import BackboneSpec
@@ -80,8 +82,8 @@ def read_file(path: Path) -> StartWeights:
     for key, value in state.items():
         if value.is_complex() or value.layout != torch.strided or value.is_meta:
             raise ModelError(f"{key} in the weights file {path} is not an ordinary tensor of real numbers.")
-    state = {_PREFIX.sub("", key): value for key, value in state.items()}
-    return StartWeights(state, _recorded_attention(content))
+    named = OrderedDict((_PREFIX.sub("", key), value) for key, value in state.items())
+    return StartWeights(_with_versions(named, state), _recorded_attention(content))
 
 
 def _load_file(path: Path) -> Any:
@@ -132,36 +134,67 @@ def require_same_attention(weights: StartWeights, name: str, kind: str, options:
         raise ModelError(f"The weights {name} were trained with attention {text}; build the network with the same.")
 
 
-def load(
-    net: nn.Module, backbone: BackboneSpec, state: StateDict, attention_keys: Set[str], new_head: bool = True
-) -> bool:
-    """Load a state dict under this module's rules; a head for other classes keeps its random start, if it may.
+def load(net: nn.Module, backbone: BackboneSpec, state: StateDict, new_head: bool = True) -> bool:
+    """Load a state dict under this module's rules; heads for other classes keep their random start, if they may.
 
     Returns:
-        Whether the state dict held the attention's parameters too.
+        Whether the state dict had the attention's parameters too.
 
     Raises:
         ModelError: listing the names that are missing, unexpected or of another shape.
     """
     own = net.state_dict()
+    versions = state if hasattr(state, "_metadata") else own
     # Files from before PyTorch 0.4.1 have no counters of batches, and other repositories' attention has no gain.
     needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
-    attention = needed & attention_keys
-    head = {f"{backbone.head}.weight", f"{backbone.head}.bias"}
+    attention = needed - plain_state(net).keys()
+    state = _with_current_names(state, [key for key in own if key in attention or key.endswith(".gain")], own)
     reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
-    fits = all(state[key].shape[1:] == own[key].shape[1:] for key in head & state.keys())
-    if new_head and fits and reshaped and reshaped <= head:
-        log.warning("The head (%s) starts anew: the weights are for another number of classes.", backbone.head)
-        state = {key: value for key, value in state.items() if key not in head}
-        needed -= head
+    heads = {f"{head}.{part}" for head in backbone.heads for part in ("weight", "bias")}
+    is_head_alone = reshaped and all(k in heads and state[k].shape[1:] == own[k].shape[1:] for k in reshaped)
+    if new_head and is_head_alone:
+        log.warning("The head (%s) is re-initialized: the weights have another number of classes.", backbone.heads[0])
+        state = {key: value for key, value in state.items() if key not in heads}
+        needed -= heads
         reshaped = set()
     missing = needed - state.keys()
     has_attention = not missing & attention
     if missing >= attention:
         missing -= attention
     _refuse(backbone.name, missing=missing, unexpected=state.keys() - own.keys(), reshaped=reshaped)
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict(_with_versions(OrderedDict(state), versions), strict=False)
     return has_attention
+
+
+def _with_versions(state: OrderedDict[str, Tensor], source: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Give a state dict the versions of modules that another one has: MNASNet loads by its own."""
+    if hasattr(source, "_metadata"):
+        setattr(state, "_metadata", source._metadata)  # noqa: B010 (unknown to mypy)
+    return state
+
+
+def _with_current_names(state: StateDict, attention: list[str], own: StateDict) -> StateDict:
+    """Rename the attention of a checkpoint that an earlier version wrote.
+
+    It had the same parameters in the same order of the modules, under other names of their places.
+
+    Args:
+        attention: the network's names of its attention's parameters and buffers, in order.
+    """
+    unknown = [key for key in state if key not in own]
+    pairs = list(zip(unknown, attention, strict=False))
+    if len(unknown) != len(attention) or not all(
+        _part(old) == _part(new) and state[old].shape == own[new].shape for old, new in pairs
+    ):
+        return state
+    current = dict(pairs)
+    return {current.get(key, key): value for key, value in state.items()}
+
+
+def _part(key: str) -> str:
+    """`layer1.0.bn2.attention.cbam.ca.shared_MLP.0.weight` -> `cbam.ca.shared_MLP.0.weight`."""
+    match = re.search(r"(?:cbam\.|se\.fc|gain$).*", key)
+    return match[0] if match else key
 
 
 def _refuse(name: str, **problems: Set[str]) -> None:

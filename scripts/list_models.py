@@ -8,6 +8,7 @@ stride of a block in its 3x3 convolution, which costs more than in the 1x1 befor
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,30 +18,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import models
 from engine.analysis import complexity
 from engine.comparison import paper_results
-from models.factory import BACKBONES
-from models.registry import BackboneSpec
+from models.pretrained import image_size
+from models.registry import BACKBONES, BackboneSpec
 
 _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
 
 
 def row(backbone: BackboneSpec) -> list[str]:
-    with torch.device("meta"):  # shapes without memory
+    # Shapes without memory, where torchvision does not compute the network's own widths with tensors.
+    with torch.device("cpu" if backbone.family == "RegNet" else "meta"):
         net = models.build(backbone.name)
-        gflops = complexity.gflops(net, backbone.image_size)
+    with torch.device("meta"):
+        gflops = complexity.gflops(net.to("meta"), image_size(backbone.name))
     found = [paper_results.errors(backbone.name, kind) for kind in ("none", "se", "cbam")]
     return [
         backbone.name,
         backbone.family,
         f"{complexity.parameters(net) / 1e6:.2f}M",
         f"{gflops:.3f}",
-        str(backbone.image_size),
+        str(image_size(backbone.name)),
         ", ".join(models.published(backbone.name)) or "-",
         *("-" if errors is None else f"{errors[0]:.2f} / {errors[1]:.2f}" for errors in found),
     ]
 
 
-def main() -> None:
-    rows = [_HEADER, *map(row, BACKBONES.values())]
+def main(backbones: Iterable[BackboneSpec] = BACKBONES.values()) -> None:
+    rows = [_HEADER, *map(row, backbones)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

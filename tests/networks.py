@@ -8,12 +8,24 @@ import models
 
 CLASSES = 5
 
+# A small network of each family.
+FAMILIES = [
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),
+    *("mnasnet0_5", "mobilenet_v1_a07", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf"),
+    *("resnet18", "resnet18_w15", "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "vgg11_bn"),
+]
+
+
+def side(name: str) -> int:
+    """A side of images that the network can be trained on, pixels."""
+    return 299 if name == "inception_v3" else 64
+
 
 class NarrowLinear(nn.Linear):
     """VGG's hidden layers of 4096 units with 64: no attention is there, and 120 million parameters take minutes."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(*(64 if width == 4096 else width for width in (inputs, outputs)))
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(*(64 if width == 4096 else width for width in (in_features, out_features)), bias)
 
 
 def narrow_classifiers() -> None:
@@ -29,7 +41,9 @@ def plain(name: str) -> nn.Module:
     torch.manual_seed(3)
     net: nn.Module
     if name in torchvision.models.list_models():
-        net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES)
+        auxiliary = {"aux_logits": True, "transform_input": True, "init_weights": True}
+        options = auxiliary if name in ("googlenet", "inception_v3") else {}
+        net = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
     else:
         net = models.build(name, num_classes=CLASSES)
     randomize_norms(net)

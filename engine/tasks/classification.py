@@ -22,6 +22,10 @@ from engine.tasks.paired_stats import PairedDifference, paired_difference
 
 TOP_K = 5
 
+# Of the losses of auxiliary classifiers, by torchvision's type of a network's outputs in training: section 5 of Szegedy
+# et al., CVPR 2015, and PyTorch's tutorial on fine-tuning Inception v3.
+AUXILIARY_WEIGHTS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
+
 
 @dataclass(frozen=True)
 class ClassPredictions(Predictions):
@@ -157,8 +161,14 @@ class Classification(Task):
 
     def training_step(self, model: Model, batch: Batch, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
         (images,), (labels,) = batch.views, batch.targets
-        logits = model(normalize(images, preprocessing, self.memory_format)).float()
+        outputs = model(normalize(images, preprocessing, self.memory_format))
+        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        logits = logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for other in auxiliary:
+            loss = loss + AUXILIARY_WEIGHTS[type(outputs).__name__] * F.cross_entropy(
+                other.float(), labels, label_smoothing=self.label_smoothing
+            )
         hits = logits.detach().topk(min(TOP_K, logits.shape[1]), dim=1).indices == labels[:, None]
         sums = torch.stack([loss.detach() * len(labels), hits[:, 0].sum(), hits.sum()]).double()
         return loss, sums

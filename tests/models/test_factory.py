@@ -1,5 +1,6 @@
-"""Every network of the zoo: attention goes in without changing what it computes, and it trains from there."""
+"""Every network: attention is inserted without changing its outputs, and it trains from there."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,40 +8,66 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import cbam
 import models
-from cbam import CBAM
-from models.attention import CBAMLayer, SELayer
-from tests.networks import CLASSES, plain
+from cbam import CBAM, CBAMLayer
+from models.attention import SELayer
+from tests.networks import CLASSES, FAMILIES, plain, side
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
 
 
-@pytest.fixture(params=models.names(), scope="module")
+def other_networks() -> list[str]:
+    return [name for name in models.names() if name not in FAMILIES]
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
 def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module, str]:
     """A network's name, the network without attention, and the file of its state dict."""
-    reference = plain(request.param)
-    file = tmp_path_factory.mktemp("weights") / f"{request.param}.pt"
-    torch.save(reference.state_dict(), file)
-    return request.param, reference, str(file)
+    return pretrain(request.param, tmp_path_factory.mktemp("weights"))
+
+
+def pretrain(name: str, folder: Path) -> tuple[str, nn.Module, str]:
+    reference = plain(name)
+    torch.save(reference.state_dict(), folder / f"{name}.pt")
+    return name, reference, str(folder / f"{name}.pt")
 
 
 @pytest.mark.parametrize("kind", ["none", "cbam", "se"])
-def test_it_starts_as_the_pretrained_network_then_trains_and_loads_again(
-    pretrained: tuple[str, nn.Module, str], kind: str, tmp_path: Path
-) -> None:
+def test_it_starts_as_the_pretrained_network(pretrained: tuple[str, nn.Module, str], kind: str, tmp_path: Path) -> None:
+    start_train_and_load(pretrained, kind, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", other_networks())
+def test_every_other_network_starts_as_the_pretrained_one(name: str, tmp_path: Path) -> None:
+    start_train_and_load(pretrain(name, tmp_path), "cbam", tmp_path)
+
+
+# torchvision computes RegNet's widths with tensors, which the meta device does not have.
+@pytest.mark.parametrize("name", [name for name in other_networks() if not name.startswith("regnet")])
+def test_every_other_network_keeps_its_names(name: str) -> None:
+    with torch.device("meta"):
+        without, net = models.build(name), models.build(f"{name}_cbam")
+    assert models.plain_state(net).keys() == without.state_dict().keys()
+    assert len(cbam.check(net)) == sum(isinstance(module, CBAMLayer) for module in net.modules()) > 0
+
+
+def start_train_and_load(pretrained: tuple[str, nn.Module, str], kind: str, folder: Path) -> None:
+    """The logits are those of the pretrained network, training moves attention, and the state dict loads again."""
     name, reference, weights = pretrained
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, side(name), side(name))
     net = models.build(name, kind, weights, num_classes=CLASSES).eval()
     with torch.inference_mode():
         assert torch.equal(net(images), reference(images))
     added = net.state_dict().keys() - reference.state_dict().keys()
     assert reference.state_dict().keys() <= net.state_dict().keys()
     assert bool(added) == (kind != "none")
-    assert all(f".{kind}." in key or key.endswith(".gain") for key in added)
+    assert all(".attention." in key for key in added)
 
     train_one_step(net, images)
-    torch.save(net.state_dict(), tmp_path / "trained.pt")
-    again = models.build(f"{name}_{kind}", weights=str(tmp_path / "trained.pt"), num_classes=CLASSES).eval()
+    torch.save(net.state_dict(), folder / "trained.pt")
+    again = models.build(f"{name}_{kind}", weights=str(folder / "trained.pt"), num_classes=CLASSES).eval()
     with torch.inference_mode():
         trained = net.eval()(images)
         assert torch.equal(again(images), trained)
@@ -48,13 +75,20 @@ def test_it_starts_as_the_pretrained_network_then_trains_and_loads_again(
 
 
 def train_one_step(net: nn.Module, images: torch.Tensor) -> None:
+    """A step on all classifiers, after which every attention parameter with a gradient has moved."""
     optimizer = torch.optim.SGD(net.train().parameters(), lr=0.01)
-    loss = F.cross_entropy(net(images), torch.arange(len(images)))
+    before = {name: parameter.clone() for name, parameter in net.named_parameters() if ".attention." in name}
+    outputs = net(images)
+    logits = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = torch.stack([F.cross_entropy(each, torch.arange(len(images))) for each in logits]).sum()
     loss.backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
     optimizer.step()
+    for name, parameter in net.named_parameters():
+        if name in before and parameter.grad is not None and parameter.grad.abs().max() > 1e-6:
+            assert not torch.equal(parameter, before[name]), name
 
 
 VARIANTS: list[dict[str, object]] = [
@@ -147,9 +181,37 @@ def test_a_closed_gate_leaves_the_shortcut() -> None:
     """Attention stands on the branch, before the addition: with its output at zero a block is its shortcut alone."""
     net = models.build("resnet18_cbam", num_classes=CLASSES).eval()
     block = net.layer1[1]
-    block.attention = nn.Threshold(float("inf"), 0.0)
+    block.bn2.attention = nn.Threshold(float("inf"), 0.0)
     x = torch.rand(1, 64, 8, 8)
     assert torch.equal(block(x), x)
+
+
+def test_attention_goes_where_it_is_told() -> None:
+    net = models.build("resnet18_cbam", num_classes=CLASSES, after=r"layer[34]")
+    assert cbam.check(net) == ["layer3", "layer4"]
+    with pytest.raises(models.ModelError, match=r"matches the whole name of no module"):
+        models.build("resnet18_cbam", after="layer9")
+
+
+@pytest.mark.parametrize("kind", ["cbam", "se"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v3_small"])
+def test_attention_of_earlier_versions_loads(name: str, kind: str, tmp_path: Path) -> None:
+    """It had other names: `layer1.0.attention`, `features.3.1`, `features.1.0.2`, `features.1.conv.3`."""
+    net = models.build(f"{name}_{kind}", num_classes=CLASSES).eval()
+    earlier = [
+        (r"(layer\d\.\d+)\.bn\d\.attention", r"\1.attention"),
+        (r"(features\.\d+\.\d)\.1\.attention", r"\1.2"),
+        (r"(features\.\d+\.block)\.attention", r"\1.9"),
+        (r"(features\.\d+)\.attention", r"\1.1"),
+    ]
+    state = {}
+    for key, value in net.state_dict().items():
+        name_then = next((re.sub(new, old, key) for new, old in earlier if re.match(new, key)), key)
+        state[name_then] = value
+    assert state.keys() != net.state_dict().keys()
+    torch.save(state, tmp_path / "earlier.pt")
+    again = models.build(f"{name}_{kind}", weights=str(tmp_path / "earlier.pt"), num_classes=CLASSES).eval()
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in again.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["cbam", "se"])
@@ -167,7 +229,7 @@ def test_the_random_start_leaves_pretrained_weights_unscaled_and_gates_random(tm
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
     net = models.build("resnet18_cbam", weights=str(tmp_path / "weights.pt"), num_classes=CLASSES, start="random")
     assert torch.equal(net.layer1[0].bn2.weight, reference.layer1[0].bn2.weight)
-    assert net.layer1[0].attention.cbam.sa.conv.weight.abs().min() > 0
+    assert net.layer1[0].bn2.attention.cbam.sa.conv.weight.abs().min() > 0
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_a_head_for_another_number_of_classes_starts_anew_and_says_so(
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
     with caplog.at_level(logging.INFO):
         net = models.build(f"{name}_cbam", weights=str(tmp_path / "weights.pt"), num_classes=7)
-    assert "starts anew" in caplog.text
+    assert "is re-initialized" in caplog.text
     assert net(torch.randn(2, 3, 64, 64)).shape == (2, 7)
 
 
@@ -50,9 +50,9 @@ def test_what_does_not_fit_is_listed_by_name(tmp_path: Path) -> None:
     assert "unexpected: extra" in refusal("resnet18", state | {"extra": torch.zeros(1)}, file)
     assert "reshaped: conv1.weight" in refusal("resnet18", state | {"conv1.weight": torch.zeros(1)}, file)
     with_cbam = models.build("resnet18_cbam", num_classes=CLASSES).state_dict()
-    assert "unexpected: layer1.0.attention.cbam.ca" in refusal("resnet18", with_cbam, file)
-    del with_cbam["layer1.0.attention.cbam.sa.conv.weight"]
-    assert "missing: layer1.0.attention.cbam.sa.conv.weight." in refusal("resnet18_cbam", with_cbam, file)
+    assert "unexpected: layer1.0.bn2.attention.cbam.ca" in refusal("resnet18", with_cbam, file)
+    del with_cbam["layer1.0.bn2.attention.cbam.sa.conv.weight"]
+    assert "missing: layer1.0.bn2.attention.cbam.sa.conv.weight." in refusal("resnet18_cbam", with_cbam, file)
 
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:

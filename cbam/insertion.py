@@ -1,0 +1,220 @@
+"""Attention in any CNN, pretrained or not, without a change to the network's code.
+
+The layer becomes the child `attention` of the module that it follows, and one forward hook calls it. A Sequential gets
+the layer as its last child and needs no hook. No module is wrapped, so that every parameter of the network keeps its
+name and published state dicts load as they are: only attention's keys are missing.
+
+A hook belongs to one module object. A transformation that replaces modules after the insertion (conversion to
+SyncBatchNorm, BatchNorm folding) therefore loses their attention without an error; `check` finds it.
+"""
+
+import difflib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cbam import probe
+from cbam.attachment import InsertionError, attach, detach, has_attention, is_inserted, runs_attention
+from cbam.checks import require_one_of
+from cbam.layer import CBAMLayer
+
+STARTS = ("identity", "random")
+
+# Attribute of a network: the names of the modules that attention was inserted after.
+_RECORD = "attention_places"
+
+
+class Insertion(NamedTuple):
+    """A module that attention follows.
+
+    Attributes:
+        name: of the module in the network.
+        channels: of the module's output.
+        size: height and width of the module's output, for a square image of the given size.
+    """
+
+    name: str
+    channels: int
+    size: tuple[int, int]
+
+
+def insert(
+    net: nn.Module,
+    after: str | Sequence[str],
+    start: str = "identity",
+    image_size: int = 224,
+    **options: object,
+) -> list[Insertion]:
+    """Insert CBAM after modules of a network, in place.
+
+    Insert before the optimizer is built and before the network is wrapped (DistributedDataParallel) or compiled, and
+    after modules are replaced (SyncBatchNorm). The new layers get the device, the dtype and the mode of the module
+    that they follow.
+
+    Args:
+        net: a network of one image argument [N, C, H, W].
+        after: a regular expression that must match the whole name of a module, or a list of names.
+        start: `identity` leaves the network's outputs bitwise unchanged (for `output="residual"` up to rounding);
+            `random` initializes the gates as PyTorch initializes convolutions, in the order of the modules.
+        image_size: side of the square image for which the network is run on the meta device.
+        options: of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
+
+    Returns:
+        The modules that attention follows now, in the order of `net.named_modules()`.
+
+    Raises:
+        InsertionError: if no module matches, or attention cannot follow one that does. The network is unchanged.
+        ValueError: if an option is out of range. The network is unchanged.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> insert(net, after="1", image_size=32)
+    [Insertion(name='1', channels=8, size=(30, 30))]
+    """
+    require_one_of("start", start, STARTS)
+
+    def make_layer(channels: int) -> CBAMLayer:
+        layer = CBAMLayer(channels, **options)  # type: ignore[arg-type]
+        if start == "identity":
+            layer.init_identity_()
+        return layer
+
+    return insert_layer(net, after, make_layer, image_size)
+
+
+def insert_layer(
+    net: nn.Module,
+    after: str | Sequence[str],
+    make_layer: Callable[[int], nn.Module],
+    image_size: int = 224,
+) -> list[Insertion]:
+    """Insert a layer [N, C, H, W] -> [N, C, H, W] after modules of a network, in place.
+
+    `make_layer` is called with the channels of each place, in the order of the modules. The rest is as in `insert`.
+    """
+    insertions = places(net, after, image_size)
+    layers = [make_layer(insertion.channels) for insertion in insertions]  # all of them, before the network changes
+    for insertion, layer in zip(insertions, layers, strict=True):
+        module = net.get_submodule(insertion.name)
+        _move_beside(layer, net, insertion.name)
+        attach(module, layer.train(module.training))
+    # Through vars() everywhere, because wrappers pass attributes on to the network that they wrap.
+    vars(net)[_RECORD] = (*vars(net).get(_RECORD, ()), *(insertion.name for insertion in insertions))
+    return insertions
+
+
+def places(net: nn.Module, after: str | Sequence[str], image_size: int = 224) -> list[Insertion]:
+    """Return what `insert` would return, or raise what it would raise, without a change to the network."""
+    _require_unwrapped(net)
+    names = _matching_names(net, after)
+    for name in names:
+        _require_free(name, net.get_submodule(name))
+    shapes = probe.output_shapes(net, names, image_size)
+    return [Insertion(name, shapes[name][1], (shapes[name][2], shapes[name][3])) for name in names]
+
+
+def check(net: nn.Module) -> list[str]:
+    """Return the names of the modules that attention follows.
+
+    Wrappers around the network (DistributedDataParallel, torch.compile) are looked into.
+
+    Raises:
+        InsertionError: if inserted attention no longer runs, naming the modules, or if there is no attention at all.
+    """
+    followed = {name: module for name, module in net.named_modules() if has_attention(module)}
+    running = {name: module for name, module in followed.items() if runs_attention(module)}
+    lost = [name for name in followed if name not in running]
+    lost += [name for name, module in _recorded(net) if module not in followed.values()]
+    if lost:
+        raise InsertionError(
+            f"Attention no longer runs after {_listing(lost)}: the module or its attention was replaced after the "
+            f"insertion, for example by convert_sync_batchnorm or BatchNorm folding. Replace modules first and call "
+            f"cbam.insert on the result; a state dict with trained attention then loads as before."
+        )
+    if not running:
+        raise InsertionError("The network has no attention; call cbam.insert after the last replacement of modules.")
+    return list(running)
+
+
+def remove(net: nn.Module) -> None:
+    """Remove all inserted attention, in place: the network is as it was before the insertion."""
+    for module in list(net.modules()):
+        detach(module)
+        vars(module).pop(_RECORD, None)
+
+
+def _recorded(net: nn.Module) -> Iterator[tuple[str, nn.Module | None]]:
+    """Yield the names after which attention was inserted, and the modules that have them now."""
+    for prefix, owner in net.named_modules():
+        for name in vars(owner).get(_RECORD, ()):
+            try:
+                module = owner.get_submodule(name)
+            except AttributeError:
+                module = None
+            yield f"{prefix}.{name}".lstrip("."), module
+
+
+def _matching_names(net: nn.Module, after: str | Sequence[str]) -> list[str]:
+    """Return the names that `after` matches in the order of the modules, without those inside attention layers."""
+    layers = tuple(f"{name}." for name, module in net.named_modules() if is_inserted(module))
+    names = [name for name, _ in net.named_modules() if name and not f"{name}.".startswith(layers)]
+    patterns = {after: after} if isinstance(after, str) else {name: re.escape(name) for name in after}
+    matching: set[str] = set()
+    for given, pattern in patterns.items():
+        try:
+            found = [name for name in names if re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise InsertionError(f"{given!r} is not a regular expression: {error}.") from error
+        if not found:
+            raise InsertionError(f"{given!r} matches the whole name of no module; {_nearest(pattern, names)}.")
+        matching.update(found)
+    if not matching:
+        raise InsertionError("No module is named for attention to follow; give a regular expression or names.")
+    return [name for name in names if name in matching]
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> str:
+    literal = re.sub(r"\\[dw][+*]?", "0", pattern).replace("\\", "")
+    nearest = [name for name in names if re.search(pattern, name)] or difflib.get_close_matches(
+        literal, names, cutoff=0
+    )
+    return f"the nearest names are {_listing(nearest)}" if nearest else "it has no modules"
+
+
+def _listing(names: Sequence[str]) -> str:
+    listed = ", ".join(f"'{name}'" for name in names[:3])
+    return listed if len(names) <= 3 else f"{listed} and {len(names) - 3} more"
+
+
+def _require_unwrapped(net: nn.Module) -> None:
+    """Refuse wrappers that would ignore new layers: their gradients are not averaged, or they never run."""
+    for module in net.modules():
+        if isinstance(module, DistributedDataParallel):
+            raise InsertionError("The network is wrapped in DistributedDataParallel; insert first, then wrap it.")
+        if module._compiled_call_impl is not None or "_orig_mod" in module._modules:
+            raise InsertionError("The network is compiled by torch.compile; insert first, then compile it.")
+
+
+def _require_free(name: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InsertionError(f"The module '{name}' is compiled by TorchScript; insert before the network is compiled.")
+    if has_attention(module):
+        raise InsertionError(f"Attention follows '{name}' already; call cbam.remove first to insert it anew.")
+    if hasattr(module, "attention"):
+        raise InsertionError(f"The module '{name}' has a member 'attention' of its own; choose another module.")
+
+
+def _move_beside(layer: nn.Module, net: nn.Module, name: str) -> None:
+    """Move a layer to the device and dtype of the named module, or of the nearest module around it that has any."""
+    around = [*itertools.accumulate(name.split("."), "{}.{}".format)][::-1]
+    parameters: Iterable[Tensor] = itertools.chain.from_iterable(
+        net.get_submodule(parent).parameters() for parent in (*around, "")
+    )
+    for parameter in parameters:
+        if parameter.is_floating_point():
+            layer.to(parameter.device, parameter.dtype)
+            return

@@ -1,0 +1,51 @@
+"""CBAM as a layer with one output, and the identity start that leaves a pretrained network as it is.
+
+With its gates at 0.5 the layer would scale its input by 0.25, or by 0.5 where it has one gate. The gain compensates: a
+power of two, so that in evaluation the network's outputs stay bitwise equal. The gain belongs to the layer and not to
+the pretrained parameters before it, because those would then learn at another pace than the baseline's: four times as
+large under a gradient four times as small.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cbam.checks import require_one_of
+from cbam.module import CBAM
+
+OUTPUTS = ("refined", "residual")
+
+
+class CBAMLayer(nn.Module):
+    """CBAM with one output: the refined map, as in the paper, or the residual one (refined + input).
+
+    Args:
+        planes: channels C of the feature map.
+        output: `refined` or `residual`.
+        options: keyword arguments of `cbam.CBAM`.
+
+    Attributes:
+        gain: scalar that multiplies the output: 1, or the value that makes the layer the identity while its gates are
+            at 0.5.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    gain: Tensor
+
+    def __init__(self, planes: int, output: str = "refined", **options: object) -> None:
+        super().__init__()
+        require_one_of("output", output, OUTPUTS)
+        self.cbam = CBAM(planes, **options)  # type: ignore[arg-type]
+        self.output = output
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the refined or residual map: [N, C, H, W] -> [N, C, H, W]."""
+        refined = self.cbam.refine(x, self.gain)
+        return refined + self.gain * x if self.output == "residual" else refined
+
+    def init_identity_(self) -> None:
+        """Make every gate exactly 0.5 and the layer the identity, up to rounding if its output is residual."""
+        factor = self.cbam.zero_gates_()
+        self.gain.fill_(1 / (factor + 1 if self.output == "residual" else factor))

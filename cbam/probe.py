@@ -1,0 +1,128 @@
+"""The shapes of modules' outputs, by a forward pass of a copy of the network on the meta device.
+
+The copy has stand-ins where attention would be inserted, by the same mechanism. A module after which attention would
+not run once, on a map [N, C, H, W], is therefore found before the network is changed.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cbam.attachment import InsertionError, attach
+
+Shapes = dict[str, torch.Size]
+
+
+class _StandIn(nn.Module):
+    """Stand in for attention: return the map unchanged, and keep its shape."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.shape: torch.Size | None = None
+
+    def forward(self, output: object) -> object:
+        if self.shape is not None:
+            raise InsertionError(
+                f"Attention after '{self.name}' would run more than once in a forward pass, because the module does, "
+                f"or because it iterates over its children; choose another module."
+            )
+        if not isinstance(output, Tensor) or output.dim() != 4 or not output.is_floating_point():
+            found = type(output).__name__
+            if isinstance(output, Tensor):
+                found = f"{output.dtype} {tuple(output.shape)}"
+            raise InsertionError(
+                f"The output of '{self.name}' is no floating-point map [N, C, H, W] ({found}); choose another module."
+            )
+        self.shape = output.shape
+        return output
+
+
+def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shapes:
+    """Return the shapes of the outputs of modules, [1, C, H, W] each, for a square image.
+
+    The network is not run itself: its parameters, buffers, modes and hooks are untouched, and so is the state of the
+    random number generators.
+
+    Raises:
+        InsertionError: if the network cannot be run, or the output of a module is no map [N, C, H, W] or not the only
+            one of a forward pass.
+    """
+    for device in ("meta", "cpu"):  # the CPU for networks whose forward pass depends on values
+        try:
+            square = _run(net, names, device, image_size, image_size)
+            break
+        except InsertionError:
+            raise
+        except Exception as error:  # whatever a network's own code raises
+            failure = error
+    else:
+        raise InsertionError(
+            f"The network cannot be run on one image of {image_size}x{image_size} pixels, which the insertion needs "
+            f"({type(failure).__name__}: {failure}); set image_size, or insert into the part that takes an image."
+        ) from failure
+    try:
+        narrow = _run(net, names, device, image_size, max(image_size - 32, image_size * 6 // 7))
+    except Exception:  # a network for square images only
+        narrow = square
+    for name in names:
+        if _is_channels_last(square[name], narrow[name]):
+            raise InsertionError(
+                f"The output of '{name}' has its channels last (shape {tuple(square[name])}); choose a module whose "
+                f"output is [N, C, H, W], for example the one around it."
+            )
+    return square
+
+
+def _run(net: nn.Module, names: Sequence[str], device: str, height: int, width: int) -> Shapes:
+    twin = _copy(net, device).eval()
+    stand_ins = {name: _StandIn(name) for name in names}
+    for name, stand_in in stand_ins.items():
+        attach(twin.get_submodule(name), stand_in)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device(device):
+        twin(torch.zeros(1, _image_channels(net), height, width, dtype=_dtype(net)))
+    shapes = {}
+    for name, stand_in in stand_ins.items():
+        if stand_in.shape is None:
+            raise InsertionError(
+                f"The module '{name}' never runs in a forward pass in evaluation mode; choose another module."
+            )
+        shapes[name] = stand_in.shape
+    return shapes
+
+
+def _copy(net: nn.Module, device: str) -> nn.Module:
+    """Return a deep copy on a device, without the hooks; on the meta device no data are copied."""
+    tensors = [tensor for module in net.modules() for tensor in _tensors(module)]
+    twin = copy.deepcopy(net, {id(tensor): tensor.detach().to(device, copy=True) for tensor in tensors})
+    for module in twin.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return twin
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Return a module's parameters, buffers and other attributes that are tensors."""
+    values = (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _image_channels(net: nn.Module) -> int:
+    return next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    floating = (parameter.dtype for parameter in net.parameters() if parameter.is_floating_point())
+    return next(floating, torch.get_default_dtype())
+
+
+def _is_channels_last(square: torch.Size, narrow: torch.Size) -> bool:
+    """Decide by the two axes that are equal for a square image, or by the one that changes with the image's width."""
+    _, first, second, third = square
+    if first != second == third:
+        return False
+    if narrow == square:
+        return first == second != third
+    return narrow[3] == third
