@@ -23,7 +23,7 @@ from engine.config import TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.determinism import set_determinism
-from engine.device import convert_sync_batchnorm, resolve_device
+from engine.device import resolve_device
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
@@ -46,13 +46,14 @@ def main(config: TrainConfig) -> None:
 def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     runtime = config.runtime
     device = resolve_device(runtime.device, group)
+    for key in ("fused_cbam", "sync_batchnorm"):
+        if getattr(runtime, key) and device.type != "cuda":
+            raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
     with group.main_process_first():
         data = open_dataset(config.data)
     data.require_same_images(group)
     with group.main_process_first():
         model = build_model(config, run, len(data.classes))
-    if runtime.fused_cbam and device.type != "cuda":
-        raise UserError("runtime.fused_cbam=true needs CUDA; its kernels run nowhere else.")
 
     task = Classification.from_config(config)
     preprocessing = task.preprocessing(models.transforms(config.model.name, config.model.weights))
@@ -60,8 +61,6 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
         config, data, model, checkpoint.sha256(models.plain_state(model)), preprocessing, device, group
     )
     gates = models.gates(model)
-    if runtime.sync_batchnorm:
-        model = convert_sync_batchnorm(model, device)
     if runtime.cache_images:
         data = data.cached()
 
@@ -92,7 +91,12 @@ def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Modu
     # A started run contains its weights: the file that it started from may be gone.
     weights = None if run.has_checkpoint else config.model.weights
     model = models.build(
-        config.model.name, config.model.attention, weights, num_classes=classes, **config.attention_options
+        config.model.name,
+        config.model.attention,
+        weights,
+        num_classes=classes,
+        sync_batchnorm=config.runtime.sync_batchnorm,
+        **config.attention_options,
     )
     if config.runtime.fused_cbam:
         models.fuse(model)

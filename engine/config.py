@@ -24,7 +24,7 @@ class ModelConfig:
 
 @dataclass
 class AttentionConfig:
-    """Options of the attention module; squeeze-and-excitation has `ratio` and `init` alone."""
+    """Options of the attention module; squeeze-and-excitation has `ratio`, `init` and `after` alone."""
 
     ratio: int = 16  # reduction of the channel gate's MLP
     kernel_size: int = 7  # side of the spatial gate's convolution, odd
@@ -34,6 +34,7 @@ class AttentionConfig:
     spatial_norm: bool = False  # BatchNorm after the spatial gate's convolution
     order: str = "channel_spatial"  # channel_spatial | spatial_channel | parallel | channel | spatial
     output: str = "refined"  # refined: F''; residual: F'' + F
+    after: str | None = None  # the modules that attention follows, a regular expression; null: those of the family
     init: str | None = None  # identity | random; null: identity with start weights, random without
 
     def options(self, kind: str) -> dict[str, Any]:
@@ -43,7 +44,7 @@ class AttentionConfig:
             UserError: naming an option that is set and that this kind does not have.
         """
         options = dataclasses.asdict(self)
-        known = {"none": ("init",), "se": ("ratio", "init")}.get(kind, tuple(options))
+        known = {"none": ("init",), "se": ("ratio", "init", "after")}.get(kind, tuple(options))
         for key in self.changed():
             if key not in known:
                 advice = "add attention=cbam, or " if kind == "none" else ""
@@ -224,7 +225,10 @@ class TrainConfig:
         if self.model.attention == "none":
             return "none"
         changed = self.attention.changed().items()
-        return "-".join([self.model.attention, *(key if value is True else f"{key}.{value}" for key, value in changed)])
+        texts = {key: re.sub(r"[^\w.]+", "_", str(value)).strip("_") for key, value in changed}
+        return "-".join(
+            [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
+        )
 
     @property
     def attention_options(self) -> dict[str, Any]:

@@ -53,17 +53,6 @@ def require_one_each(owned: Sequence[tuple[str, str]]) -> None:
             )
 
 
-def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch norms that take their statistics over the images of all processes.
-
-    Raises:
-        UserError: on the CPU, where torch has none.
-    """
-    if device.type != "cuda":
-        raise UserError("runtime.sync_batchnorm=true needs CUDA; torch has no such norm on the CPU.")
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """The model on the device, its convolutions' weights in the memory format that is fastest there."""
     return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+import cbam
 from models import attention as attention_layers
 from models import weights as start_weights
 from models.errors import ModelError
@@ -47,6 +48,7 @@ def build(
     start: str | None = None,
     new_head: bool = True,
     after: str | None = None,
+    sync_batchnorm: bool = False,
     **options: object,
 ) -> nn.Module:
     """Build a network in training mode.
@@ -64,6 +66,7 @@ def build(
             not fit.
         after: the modules that attention follows, a regular expression that matches their whole names; None for the
             places of the backbone's family (`models.registry`).
+        sync_batchnorm: whether BatchNorm takes its statistics over the images of all processes.
         options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
             `cbam.CBAM`.
 
@@ -76,14 +79,18 @@ def build(
     if num_classes < 1:
         raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
     net = backbone.build(num_classes)
+    if sync_batchnorm:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # first: it replaces modules, and so drops their attention
     places = backbone.places(net) if after is None else after
     layers = attention_layers.insert(net, kind, places, options, image_size(backbone.name))
     has_learned_attention = False
     if weights is not None:
         start_from = start_weights.read(backbone.name, weights)
         start_weights.require_same_attention(start_from, weights, kind, options)
-        has_learned_attention = start_weights.load(net, backbone, start_from.state, new_head)
+        has_learned_attention = start_weights.load(net, backbone, start_from, new_head)
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
         for layer in layers:
             layer.init_identity_()
+    if layers:
+        cbam.check(net)
     return net

@@ -45,6 +45,11 @@ class StartWeights:
     state: StateDict
     attention: dict[str, Any]
 
+    @property
+    def is_of_earlier_version(self) -> bool:
+        """Whether the file is a checkpoint from before attention was a child of the module that it follows."""
+        return "start" in self.attention
+
 
 def read(backbone: str, weights: str) -> StartWeights:
     """Return the weights of a published name or a file.
@@ -134,8 +139,8 @@ def require_same_attention(weights: StartWeights, name: str, kind: str, options:
         raise ModelError(f"The weights {name} were trained with attention {text}; build the network with the same.")
 
 
-def load(net: nn.Module, backbone: BackboneSpec, state: StateDict, new_head: bool = True) -> bool:
-    """Load a state dict under this module's rules; heads for other classes keep their random start, if they may.
+def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head: bool = True) -> bool:
+    """Load weights under this module's rules; heads for other classes keep their random start, if they may.
 
     Returns:
         Whether the state dict had the attention's parameters too.
@@ -143,12 +148,13 @@ def load(net: nn.Module, backbone: BackboneSpec, state: StateDict, new_head: boo
     Raises:
         ModelError: listing the names that are missing, unexpected or of another shape.
     """
-    own = net.state_dict()
+    own, state = net.state_dict(), weights.state
     versions = state if hasattr(state, "_metadata") else own
     # Files from before PyTorch 0.4.1 have no counters of batches, and other repositories' attention has no gain.
     needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
     attention = needed - plain_state(net).keys()
-    state = _with_current_names(state, [key for key in own if key in attention or key.endswith(".gain")], own)
+    if weights.is_of_earlier_version:
+        state = _with_current_names(state, [key for key in own if key in attention or key.endswith(".gain")], own)
     reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
     heads = {f"{head}.{part}" for head in backbone.heads for part in ("weight", "bias")}
     is_head_alone = reshaped and all(k in heads and state[k].shape[1:] == own[k].shape[1:] for k in reshaped)

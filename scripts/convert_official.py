@@ -18,7 +18,7 @@ def convert_official(model: str, source: str, target: str) -> None:
     state = convert.convert(weights.read_file(Path(source)).state)
     backbone, _ = factory.parse(model)
     net = models.build(model, "cbam", mlp_bias=True, spatial_norm=True)
-    weights.load(net, backbone, state)
+    weights.load(net, backbone, weights.StartWeights(state, {}))
     checkpoint.save({"model": state}, Path(target))
     print(f"{target}: use it as model={model} attention=cbam_official model.weights={target}")
 

@@ -25,7 +25,8 @@ class NarrowLinear(nn.Linear):
     """VGG's hidden layers of 4096 units with 64: no attention is there, and 120 million parameters take minutes."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(*(64 if width == 4096 else width for width in (in_features, out_features)), bias)
+        narrow_in, narrow_out = (64 if width == 4096 else width for width in (in_features, out_features))
+        super().__init__(narrow_in, narrow_out, bias)
 
 
 def narrow_classifiers() -> None:

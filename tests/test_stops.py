@@ -23,7 +23,7 @@ def start(folders: Path, run: Path, workers: int, ranks: int = 1) -> list[subpro
         folders, "model=resnet18_cbam", "model.weights=null", f"run.dir={run}", f"runtime.workers={workers}"
     )
     given += ["run.checkpoint_every_steps=2", "recipe.epochs=3", "recipe.batch_size=8"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     if ranks > 1:
         environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes: list[subprocess.Popen[str]] = []

@@ -75,7 +75,7 @@ class TableEntry:
     @classmethod
     def of_published(cls, name: str, model: nn.Module, task: Task, entry: Any, data: DataConfig) -> "TableEntry":
         """Return the entry of published weights; `entry` is torchvision's."""
-        preprocessing = task.preprocessing(entry.transforms())
+        preprocessing = task.published_preprocessing(entry.transforms())
         row = {
             "model": name,
             "attention": "none",

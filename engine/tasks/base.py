@@ -114,6 +114,10 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def published_preprocessing(self, published: Any) -> Preprocessing:
+        """Return the preprocessing of the images for published weights as they are; arguments as above."""
+
+    @abstractmethod
     def train_samples(self, split: Split, seed: int) -> Samples:
         """Return the augmented training samples of a split, by (epoch, index)."""
 

@@ -153,6 +153,11 @@ class Classification(Task):
     def preprocessing(self, published: Any | None) -> Preprocessing:
         return Preprocessing.choose(self.data, published)
 
+    def published_preprocessing(self, published: Any) -> Preprocessing:
+        # Networks for other sizes of images than ImageNet's usual one are measured at their own.
+        is_default = self.data.resize is None and self.data.image_size == 224
+        return Preprocessing.published(published) if is_default else self.preprocessing(published)
+
     def train_samples(self, split: Split, seed: int) -> Samples:
         return TrainSamples(split, seed, self.data.image_size, self.data.crop_scale)
 
