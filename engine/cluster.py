@@ -48,6 +48,18 @@ def world_info_from_env(environment: Mapping[str, str]) -> ClusterEnvironment:
     return ClusterEnvironment()
 
 
+def slurm_start() -> str:
+    """Return the job of Slurm that this process belongs to and how often it was requeued; empty outside Slurm."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"job {job}, start {os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
+
+
+def is_earlier_start(other: str) -> bool:
+    """Return whether `other` is another start of this job, which has ended: Slurm requeues no job that runs."""
+    here = slurm_start()
+    return bool(here) and other != here and other.partition(",")[0] == here.partition(",")[0]
+
+
 def _by_torchrun(environment: Mapping[str, str]) -> ClusterEnvironment:
     return ClusterEnvironment(
         rank=int(environment["RANK"]),

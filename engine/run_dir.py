@@ -15,9 +15,11 @@ from torchvision.io import encode_png
 
 from engine import checkpoint, schema
 from engine.atomic_io import DRAFT, atomic_write
+from engine.cluster import is_earlier_start, slurm_start
 from engine.config import TrainConfig
 from engine.errors import UserError
 from engine.run_identity import current_label, mismatches, result_config, with_current_keys
+from engine.signals import Interrupted
 
 log = logging.getLogger("run")
 
@@ -221,11 +223,16 @@ class RunDirectory:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             self._lock_file.seek(0)
-            holder = self._lock_file.read().strip() or "another process"
+            holder, _, job = self._lock_file.read().partition("\n")
+            if is_earlier_start(job.strip()):
+                raise Interrupted(
+                    f"{self.directory} is still locked by an earlier start of this job, {holder}: a file system may "
+                    f"keep the lock of a node that is down. If this repeats, delete {self._lock_file.name}."
+                ) from error
             raise UserError(
-                f"{self.directory} is being written by {holder}; wait for it, or stop it. If that machine is gone, "
-                f"delete {self._lock_file.name}."
+                f"{self.directory} is being written by {holder or 'another process'}; wait for it, or stop it. If that "
+                f"machine is gone, delete {self._lock_file.name}."
             ) from error
         self._lock_file.truncate(0)
-        self._lock_file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock_file.write(f"process {os.getpid()} on {socket.gethostname()}\n{slurm_start()}\n")
         self._lock_file.flush()

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -48,12 +47,12 @@ def exit_interrupted(sentence: str) -> NoReturn:
 
 
 class GracefulStop:
-    """While entered, the first of these signals requests a stop at the next step instead of ending the process.
+    """While entered, these signals request a stop at the next step instead of ending the process.
 
-    A second one has the effect that it has outside.
+    A repeated request changes nothing: launchers forward what the processes of a job have already got.
 
     Attributes:
-        signal: that requested a stop, None so far.
+        signal: the first one that requested a stop, None so far.
     """
 
     def __init__(self) -> None:
@@ -66,30 +65,12 @@ class GracefulStop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
-
-    def _request(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self._restore()
-
-    def _restore(self) -> None:
+        if self.signal is not None and error is not None:
+            return  # the process is about to end: a repeated request must not interrupt that
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.signal is not None:  # too late for a step to answer it
+            signal.raise_signal(self.signal)
 
-
-def ignore_in_worker(_: int) -> None:
-    """Leave signals to the main process: initialize a worker process of a DataLoader.
-
-    Schedulers, torchrun, systemd and terminals signal whole process groups, and a worker that ended would take the main
-    process with it before that has saved its state. SIGTERM is obeyed if the main process sends it, as it does at exit.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _exit_with_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+    def _request(self, number: int, _: FrameType | None) -> None:
+        self.signal = self.signal or signal.Signals(number)

@@ -1,6 +1,5 @@
 """What a program does before its slow imports."""
 
-import importlib.util
 import sys
 
 from engine.signals import exit_on_signals
@@ -11,7 +10,9 @@ _PACKAGES = {"torch": "torch", "torchvision": "torchvision", "hydra": "hydra-cor
 def prepare_process() -> None:
     """Make signals exit in one sentence, and say so where a package is not installed."""
     exit_on_signals()
-    missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
+    from importlib.util import find_spec  # after the signals: each import takes time
+
+    missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
     if missing:
         sys.stderr.write(
             f"error: {sys.executable} does not have {', '.join(missing)}. Activate the environment, or run `make` "

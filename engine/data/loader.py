@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 
 from engine.data.datasets import Split
 from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
+from engine.data.workers import WorkerContext, starting_workers
 from engine.determinism import RngPurpose, rng
 from engine.device import Transfer
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.signals import ignore_in_worker
 
 # Views of one image (uint8 [3, H, W]), its targets, and its index in the split.
 Sample = tuple[list[Tensor], tuple[Any, ...], int]
@@ -173,9 +173,7 @@ class _Reader:
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             collate_fn=partial(_collate, self.ring),
-            # Forked workers share the index, and notice when the main process dies; servers' children would not.
-            multiprocessing_context="fork" if workers else None,
-            worker_init_fn=ignore_in_worker,
+            multiprocessing_context=WorkerContext() if workers else None,
             # A generator of its own: otherwise each epoch draws from torch's global one.
             generator=torch.Generator(),
             **batching,
@@ -186,7 +184,9 @@ class _Reader:
 
     def __iter__(self) -> Iterator[Batch]:
         try:
-            for slot, targets, indices in self.loader:
+            with starting_workers():
+                batches = iter(self.loader)
+            for slot, targets, indices in batches:
                 views = [self.transfer(view) for view in self.ring.read(slot)]
                 yield Batch(
                     views, tuple(self.transfer(torch.from_numpy(t)) for t in targets), torch.from_numpy(indices)

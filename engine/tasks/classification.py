@@ -141,7 +141,7 @@ class Classification(Task):
     several_seeds_note: ClassVar = (
         "Several seeds: mean ± standard deviation over seeds; the difference is pooled, an image's outcomes under "
         "all seeds resampled together; an image is won where attention is right in more of the seeds. A "
-        "difference counts as supported only where its 95% interval over seeds (Student's t) excludes 0 as well."
+        "difference counts as supported only where its 95% interval over images and seeds excludes 0 as well."
     )
 
     @classmethod

@@ -29,7 +29,7 @@ def difference(row: Row) -> str:
     mark = f" {DAGGER}" if row["baseline_differs"] else ""
     spread = "" if row["difference_sd"] is None else f" ± {row['difference_sd']:.2f}"
     interval = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
-    supported = ", for these two trainings" if row["seeds_low"] is None else ""
+    supported = ", for these two trainings" if row["across_seeds_low"] is None else ""
     verdict = supported if row["distinguishable"] else ", not distinguishable from 0"
     return f"{row['difference']:+.2f}{spread} {interval}{verdict}{mark}"
 

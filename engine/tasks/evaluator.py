@@ -1,5 +1,6 @@
 """Exact evaluation: every image exactly once, several models in one pass over the images."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,20 +65,24 @@ def evaluate(
         loader: this process's images, one view for each of `preprocessings`.
         precision: float32, or the dtype to autocast to.
         group: the processes that share the images.
-        stop: whose request ends the evaluation of a single process; several finish it together.
+        stop: whose request ends the evaluation.
 
     Raises:
         RuntimeError: if an image was seen twice or not at all.
-        Interrupted: if a stop was requested.
+        Interrupted: on all processes, if a stop was requested on one of them.
     """
     collectors = [_Collector(task, m, preprocessings.index(m.preprocessing), precision) for m in models]
     for evaluated in models:
         evaluated.model.eval()
     with torch.inference_mode():
         for batch in progress_bar(loader, len(loader), 0, "evaluating", group.is_main_process):
-            if stop is not None and stop.signal is not None and group.world_size == 1:
-                raise Interrupted(f"Stopped by {stop.signal.name} during validation.")
+            if stop is not None and stop.signal is not None:
+                break
             images = [normalize(view, p) for view, p in zip(batch.views, preprocessings, strict=True)]
             for collector in collectors:
                 collector.add(batch, images[collector.view])
+    if stop is not None:
+        (number,) = group.all_reduce_max(stop.signal or 0)
+        if number:
+            raise Interrupted(f"Stopped by {signal.Signals(number).name} during validation.")
     return [collector.gather(loader.images, group) for collector in collectors]

@@ -1,5 +1,6 @@
 """What paired predictions say of the difference between two networks, and how far to believe it."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ class PairedDifference:
         difference: mean over images and seeds, in percentage points; negative is better.
         difference_low, difference_high: its 95% bootstrap interval over images.
         difference_sd: standard deviation over seeds, points; None for one seed.
-        seeds_low, seeds_high: the difference's 95% interval over seeds, by Student's t; None for one seed.
+        across_seeds_low, across_seeds_high: its 95% interval over images and seeds; None for one seed.
         won, lost: images that the network gets right in more, or in fewer, of the seeds than its baseline does.
         p_value: exact two-sided sign test of won against lost; for one seed this is McNemar's test.
         distinguishable: whether the data support a difference: both intervals and the test exclude zero. For one
@@ -30,8 +31,8 @@ class PairedDifference:
     difference_low: float
     difference_high: float
     difference_sd: float | None
-    seeds_low: float | None
-    seeds_high: float | None
+    across_seeds_low: float | None
+    across_seeds_high: float | None
     won: int
     lost: int
     p_value: float
@@ -53,15 +54,15 @@ def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDiff
     low, high = (100 * bound / seeds for bound in bootstrap_interval(per_image))
     won, lost = int((per_image < 0).sum()), int((per_image > 0).sum())
     p_value = sign_test(won, lost)
-    seeds_low, seeds_high = seed_interval(per_seed)
-    seeds_agree = seeds_low is None or seeds_high is None or not seeds_low <= 0 <= seeds_high
+    across = interval_across_seeds(per_seed, low, high)
+    seeds_agree = across is None or not across[0] <= 0 <= across[1]
     return PairedDifference(
         difference=float(per_seed.mean()),
         difference_low=low,
         difference_high=high,
         difference_sd=standard_deviation(per_seed),
-        seeds_low=seeds_low,
-        seeds_high=seeds_high,
+        across_seeds_low=None if across is None else across[0],
+        across_seeds_high=None if across is None else across[1],
         won=won,
         lost=lost,
         p_value=p_value,
@@ -86,31 +87,48 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def seed_interval(values: np.ndarray) -> tuple[float, float] | tuple[None, None]:
-    """Return the 95% interval of the mean of normally distributed values, by Student's t; None for one value.
+def interval_across_seeds(per_seed: np.ndarray, low: float, high: float) -> tuple[float, float] | None:
+    """Return the 95% interval of the mean difference over images and seeds; None for one seed.
 
-    It says how far the mean of as many other seeds may lie from zero: resampled images say nothing about that.
+    The bootstrap over images does not see how much one training differs from another, and Student's t interval over
+    the seeds does not see that all of them are evaluated on the same images. Their half-widths add in quadrature.
+
+    Args:
+        per_seed: [S], each seed's difference.
+        low: end of the mean's interval over images.
+        high: its other end.
     """
-    spread = standard_deviation(values)
+    spread = standard_deviation(per_seed)
     if spread is None:
-        return None, None
-    mean, half = float(values.mean()), t_quantile(len(values) - 1) * spread / len(values) ** 0.5
-    return mean - half, mean + half
+        return None
+    mean = float(per_seed.mean())
+    half_width = student_quantile(len(per_seed) - 1) * spread / math.sqrt(len(per_seed))
+    return mean - math.hypot(mean - low, half_width), mean + math.hypot(high - mean, half_width)
 
 
-def t_quantile(freedom: int) -> float:
-    """Return the 97.5% quantile of Student's t distribution: tabulated, above 10 degrees by its expansion in 1 / n.
+def student_quantile(freedom: int) -> float:
+    """Return the t that |T| stays below with 95% probability, T of Student's distribution.
 
-    Abramowitz and Stegun 1964, table 26.10 and formula 26.7.5.
+    Args:
+        freedom: degrees of freedom, at least 1.
     """
-    if freedom <= len(_T_QUANTILES):
-        return _T_QUANTILES[freedom - 1]
-    z = 1.959964
-    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):  # bisection to the precision of a float
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_mass(middle, freedom) < CONFIDENCE else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
 
 
-_T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+def _student_mass(angle: float, freedom: int) -> float:
+    """Return the probability of |T| < sqrt(freedom) * tan(angle); Abramowitz and Stegun (1964), 26.7.3 and 26.7.4."""
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    series = 0.0
+    for k in range(freedom // 2):
+        series += term
+        term *= math.cos(angle) ** 2 * (2 * k + 1 + odd) / (2 * k + 2 + odd)
+    series *= math.sin(angle)
+    return 2 / math.pi * (angle + series) if odd else series
 
 
 def sign_test(won: int, lost: int) -> float:

@@ -53,7 +53,7 @@ class Validator:
     pictures: int
 
     def __call__(self, stop: GracefulStop | None = None) -> Validation:
-        """Validate the model as it is; a stop request interrupts a single process."""
+        """Validate the model as it is, unless a stop is requested."""
         self.group.broadcast_buffers(self.model)
         evaluated = EvalModel(self.model, self.preprocessing)
         with record_gates(self.gates) as recorded:

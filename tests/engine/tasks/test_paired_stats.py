@@ -5,11 +5,11 @@ import pytest
 
 from engine.tasks.paired_stats import (
     bootstrap_interval,
+    interval_across_seeds,
     paired_difference,
-    seed_interval,
     sign_test,
     standard_deviation,
-    t_quantile,
+    student_quantile,
 )
 
 
@@ -151,12 +151,13 @@ def test_one_seed_speaks_of_two_trainings_only() -> None:
     assert 0.1 < claims(random, 1, effect=0.0, spread=0.15, repetitions=100) < 0.3
 
 
-@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (2, 4.303), (10, 2.228), (11, 2.201), (30, 2.042)])
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (10, 2.2281), (11, 2.2010), (30, 2.0423)])
 def test_students_t_meets_the_tables(freedom: int, quantile: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(quantile, abs=1e-3)
+    assert student_quantile(freedom) == pytest.approx(quantile, abs=1e-4)
 
 
-def test_the_interval_over_seeds_is_that_of_students_t() -> None:
-    low, high = seed_interval(np.array([0.1, 0.2, 0.6]))
-    assert (low, high) == pytest.approx((0.3 - 4.3027 * 0.26457513 / 3**0.5, 0.3 + 4.3027 * 0.26457513 / 3**0.5))
-    assert seed_interval(np.array([0.1])) == (None, None)
+def test_the_interval_over_images_and_seeds_adds_in_quadrature() -> None:
+    seeds = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5
+    low, high = interval_across_seeds(np.array([0.1, 0.2, 0.6]), 0.3 - 0.3, 0.3 + 0.4) or (0, 0)
+    assert (low, high) == pytest.approx((0.3 - np.hypot(0.3, seeds), 0.3 + np.hypot(0.4, seeds)))
+    assert interval_across_seeds(np.array([0.1]), 0.0, 0.2) is None
