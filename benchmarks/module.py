@@ -1,19 +1,20 @@
-"""CBAM forward and backward, against the least that its memory traffic allows and against timm's."""
+"""CBAM forward and backward, against the least that its memory traffic allows, the usual implementation and timm's."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import models
 from benchmarks.clock import take_turns
 from benchmarks.report import Section
 from cbam import CBAM
 
-# The four stages of ResNet-50: on a GPU at a training batch in bf16, on a CPU the largest at a small one in fp32.
+# Stages of ResNet-50: on a GPU all four at a training batch in bf16, on a CPU the largest at a small one in fp32.
 CUDA_SHAPES = ((256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14), (256, 2048, 7, 7))
-CPU_SHAPES = ((16, 256, 56, 56),)
+CPU_SHAPES = ((16, 256, 56, 56), (16, 512, 28, 28))
 
 PASSES = (
     5  # over the feature map, at least: forward reads and writes it, backward reads it and its gradient, writes one
@@ -29,6 +30,23 @@ class Refine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cbam.refine(x)
+
+
+class Usual(nn.Module):
+    """CBAM as implementations of it are usually written, left to autograd."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        hidden = planes // 16
+        layers = nn.Conv2d(planes, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, planes, 1, bias=False)
+        self.mlp = nn.Sequential(*layers)
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1))
+        x = torch.sigmoid(pooled) * x
+        planes = torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]], 1)
+        return torch.sigmoid(self.conv(planes)) * x
 
 
 def measure(_: Path, device: torch.device) -> Section:
@@ -50,7 +68,11 @@ def measure(_: Path, device: torch.device) -> Section:
                     "ms": 1e3 * seconds[name].median,
                     "spread (ms)": 1e3 * seconds[name].spread,
                     "times the floor": seconds[name].median / floor,
-                    "times plain, eager": seconds["plain, eager"].median / seconds[name].median,
+                    **{
+                        f"{peer} / this": seconds[peer].median / seconds[name].median
+                        for peer in ways
+                        if not peer.startswith("here")
+                    },
                     "kept for backward (maps)": _kept(module, x) / (x.numel() * x.element_size()),
                     "peak (maps)": _peak(steps[name], x, device) / (x.numel() * x.element_size()),
                 }
@@ -65,11 +87,12 @@ def measure(_: Path, device: torch.device) -> Section:
 
 def _modules(planes: int, on_gpu: bool) -> dict[str, nn.Module]:
     torch.manual_seed(0)
-    plain = Refine(planes)
-    found: dict[str, nn.Module] = {"plain, eager": plain, "plain, compiled": torch.compile(plain)}  # type: ignore[dict-item]
+    here, compiled = Refine(planes), torch.compile(Refine(planes))
+    found: dict[str, nn.Module] = {"here, eager": here, "here, compiled": compiled}  # type: ignore[dict-item]
     if on_gpu:
-        found["fused"] = Refine(planes)
-        models.fuse(found["fused"])
+        found["here, fused"] = Refine(planes)
+        models.fuse(found["here, fused"])
+    found["usual, eager"] = Usual(planes)
     try:
         from timm.layers.cbam import CbamModule
     except ImportError:

@@ -1,7 +1,10 @@
 """The channel gate."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cbam.checks import require_feature_map, require_one_of, require_positive
 from cbam.maximum import first_maximum
@@ -43,10 +46,23 @@ class ChannelAttention(nn.Module):
         """Gate of a feature map: [N, C, H, W] floating point -> [N, C, 1, 1] in (0, 1)."""
         require_feature_map(x, self.in_planes)
         if self.pooling == "avg":
-            return torch.sigmoid(self.shared_MLP(_average(x)))
-        if self.pooling == "max":
-            return torch.sigmoid(self.shared_MLP(_maximum(x)))
-        return torch.sigmoid(self.shared_MLP(_average(x)) + self.shared_MLP(_maximum(x)))
+            logits = self._mlp(_average(x))
+        elif self.pooling == "max":
+            logits = self._mlp(_maximum(x))
+        else:
+            logits = self._mlp(_average(x)) + self._mlp(_maximum(x))
+        return torch.sigmoid(logits)[..., None, None]
+
+    def _mlp(self, pooled: Tensor) -> Tensor:
+        """The MLP of pooled vectors [N, C]: as matrix products, a fraction of the cost of the same convolutions."""
+        first, first_bias, last, last_bias = self.mlp_parameters()
+        hidden = F.relu(F.linear(pooled, first.flatten(1), first_bias))
+        return F.linear(hidden, last.flatten(1), last_bias)
+
+    def mlp_parameters(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Weight and bias of the MLP's first layer, and of its last one."""
+        first, _, last = cast(tuple[nn.Conv2d, nn.ReLU, nn.Conv2d], tuple(self.shared_MLP))
+        return first.weight, first.bias, last.weight, last.bias
 
     def zero_(self) -> None:
         """Zero the MLP's last layer, so that the gate is exactly 0.5 whatever the input."""
@@ -58,8 +74,8 @@ class ChannelAttention(nn.Module):
 
 
 def _average(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3), keepdim=True)
+    return x.mean(dim=(2, 3))
 
 
 def _maximum(x: Tensor) -> Tensor:
-    return first_maximum(x.flatten(2), dim=2)[..., None]
+    return first_maximum(x.flatten(2), dim=2)[..., 0]

@@ -1,4 +1,4 @@
-"""The passes over the feature map of the fused CBAM, as Triton kernels.
+"""The passes over the feature map of `cbam.closed_form`, as Triton kernels: those of `cbam.passes`, for CUDA.
 
 A feature map [N, C, H, W] is read as N x C x P with P = H W positions, contiguous or channels_last, a tile of positions
 and channels at a time. Everything of the size of a gate is fp32; every sum is taken in fp32 and in the same order each
@@ -176,7 +176,7 @@ def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
     return pooled, position
 
 
-def pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+def pool_channels(x: Tensor, gate: Tensor, _out: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and maximum of gate x over the channels, [N, 2, H, W], and the first channel of the maximum, [N, H, W].
 
     Reads x once. The gate is [N, C].
@@ -188,16 +188,14 @@ def pool_channels(x: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     return planes, channel
 
 
-def scale(x: Tensor, channel_factor: Tensor, spatial_factor: Tensor) -> Tensor:
-    """X times factors [N, C] and [N, 1, H, W]. Reads x once, writes once."""
+def scale(x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, out: Tensor) -> None:
+    """Write x times factors [N, C] and [N, 1, H, W] to ``out``. Reads x once, writes once."""
     n, c, h, w = x.shape
-    scaled = torch.empty_like(x)
-    _launch(_scale_kernel, (n, _blocks(h * w), _blocks(c)), x, channel_factor, spatial_factor, scaled)
-    return scaled
+    _launch(_scale_kernel, (n, _blocks(h * w), _blocks(c)), x, channel_factor, spatial_factor, out)
 
 
 def factor_gradients(
-    gradient: Tensor, x: Tensor, channel_factor: Tensor, spatial_factor: Tensor
+    gradient: Tensor, x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, _out: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Reads x and its output's gradient once."""
     n, c, h, w = x.shape
@@ -224,10 +222,13 @@ def input_gradient(
     channel: Tensor,
     pooled_gradients: Tensor,
     position: Tensor,
-) -> Tensor:
-    """The gradient for x of all three: scale, pool_channels, pool_positions. Reads the gradient once, writes once."""
+    out: Tensor,
+) -> None:
+    """Write the gradient for x of all three, scale, pool_channels and pool_positions, to ``out``.
+
+    Reads the gradient once, writes once.
+    """
     n, c, h, w = gradient.shape
-    result = torch.empty_like(gradient)
     _launch(
         _input_gradient_kernel,
         (n, _blocks(h * w), _blocks(c)),
@@ -239,9 +240,8 @@ def input_gradient(
         pooled_gradients[0],
         pooled_gradients[1],
         position,
-        result,
+        out,
     )
-    return result
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], feature_map: Tensor, *tensors: Tensor) -> None:

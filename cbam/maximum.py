@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def first_maximum(x: Tensor, dim: int) -> Tensor:
@@ -12,15 +13,38 @@ def first_maximum(x: Tensor, dim: int) -> Tensor:
     torch's own scatters the gradient into a map of zeros, which torch.compile writes out and reads again. Compared with
     each position instead, it melts into the operations around it: a compiled CBAM takes a third less time on the CPU.
     """
+    if not torch.is_grad_enabled():
+        return x.amax(dim, keepdim=True)  # a fifth of the time of a maximum with its position, on the CPU
     maximum, _ = _FirstMaximum.apply(x, dim)
     return maximum
+
+
+def maximum_of_positions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum of each channel of a map [N, C, H, W], and the first position that attains it: [N, C]."""
+    if x.is_cpu and not x.is_contiguous():
+        return _pool(x)
+    return x.flatten(2).max(2)
+
+
+def maximum_of_channels(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum of each position of a map [N, C, H, W], and the first channel that attains it: [N, H, W]."""
+    if x.is_cpu and x.is_contiguous():
+        maximum, channel = _pool(x.flatten(2).mT[..., None])
+        return maximum.view_as(x[:, 0]), channel.view_as(x[:, 0])
+    return x.max(1)
+
+
+def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum of [N, C, H, W] channels_last over positions: vectorized on the CPU, which `Tensor.max` is not."""
+    maximum, position = F.adaptive_max_pool2d(x, 1, return_indices=True)
+    return maximum.flatten(1), position.flatten(1)
 
 
 class _FirstMaximum(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         maximum, position = x.max(dim, keepdim=True)
-        return maximum, position
+        return maximum, position.int()  # half of the work of comparing 64 bits
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
@@ -33,5 +57,5 @@ class _FirstMaximum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
         (position,) = ctx.saved_tensors
-        each = torch.arange(ctx.length, device=gradient.device).view(ctx.shape)
+        each = torch.arange(ctx.length, dtype=torch.int32, device=gradient.device).view(ctx.shape)
         return torch.where(each == position, gradient, 0), None

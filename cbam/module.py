@@ -1,8 +1,9 @@
 """CBAM, written for reading: plain PyTorch operations, equations numbered as in the paper."""
 
+import torch
 from torch import Tensor, nn
 
-from cbam import fused
+from cbam import closed_form
 from cbam.channel import ChannelAttention
 from cbam.checks import require_one_of, require_positive
 from cbam.spatial import SpatialAttention
@@ -33,8 +34,12 @@ class CBAM(nn.Module):
             non-empty [N, in_planes, H, W].
 
     Attributes:
-        fused: whether to train by the kernels of `cbam.fused`, where they support the module and accept its input;
-            False. Evaluation is by plain operations.
+        has_closed_form: whether it trains by `cbam.closed_form`, which keeps only its input for the backward pass and
+            takes less than half of the time of autograd: in its default order and poolings, without a norm.
+        fused: whether the closed form's passes over the map are Triton kernels on CUDA; False.
+
+    The closed form is for training, and computes the gates without calling their modules. The modules are called in
+    evaluation, under torch.compile, and if one of them has a hook.
 
     >>> refined, residual = CBAM(64)(torch.rand(2, 64, 14, 14))
     >>> refined.shape, residual.shape
@@ -64,6 +69,7 @@ class CBAM(nn.Module):
             self.ca = ChannelAttention(in_planes, ratio, pooling, mlp_bias)
         if order != "channel":
             self.sa = SpatialAttention(kernel_size, spatial_norm, in_planes if spatial_pooling == "conv" else None)
+        self.has_closed_form = (order, pooling, spatial_pooling, spatial_norm) == (ORDERS[0], "both", "mean_max", False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, C, H, W] -> (refined F'', F'' + x), each [N, C, H, W] in the dtype of x."""
@@ -77,8 +83,10 @@ class CBAM(nn.Module):
             x: [N, C, H, W].
             gain: scalar; multiplied into the last gate, which is smaller than the map.
         """
-        if self.fused and self.training and self.is_fusible and fused.accepts(x, gain):
-            return fused.refine(x, self.ca.shared_MLP, self.sa.conv, gain)
+        if self.training and self.has_closed_form and not self._has_hooks() and closed_form.accepts(x, gain):
+            fused = self.fused and closed_form.kernels_accept(x)
+            if fused or not torch.compiler.is_compiling():  # which fuses what follows by itself
+                return self._refine_in_closed_form(x, gain, fused)
         if self.order == "channel_spatial":
             x = self.ca(x) * x
             return gain * self.sa(x) * x
@@ -90,15 +98,12 @@ class CBAM(nn.Module):
         gate = self.ca if self.order == "channel" else self.sa
         return gain * gate(x) * x
 
-    @property
-    def is_fusible(self) -> bool:
-        """Whether `cbam.fused` computes this module: the default order and poolings, no norm."""
-        return (
-            self.order == "channel_spatial"
-            and self.ca.pooling == "both"
-            and self.sa.reduce is None
-            and self.sa.norm is None
-        )
+    def _has_hooks(self) -> bool:
+        kinds = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
+        return any(getattr(gate, kind) for gate in (self.ca, self.sa) for kind in kinds)
+
+    def _refine_in_closed_form(self, x: Tensor, gain: Tensor | float, fused: bool) -> Tensor:
+        return closed_form.refine(x, *self.ca.mlp_parameters(), self.sa.conv.weight, gain, fused)
 
     def zero_gates_(self) -> float:
         """Zero the last layer of each gate, so that it is exactly 0.5 whatever the input, and learns from there.

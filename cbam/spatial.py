@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam.checks import require_feature_map, require_positive
+from cbam.convolution import convolve
 from cbam.maximum import first_maximum
 
 
@@ -35,7 +36,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate of a feature map: [N, C, H, W] floating point -> [N, 1, H, W] in (0, 1)."""
         require_feature_map(x)
-        logits = self.conv(self._pool(x))
+        logits = convolve(self._pool(x), self.conv.weight)
         return torch.sigmoid(logits if self.norm is None else self.norm(logits))
 
     def _pool(self, x: Tensor) -> Tensor:

@@ -68,13 +68,13 @@ def plain_state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def fuse(net: nn.Module) -> None:
-    """Let the network's CBAMs, if it has any, train by the kernels of `cbam.fused`, on CUDA alone.
+    """Let the network's CBAMs, if it has any, train by the kernels of `cbam.kernels`, on CUDA alone.
 
     Raises:
         ModelError: if the kernels do not support its kind of CBAM, or Triton is not installed.
     """
     modules = [module for module in net.modules() if isinstance(module, CBAM)]
-    if not all(module.is_fusible for module in modules):
+    if not all(module.has_closed_form for module in modules):
         raise ModelError(
             "The fused kernels compute CBAM in its default order and poolings, without a norm; "
             "set runtime.fused_cbam=false for another attention."

@@ -1,0 +1,205 @@
+"""CBAM with its gradients in closed form: few passes over the feature map, of which only the input is kept.
+
+With x [N, C, H, W], P = H W, channel gate m [N, C], spatial gate s [N, 1, H, W] and a constant gain k:
+
+    forward   a, b = mean, max of x over positions      m = sigmoid(MLP(a) + MLP(b))
+              u, v = mean, max of m x over channels     s = sigmoid(conv([u; v]))        y = k s m x
+
+    backward  of g = dL/dy, with j(p) and i(c) where the maxima over channels and positions are attained:
+              dL/ds = k sum_c g m x, and through the sigmoid and the convolution du, dv
+              dL/dm = sum_p x (k s g + du / C + [c = j(p)] dv), and through the sigmoid and the MLP da, db
+              dL/dx = m (k s g + du / C + [c = j(p)] dv) + da / P + [p = i(c)] db
+
+What reads or writes a map is a pass, and there are two sets of them: `cbam.passes`, PyTorch operations, and
+`cbam.kernels`, Triton kernels for CUDA, which read the map three times forward and write it once, and backward read x
+and g twice each and write the gradient. What is between, gates and pooled vectors, is small and done here for both.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cbam import passes
+from cbam.checks import require_feature_map
+from cbam.convolution import convolution_gradients
+from cbam.passes import gate_dtype
+
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def accepts(x: Tensor, gain: Tensor | float) -> bool:
+    """Whether the closed form is for this input and gain: it has no gradient for the gain, and no empty maximum."""
+    return x.numel() > 0 and x.is_floating_point() and not (isinstance(gain, Tensor) and gain.requires_grad)
+
+
+def kernels_accept(x: Tensor) -> bool:
+    """Whether the Triton kernels take this input: on CUDA, of an ordinary dtype, indexed by 32 bits within an image."""
+    return (
+        x.is_cuda
+        and x.dtype in KERNEL_DTYPES
+        and x[0].numel() < 2**31
+        and x[0, 0].numel() <= 64 * 65_535  # CUDA starts so many blocks, of 64 positions
+    )
+
+
+def refine(
+    x: Tensor,
+    first: Tensor,
+    first_bias: Tensor | None,
+    last: Tensor,
+    last_bias: Tensor | None,
+    kernel: Tensor,
+    gain: Tensor | float = 1.0,
+    fused: bool = False,
+) -> Tensor:
+    """The refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
+
+    Gates and pooled values are fp32, also under autocast. It has a first derivative backward; none forward, none for
+    the gain, and no second one.
+
+    Args:
+        x: [N, C, H, W].
+        first, first_bias: of the MLP's first layer, weight [hidden, C, 1, 1]; likewise the last one, [C, hidden, 1, 1].
+        kernel: weight of the spatial gate's convolution, [1, 2, k, k].
+        gain: scalar.
+        fused: whether the passes are Triton kernels.
+
+    Raises:
+        ValueError: for an input that is not a non-empty [N, C, H, W].
+    """
+    require_feature_map(x, first.shape[1])
+    if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
+        x = x.contiguous()
+    gain = torch.as_tensor(gain, dtype=gate_dtype(x), device=x.device)
+    return _Refine.apply(x, first, first_bias, last, last_bias, kernel, gain, fused)
+
+
+def _passes(fused: bool) -> ModuleType:
+    if not fused:
+        return passes
+    from cbam import kernels  # imports Triton, which everything else does without
+
+    return kernels
+
+
+@torch.library.custom_op("cbam::refine", mutates_args=())
+def _refine(
+    x: Tensor,
+    first: Tensor,
+    first_bias: Tensor | None,
+    last: Tensor,
+    last_bias: Tensor | None,
+    kernel: Tensor,
+    gain: Tensor,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The refined map, and what the backward pass needs: both gates, what they were pooled from, and where."""
+    over, dtype = _passes(fused), gate_dtype(x)
+    refined = torch.empty_like(x)
+    with torch.autocast(x.device.type, enabled=False):
+        pooled, position = over.pool_positions(x)
+        hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
+        channel_gate = torch.sigmoid(F.linear(hidden, _matrix(last, dtype), _cast(last_bias, dtype)).sum(0))
+        planes, channel = over.pool_channels(x, channel_gate, refined)
+        spatial_gate = torch.sigmoid(F.conv2d(planes, kernel.to(dtype), padding=kernel.shape[-1] // 2))
+        over.scale(x, channel_gate, gain * spatial_gate, refined)
+    return refined, channel_gate, spatial_gate, pooled, position, planes, channel
+
+
+@torch.library.custom_op("cbam::refine_backward", mutates_args=())
+def _refine_backward(
+    gradient: Tensor,
+    x: Tensor,
+    first: Tensor,
+    first_bias: Tensor | None,
+    last: Tensor,
+    kernel: Tensor,
+    gain: Tensor,
+    channel_gate: Tensor,
+    spatial_gate: Tensor,
+    pooled: Tensor,
+    position: Tensor,
+    planes: Tensor,
+    channel: Tensor,
+    fused: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, of both layers of the MLP, weight and bias, and of the convolution."""
+    over, dtype = _passes(fused), gate_dtype(x)
+    x_gradient = torch.empty_like(x)
+    with torch.autocast(x.device.type, enabled=False):
+        factors = channel_gate, gain * spatial_gate
+        from_scale, spatial_gradient = over.factor_gradients(gradient, x, *factors, x_gradient)
+        logits_gradient = gain * spatial_gradient * spatial_gate * (1 - spatial_gate)
+        plane_gradients, kernel_gradient = convolution_gradients(logits_gradient, planes, kernel.to(dtype))
+
+        channel_gradient = from_scale + over.gate_gradient(x, plane_gradients, channel)
+        sum_gradient = channel_gradient * channel_gate * (1 - channel_gate)  # of MLP(a) + MLP(b): the same for both
+        hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
+        hidden_gradient = (sum_gradient @ _matrix(last, dtype)) * (hidden > 0)
+        pooled_gradients = hidden_gradient @ _matrix(first, dtype)
+
+        over.input_gradient(gradient, *factors, plane_gradients, channel, pooled_gradients, position, x_gradient)
+        return (
+            x_gradient,
+            (hidden_gradient.flatten(0, 1).T @ pooled.flatten(0, 1)).reshape(first.shape).to(first.dtype),
+            hidden_gradient.sum((0, 1)).to(first.dtype),
+            (sum_gradient.T @ hidden.sum(0)).reshape(last.shape).to(last.dtype),
+            (2 * sum_gradient.sum(0)).to(last.dtype),
+            kernel_gradient.to(kernel.dtype),
+        )
+
+
+def _matrix(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight of a 1x1 convolution as the matrix that it is."""
+    return weight.flatten(1).to(dtype)
+
+
+def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.to(dtype)
+
+
+@_refine.register_fake
+def _refine_shapes(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    n, c, h, w = x.shape
+    dtype, index = gate_dtype(x), torch.int32 if arguments[-1] else torch.int64
+    channel_gate = x.new_empty(n, c, dtype=dtype)
+    spatial_gate = x.new_empty(n, 1, h, w, dtype=dtype)
+    pooled = x.new_empty(2, n, c, dtype=dtype)
+    position = x.new_empty(n, c, dtype=index)
+    planes = x.new_empty(n, 2, h, w, dtype=dtype)
+    channel = x.new_empty(n, h, w, dtype=index)
+    return torch.empty_like(x), channel_gate, spatial_gate, pooled, position, planes, channel
+
+
+@_refine_backward.register_fake
+def _gradient_shapes(_: Tensor, x: Tensor, first: Tensor, __: Any, last: Tensor, kernel: Tensor, *___: Any) -> Any:
+    biases = first.new_empty(first.shape[0]), last.new_empty(last.shape[0])
+    like = torch.empty_like
+    return like(x), like(first), biases[0], like(last), biases[1], like(kernel)
+
+
+class _Refine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
+        """The arguments of the operator; the bias of the last layer is not needed backward."""
+        first, first_bias, last, last_bias, kernel, gain, ctx.fused = arguments
+        refined, *kept = _refine(x, *arguments)
+        ctx.biases = first_bias is not None, last_bias is not None
+        ctx.save_for_backward(x, first, first_bias, last, kernel, gain, *kept)
+        return refined
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # backward(create_graph=True)
+            raise RuntimeError(
+                "CBAM in closed form has no second derivative; to use create_graph=True, "
+                "set has_closed_form=False on every CBAM of the network."
+            )
+        saved = ctx.saved_tensors  # once: activation checkpointing unpacks them only once
+        layout = torch.contiguous_format if saved[0].is_contiguous() else torch.channels_last
+        of = _refine_backward(gradient.contiguous(memory_format=layout), *saved, ctx.fused)
+        first_bias, last_bias = (of[i] if given else None for i, given in zip((2, 4), ctx.biases, strict=True))
+        return of[0], of[1], first_bias, of[3], last_bias, of[5], None, None

@@ -1,0 +1,354 @@
+"""CBAM in closed form against autograd in float64, its passes PyTorch operations or Triton kernels.
+
+The kernels run on CUDA where there is one, else by Triton's interpreter. That the interpreter runs a kernel does not
+show that it compiles: it is compiled for Hopper too, which needs no GPU.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+import models
+from cbam import CBAM, closed_form
+from tests.commands import arguments, assert_one_line
+from tests.conftest import Command
+from tests.processes import REPOSITORY
+
+pytest.importorskip("triton", reason="the kernels need Triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Less than a tile, none whole, more than one; odd sides, one position, one channel.
+SHAPES = [(2, 8, 7, 7), (2, 70, 9, 8), (3, 130, 5, 13), (2, 16, 1, 1), (1, 1, 3, 3)]
+GAIN = 4.0
+
+both_passes = pytest.mark.parametrize("fused", [False, True], ids=["operations", "kernels"])
+
+
+def cbam(planes: int, **options: object) -> CBAM:
+    torch.manual_seed(51)
+    module = CBAM(planes, **options).to(DEVICE)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    return module
+
+
+def feature_map(kind: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    torch.manual_seed(52)
+    values = {
+        "random": torch.randn(shape),
+        "zeros": torch.zeros(shape),
+        "ties": torch.randint(0, 3, shape).float(),
+        "negative": -1 - torch.rand(shape),
+        "constant": torch.full(shape, 0.7),
+    }
+    return values[kind].to(DEVICE, dtype)
+
+
+def results(module: CBAM, x: Tensor, gradient: Tensor, fused: bool) -> list[Tensor]:
+    """The refined map, and the gradients of the input and of every parameter."""
+    return _backward(module, x, gradient, lambda x: module._refine_in_closed_form(x, GAIN, fused))
+
+
+def autograd_results(module: CBAM, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    return _backward(module, x, gradient, lambda x: module.eval().refine(x, GAIN))
+
+
+def _backward(module: CBAM, x: Tensor, gradient: Tensor, refine: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    module.zero_grad()
+    refined = refine(x)
+    refined.backward(gradient)
+    return [refined.detach(), *(gradient_of(tensor) for tensor in (x, *module.parameters()))]
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
+def is_near(ours: list[Tensor], reference: list[Tensor], tolerance: float) -> bool:
+    """Each relative to the reference's length; a reference of zeros is to be met exactly."""
+    lengths = [tensor.double().norm().item() for tensor in reference]
+    distances = [(a.double() - b.double()).norm().item() for a, b in zip(ours, reference, strict=True)]
+    return all(d <= tolerance * length for d, length in zip(distances, lengths, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("fused", "dtype", "tolerance"),
+    [
+        (False, torch.float32, 1e-5),
+        (True, torch.float32, 1e-5),
+        (True, torch.bfloat16, 2e-2),
+        (True, torch.float16, 2e-2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["random", "zeros", "ties", "negative", "constant"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_outputs_and_gradients_are_those_of_autograd_in_float64(
+    shape: tuple[int, ...],
+    kind: str,
+    fused: bool,
+    dtype: torch.dtype,
+    tolerance: float,
+    memory_format: torch.memory_format,
+) -> None:
+    module = cbam(shape[1], mlp_bias=kind == "ties", kernel_size=3 if kind == "negative" else 7)
+    x = feature_map(kind, shape, dtype).contiguous(memory_format=memory_format)
+    gradient = torch.randn(shape).to(DEVICE, dtype)
+    ours = results(module, x, gradient, fused)
+    reference = autograd_results(copy.deepcopy(module).double(), x.double(), gradient.double())
+    assert is_near(ours, reference, tolerance)
+    assert ours[0].dtype == dtype
+    assert ours[0].stride() == x.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_operations_in_half_precision_err_no_more_than_autograd(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Both round the map between the gates, so that nearly equal channels tie: the kernels do not."""
+    module, x = cbam(shape[1]), feature_map("random", shape, dtype)
+    reference = autograd_results(copy.deepcopy(module).double(), x.double(), x.double())
+    autograd = autograd_results(copy.deepcopy(module).to(dtype), x, x)
+    for ours, theirs, exact in zip(results(module, x, x, fused=False), autograd, reference, strict=True):
+        error, their_error = ((tensor.double() - exact).norm() for tensor in (ours, theirs))
+        assert error <= 1.5 * their_error + 0.05 * exact.norm()
+
+
+@both_passes
+def test_the_same_input_gives_the_same_bits_twice(fused: bool) -> None:
+    module, x = cbam(70), feature_map("random", (2, 70, 9, 8))
+    twice = [results(module, x, x, fused) for _ in range(2)]
+    assert all(map(torch.equal, *twice))
+
+
+@both_passes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_identity_start_is_exact(fused: bool, dtype: torch.dtype) -> None:
+    module, x = CBAM(70).to(DEVICE), feature_map("random", (2, 70, 9, 8), dtype)
+    gain = 1 / module.zero_gates_()
+    assert torch.equal(module._refine_in_closed_form(x, gain, fused), x)
+
+
+@both_passes
+def test_a_map_that_is_dense_in_neither_order_is_taken_too(fused: bool) -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 9, 7))[:, :, ::2]
+    gradient = torch.ones_like(x)
+    assert is_near(results(module, x, gradient, fused), autograd_results(module, x, gradient), 1e-5)
+
+
+@both_passes
+def test_no_feature_map_is_kept_but_the_input(fused: bool) -> None:
+    module, x = cbam(256), feature_map("random", (1, 256, 16, 16)).requires_grad_()
+    known = {tensor.untyped_storage().data_ptr() for tensor in (x, *module.parameters())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in known:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        refined = module._refine_in_closed_form(x, GAIN, fused)
+    assert sum(kept.values()) < 0.1 * refined.untyped_storage().nbytes()
+
+
+@both_passes
+def test_torch_finds_the_operators_well_formed(fused: bool) -> None:
+    """Their schemas, their shapes without data, and that they can be compiled."""
+    module, x = cbam(8, mlp_bias=True), feature_map("random", (2, 8, 5, 6))
+    first, _, last = (layer.requires_grad_(False) for layer in module.ca.shared_MLP)
+    kernel, gain = module.sa.conv.weight.detach(), torch.tensor(GAIN, device=DEVICE)
+    torch.library.opcheck(
+        closed_form._refine, (x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused)
+    )
+    _, *kept = closed_form._refine(x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused)
+    torch.library.opcheck(
+        closed_form._refine_backward, (x, x, first.weight, first.bias, last.weight, kernel, gain, *kept, fused)
+    )
+
+
+@both_passes
+def test_under_autocast_the_gates_stay_fp32(fused: bool) -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6), torch.bfloat16)
+    outside = results(module, x, x, fused)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        within = results(module, x, x, fused)
+    assert all(map(torch.equal, outside, within))
+
+
+@both_passes
+def test_compiled_it_computes_the_same(fused: bool) -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
+    refine = module._refine_in_closed_form
+    expected = _backward(module, x, x, lambda x: refine(x, GAIN, fused) * 1)
+    compiled = torch.compile(lambda x: refine(x, GAIN, fused) * 1, backend="aot_eager", fullgraph=True)
+    assert all(map(torch.equal, _backward(module, x, x, compiled), expected))
+
+
+@both_passes
+def test_a_second_derivative_is_refused(fused: bool) -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6)).requires_grad_()
+    refined = module._refine_in_closed_form(x, GAIN, fused)
+    with pytest.raises(RuntimeError, match="no second derivative; to use create_graph=True, set has_closed_form=False"):
+        torch.autograd.grad(refined.sum(), x, create_graph=True)
+
+
+def test_training_is_in_closed_form_but_for_gates_with_hooks() -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6)).requires_grad_()
+    refined = module.refine(x)
+    assert refined.grad_fn.name() == "_RefineBackward"
+    torch.testing.assert_close(module.eval().refine(x), refined)
+    called: list[str] = []
+    module.train().sa.register_forward_hook(lambda *_: called.append("sa"))
+    module.refine(x)
+    assert called == ["sa"]
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@both_passes
+@pytest.mark.usefixtures("process_group")
+def test_data_parallel_training_meets_its_gradients(fused: bool) -> None:
+    class Refine(torch.nn.Module):
+        def __init__(self, inner: CBAM) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner._refine_in_closed_form(x, GAIN, fused)
+
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
+    expected = results(module, x, torch.ones_like(x), fused)[2:]
+    module.zero_grad()
+    DistributedDataParallel(Refine(module))(x).sum().backward()
+    assert all(torch.equal(parameter.grad, e) for parameter, e in zip(module.parameters(), expected, strict=True))
+
+
+@both_passes
+def test_activation_checkpointing_changes_nothing(fused: bool) -> None:
+    module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
+    expected = results(module, x, torch.ones_like(x), fused)
+    x = x.detach().requires_grad_()
+    module.zero_grad()
+    checkpoint(module._refine_in_closed_form, x, GAIN, fused, use_reentrant=False).sum().backward()
+    assert all(map(torch.equal, (x.grad, *(parameter.grad for parameter in module.parameters())), expected[1:]))
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 6), (2, 6, 4, 6), (2, 5, 4, 6, 1), (2, 5, 0, 6)], ids=str)
+def test_what_is_no_feature_map_of_the_module_is_a_clear_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="Expected"):
+        CBAM(5)._refine_in_closed_form(torch.ones(shape), GAIN, False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"order": "parallel"},
+        {"order": "channel"},
+        {"order": "spatial"},
+        {"pooling": "avg"},
+        {"spatial_pooling": "conv"},
+        {"spatial_norm": True},
+    ],
+    ids=str,
+)
+def test_a_kind_of_cbam_that_the_kernels_do_not_compute_is_refused(options: dict[str, object]) -> None:
+    assert CBAM(8).has_closed_form
+    assert not CBAM(8, **options).has_closed_form
+    with pytest.raises(models.ModelError, match=r"set runtime\.fused_cbam=false"):
+        models.fuse(models.build("resnet18_cbam", num_classes=10, **options))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each pass through a CBAM in closed form was by the kernels; they are taken to accept every input."""
+    found: list[bool] = []
+    refine = closed_form.refine
+
+    def note(*arguments: Any) -> Tensor:
+        found.append(arguments[-1])
+        return refine(*arguments)
+
+    monkeypatch.setattr(closed_form, "refine", note)
+    monkeypatch.setattr(closed_form, "kernels_accept", lambda _: True)
+    return found
+
+
+def test_a_network_that_was_told_so_trains_by_the_kernels_and_is_evaluated_without(calls: list[bool]) -> None:
+    net = models.build("resnet18_cbam", num_classes=10).to(DEVICE)
+    images = torch.randn(2, 3, 32, 32, device=DEVICE)
+    plain = net.train()(images)
+    assert calls == 8 * [False]
+    models.fuse(net)
+    torch.testing.assert_close(net(images), plain, rtol=1e-2, atol=1e-3)  # norms over two images: rounding grows
+    assert calls == 8 * [False] + 8 * [True]
+    net.eval()(images)
+    assert len(calls) == 16
+
+
+def test_training_asks_for_them_by_a_key_on_cuda_alone(command: Command, folders: Path) -> None:
+    given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "runtime.fused_cbam=true")
+    assert_one_line(command("train.py", *given), "runtime.fused_cbam=true needs CUDA")
+    assert_one_line(command("train.py", *given, "attention.order=parallel"), "set runtime.fused_cbam=false")
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on CUDA they are accepted")
+def test_the_cpu_is_left_to_the_operations() -> None:
+    assert not closed_form.kernels_accept(torch.ones(1, 8, 2, 2))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+def test_what_the_kernels_accept_on_cuda() -> None:
+    x = torch.ones(1, 8, 2, 2, device=DEVICE)
+    assert closed_form.kernels_accept(x)
+    assert not closed_form.kernels_accept(x.double())
+
+
+def test_a_gain_that_learns_and_an_empty_batch_are_left_to_autograd() -> None:
+    x = torch.ones(1, 8, 2, 2)
+    assert closed_form.accepts(x, GAIN)
+    assert not closed_form.accepts(x[:0], GAIN)
+    assert not closed_form.accepts(x, torch.ones((), requires_grad=True))
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NHWC, odd sides", "NCHW"])
+def test_every_kernel_compiles_for_hopper_with_wide_loads_and_spills_no_register(layout: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": ".", "TRITON_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "tests/cbam/compile_kernels.py", layout],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        kernel, spilled, narrow = line.split()
+        assert spilled == "0", kernel
+        assert narrow == "0", kernel
