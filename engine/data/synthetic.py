@@ -53,17 +53,17 @@ def _write(folder: Path) -> None:
 def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:
     """One image, uint8 [SIZE, SIZE, 3]."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
-    image = _background(x, y, random)
+    image = background(x, y, random)
     radius = random.uniform(0.22, 0.38)
     centre = random.uniform(radius, 1 - radius, size=2)
-    u, v = _rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
-    inside = _inside(shape, u / radius, v / radius)
-    image[inside] = _textured(texture, x, y, random)[inside]
+    u, v = rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
+    mask = is_inside(shape, u / radius, v / radius)
+    image[mask] = textured(texture, x, y, random)[mask]
     noise = random.normal(0, random.uniform(2, 12), image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Where a shape of radius 1 around the origin is, as a boolean map."""
     distance = np.hypot(u, v)
     match shape:
@@ -80,9 +80,9 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(f"no shape is called {shape}")
 
 
-def _textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A texture of two colours over the whole image, float [SIZE, SIZE, 3]."""
-    u, v = _rotate(x, y, random.uniform(0, 2 * np.pi))
+    u, v = rotate(x, y, random.uniform(0, 2 * np.pi))
     cycles = random.uniform(6, 9)
     phase = random.uniform(0, 1, size=2)
     along = np.sin(2 * np.pi * (cycles * u + phase[0])) > 0
@@ -92,18 +92,18 @@ def _textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Gene
     return np.where(first[..., None], dark, light)
 
 
-def _background(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def background(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A gradient with bars and blots of any colour, float [SIZE, SIZE, 3]."""
-    slope, _ = _rotate(x - 0.5, y - 0.5, random.uniform(0, 2 * np.pi))
+    slope, _ = rotate(x - 0.5, y - 0.5, random.uniform(0, 2 * np.pi))
     image = random.uniform(40, 215, size=3) + slope[..., None] * random.uniform(-120, 120, size=3)
     for _ in range(random.integers(2, 6)):
         centre = random.uniform(0, 1, size=2)
-        u, v = _rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
+        u, v = rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
         is_bar = random.random() < 0.5
         clutter = (abs(u) < 0.02) & (abs(v) < 0.3) if is_bar else np.hypot(u, v) < random.uniform(0.02, 0.07)
         image[clutter] = random.uniform(0, 255, size=3)
     return image
 
 
-def _rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+def rotate(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x

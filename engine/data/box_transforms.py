@@ -1,0 +1,67 @@
+"""Augmentation of images with boxes by torchvision's transforms, as a pure function of (seed, epoch, index)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from engine.determinism import RngPurpose, rng
+
+FILL = (123.0, 117.0, 104.0)  # ImageNet's mean color, as in the published SSD
+
+
+def flip() -> v2.Transform:
+    """Return the augmentation of torchvision's Faster R-CNN: a horizontal flip half of the time."""
+    return v2.RandomHorizontalFlip()
+
+
+def multi_scale(shorter_sides: Sequence[int], longest: int) -> v2.Transform:
+    """Return the augmentation of detectron2's Faster R-CNN: a flip, and one of several sizes.
+
+    Args:
+        shorter_sides: lengths of the shorter side to draw from, pixels.
+        longest: limit of the longer side, pixels.
+    """
+    return v2.Compose([flip(), v2.RandomShortestSize(list(shorter_sides), max_size=longest)])
+
+
+def ssd() -> v2.Transform:
+    """Return the augmentation of SSD: photometric distortion, zoom out, IoU crop and flip."""
+    return v2.Compose([v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=list(FILL)), v2.RandomIoUCrop(), flip()])
+
+
+def ssdlite() -> v2.Transform:
+    """Return the augmentation of torchvision's SSDlite: IoU crop and flip."""
+    return v2.Compose([v2.RandomIoUCrop(), flip()])
+
+
+def augment(
+    transform: v2.Transform, image: Tensor, boxes: Tensor, labels: Tensor, seed: int, epoch: int, index: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Transform one sample. The arguments are left as they are.
+
+    torchvision's transforms draw from torch's global generator alone, which is seeded for the sample here. Call this
+    where nothing else relies on that generator's state: in a worker, or between training steps that seed it.
+
+    Args:
+        transform: one of this module's.
+        image: uint8 [3, H, W].
+        boxes: [N, 4] float32, x1, y1, x2, y2 in pixels.
+        labels: [N] int64.
+        seed: of the run.
+        epoch: number of the epoch.
+        index: of the sample in its data set.
+
+    Returns:
+        The image, and the boxes and labels of the objects that are still in it.
+    """
+    torch.default_generator.manual_seed(int(rng(seed, RngPurpose.SAMPLE, epoch, index).integers(2**63)))
+    height, width = image.shape[1:]
+    framed = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+    new_image, new_boxes = (one.as_subclass(Tensor) for one in transform(tv_tensors.Image(image), framed))
+    # The IoU crop marks the objects that it cuts off by boxes without area. v2.SanitizeBoundingBoxes would also drop
+    # objects below one pixel.
+    kept = (new_boxes[:, 2:] > new_boxes[:, :2]).all(dim=1)
+    return new_image, new_boxes[kept], labels[kept]

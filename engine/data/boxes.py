@@ -1,0 +1,298 @@
+"""Images annotated with boxes: the structure that every reader fills, and the rules for bad annotations."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from engine.data import transforms as augment
+from engine.data.box_geometry import overlap, pairs_within_groups
+from engine.errors import UserError
+
+UNKNOWN = -1  # label of a class that the data set does not have
+DUPLICATE_IOU = 0.8  # of two such boxes a detector reports one: non-maximum suppression drops the other
+
+
+@dataclass(frozen=True)
+class BoxSplit:
+    """The images of one split in a fixed order, and their boxes. Flat arrays, so that processes share them.
+
+    Attributes:
+        root: folder of the data set.
+        files: [I] paths relative to `root`, bytes.
+        ids: [I] COCO's numbers or VOC's names.
+        sizes: [I, 2] int32, width and height in pixels.
+        offsets: [I + 1] int64; the boxes of image i are those from offsets[i] to offsets[i + 1].
+        boxes: [M, 4] float32, x1, y1, x2, y2 in pixels; the first pixel is from 0 to 1.
+        labels: [M] int64, index of the class; UNKNOWN before cleaning only.
+        areas: [M] float64, area of the object in pixels, which is less than its box's where it is segmented.
+        crowd: [M] bool, a group of objects in one box: not trained on, ignored in evaluation.
+        difficult: [M] bool, hard to recognize: trained on, ignored in evaluation.
+    """
+
+    root: Path
+    files: np.ndarray
+    ids: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
+
+    def image(self, index: int) -> Tensor:
+        """Decode an image to uint8 [3, H, W].
+
+        Raises:
+            UnreadableImage: if it is absent, truncated or no image, or differs from the annotated size.
+        """
+        image = augment.decode(self.path(index))
+        width, height = self.sizes[index]
+        if image.shape[1:] != (height, width):
+            found = f"{image.shape[2]}x{image.shape[1]}"
+            raise augment.UnreadableImage(
+                f"The image {self.path(index)} is {found} pixels, but its annotation says {width}x{height}. "
+                "Restore the file or correct the annotation."
+            )
+        return image
+
+    def box_range(self, index: int) -> slice:
+        """Return the range of an image's boxes in the arrays of boxes."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    @property
+    def box_image(self) -> np.ndarray:
+        """[M] int64, index of the image of each box."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def with_boxes(self, kept: np.ndarray) -> "BoxSplit":
+        """Return the same images with the boxes of a boolean mask only."""
+        count = np.bincount(self.box_image[kept], minlength=len(self))
+        return replace(
+            self,
+            offsets=_offsets(count),
+            boxes=self.boxes[kept],
+            labels=self.labels[kept],
+            areas=self.areas[kept],
+            crowd=self.crowd[kept],
+            difficult=self.difficult[kept],
+        )
+
+    def without_empty_images(self) -> "BoxSplit":
+        """Return the images that have boxes."""
+        count = np.diff(self.offsets)
+        kept = count > 0
+        return replace(
+            self, files=self.files[kept], ids=self.ids[kept], sizes=self.sizes[kept], offsets=_offsets(count[kept])
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kind of bad annotation in a split, and its handling.
+
+    Attributes:
+        count: how many there are.
+        what: as "Boxes without area".
+        first: file of the first.
+        handling: as "removed".
+    """
+
+    count: int
+    what: str
+    first: str
+    handling: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.count} (first in {self.first}), {self.handling}."
+
+
+@dataclass(frozen=True)
+class BoxDataset:
+    """A data set of two splits over the same classes.
+
+    Attributes:
+        fingerprint: sha256 over the classes, every file's path and size in bytes, and every box that is used.
+        problems: what is wrong with the annotations, for each split.
+    """
+
+    name: str
+    classes: list[str]
+    train: BoxSplit
+    val: BoxSplit
+    fingerprint: str
+    problems: dict[str, list[Problem]]
+
+
+class Objects(NamedTuple):
+    """Annotated objects of a split, in any order of images; each array as in `BoxSplit`.
+
+    Attributes:
+        image: [M] int64, index of the image.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+
+
+def build_split(
+    root: Path, files: Sequence[str], ids: Sequence[int | str], sizes: np.ndarray, objects: Objects
+) -> BoxSplit:
+    """Sort annotated objects by image, in the order of the annotation within an image.
+
+    Args:
+        root: folder of the data set.
+        files: paths relative to it.
+        ids: of the images.
+        sizes: [I, 2], width and height.
+        objects: their annotated objects.
+    """
+    order = np.argsort(objects.image, kind="stable")
+    return BoxSplit(
+        root=root,
+        files=np.array([os.fsencode(file) for file in files]),
+        ids=np.array(ids),
+        sizes=np.asarray(sizes, dtype=np.int32).reshape(-1, 2),
+        offsets=_offsets(np.bincount(objects.image.astype(np.int64), minlength=len(files))),
+        boxes=objects.boxes.reshape(-1, 4)[order].astype(np.float32),
+        labels=objects.labels[order].astype(np.int64),
+        areas=objects.areas[order].astype(np.float64),
+        crowd=objects.crowd[order].astype(bool),
+        difficult=objects.difficult[order].astype(bool),
+    )
+
+
+def build_dataset(name: str, classes: list[str], train: BoxSplit, val: BoxSplit) -> BoxDataset:
+    """Clean the splits as read, look for their files, and compute the fingerprint.
+
+    Raises:
+        UserError: if a split has no images, or files are absent.
+    """
+    problems = {}
+    train, problems["train"] = clean(train, training=True)
+    val, problems["val"] = clean(val, training=False)
+    for split, description in ((train, "training images with boxes"), (val, "validation images")):
+        if not len(split):
+            raise UserError(f"{split.root} lists no {description} of the classes {', '.join(classes[:5])}.")
+    return BoxDataset(name, classes, train, val, _fingerprint(classes, [train, val]), problems)
+
+
+def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
+    """Apply the rules for bad annotations.
+
+    Boxes of unknown classes, without area and outside of their image are removed. In training, boxes are also cut at
+    the image's border, and near-duplicates, crowds and images without boxes are removed. In evaluation these are kept
+    as published, so that the AP is the one that others report; crowds are ignored there.
+
+    Returns:
+        The clean split, and every kind of problem that it had.
+    """
+    report = _Report(split, training)
+    bad = split.labels == UNKNOWN
+    report.boxes(bad, "Boxes of unknown classes", "removed", "removed")
+    empty = ~bad & ~(split.boxes[:, 2:] > split.boxes[:, :2]).all(axis=1)  # not a number is no area either
+    report.boxes(empty, "Boxes without area", "removed", "removed")
+    border = np.tile(split.sizes[split.box_image], 2).astype(np.float32)
+    clipped = np.clip(split.boxes, 0, border)
+    bad |= empty
+    outside = ~bad & ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    report.boxes(outside, "Boxes outside of their image", "removed", "removed")
+    bad |= outside
+    beyond = ~bad & (clipped != split.boxes).any(axis=1)
+    report.boxes(beyond, "Boxes partly outside of their image", "cut at its border", "kept")
+    crowd = ~bad & split.crowd
+    report.boxes(crowd, "Crowds", "removed", "ignored in evaluation")
+    duplicate = _near_duplicates(split, ~bad & ~crowd)
+    report.boxes(duplicate, "Near-duplicate boxes", "removed, the first is kept", "kept")
+    if training:
+        bad |= crowd | duplicate
+        split = replace(split, boxes=clipped)
+    split = split.with_boxes(~bad)
+    report.images(np.diff(split.offsets) == 0, "Images without boxes", "removed", "kept")
+    return (split.without_empty_images() if training else split), report.problems
+
+
+class _Report:
+    """Collects the problems of a split."""
+
+    def __init__(self, split: BoxSplit, training: bool) -> None:
+        self.problems: list[Problem] = []
+        self._split = split
+        self._training = training
+
+    def images(self, bad: np.ndarray, what: str, in_training: str, in_evaluation: str) -> None:
+        """Add a problem of the images of a mask, if there are any."""
+        if bad.any():
+            first = os.fsdecode(self._split.files[bad.argmax()])
+            handling = in_training if self._training else in_evaluation
+            self.problems.append(Problem(int(bad.sum()), what, first, handling))
+
+    def boxes(self, bad: np.ndarray, what: str, in_training: str, in_evaluation: str) -> None:
+        """Add a problem of the boxes of a mask, if there are any."""
+        if bad.any():
+            first = os.fsdecode(self._split.files[self._split.box_image[bad.argmax()]])
+            handling = in_training if self._training else in_evaluation
+            self.problems.append(Problem(int(bad.sum()), what, first, handling))
+
+
+def _near_duplicates(split: BoxSplit, considered: np.ndarray) -> np.ndarray:
+    """[M] bool, the boxes that nearly equal an earlier one of their image and class."""
+    box = np.flatnonzero(considered)
+    group = split.box_image[box] * (split.labels.max(initial=0) + 1) + split.labels[box]
+    later, earlier = (box[one] for one in pairs_within_groups(group, group))
+    later, earlier = later[later > earlier], earlier[later > earlier]
+    near = overlap(split.boxes[later], split.boxes[earlier]) >= DUPLICATE_IOU
+    duplicate = np.zeros(len(considered), dtype=bool)
+    duplicate[later[near]] = True
+    return duplicate
+
+
+def _fingerprint(classes: Sequence[str], splits: Sequence[BoxSplit]) -> str:
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for split in splits:
+        for index, size in enumerate(_file_sizes(split)):
+            digest.update(b"%s\0%d\n" % (split.files[index], size))
+        for name in ("offsets", "boxes", "labels", "areas", "crowd", "difficult"):
+            values = getattr(split, name)
+            digest.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _file_sizes(split: BoxSplit) -> list[int]:
+    """Sizes in bytes of a split's image files.
+
+    Raises:
+        UserError: if any is absent. A metric over the others would be one of another data set.
+    """
+    sizes, absent = [], []
+    for index in range(len(split)):
+        path = split.path(index)
+        try:
+            sizes.append(os.stat(path).st_size)  # noqa: PTH116 (a hundred thousand paths)
+        except OSError:
+            absent.append(path)
+    if absent:
+        raise UserError(
+            f"{len(absent)} of {len(split)} annotated images cannot be read (first: {absent[0]}). Restore the files."
+        )
+    return sizes
+
+
+def _offsets(count: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(count)]).astype(np.int64)

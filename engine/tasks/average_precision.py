@@ -1,0 +1,296 @@
+"""Average precision (AP) of detections, and the paired bootstrap of its difference between two detectors.
+
+An AP is computed in two steps. Matching decides for every detection whether it is a true positive, a false positive
+or ignored. Interpolation sorts the detections of each class by score and averages the precision over fixed recalls.
+Only the second step depends on how often an image occurs in a sample, so a bootstrap matches once and repeats the
+second step with other weights of the images. `Matches` is the result of the first step.
+
+COCO's matching rule is in `coco_matching`, the VOC devkit's in `voc_metric`. Both are written here rather than taken
+from pycocotools: pycocotools needs a minute for 5,000 images, keeps a dictionary for each (image, class, area range),
+and would need as much code to flatten its results as the rule itself takes. pycocotools is what the tests compare
+with.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.data.boxes import BoxSplit
+
+CONFIDENCE = 0.95
+COCO_RECALLS = np.linspace(0, 1, 101)
+COCO_AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # pixels
+COCO_IOUS = np.linspace(0.5, 0.95, 10)
+
+FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
+
+_CHUNK = 4_000_000  # weighted detections at a time: 32 MB per temporary array
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one detector in a set of images.
+
+    Attributes:
+        image: [N] int64, index of the image.
+        labels: [N] int64, class.
+        scores: [N] float.
+        boxes: [N, 4] float, x1, y1, x2, y2 in pixels.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The annotated objects of a set of images.
+
+    Attributes:
+        images: number of images, including those without objects.
+        classes: number of classes.
+        image: [M] int64, index of the image.
+        labels: [M] int64, class.
+        boxes: [M, 4] float, x1, y1, x2, y2 in pixels.
+        areas: [M] float, area of the object (not of its box) in pixels.
+        ignored: [M] bool; COCO's crowds or VOC's difficult objects, which are neither counted nor missed.
+    """
+
+    images: int
+    classes: int
+    image: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+
+    @classmethod
+    def of(cls, split: BoxSplit, classes: int) -> "GroundTruth":
+        """Return the objects of a split; crowds and difficult objects are ignored."""
+        ignored = split.crowd | split.difficult
+        return cls(len(split), classes, split.box_image, split.labels, split.boxes, split.areas, ignored)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The outcome of every detection in every area range (A) and at every IoU threshold (T).
+
+    Attributes:
+        images: number of images.
+        detection_image: [N] int, image of each detection, sorted by class and then by falling score.
+        detection_offsets: [K + 1] int, where the detections of each class begin.
+        outcome: [A, T, N] int8: FALSE_POSITIVE, TRUE_POSITIVE or IGNORED.
+        object_image: [M] int, image of each annotated object, sorted by class.
+        object_offsets: [K + 1] int, where the objects of each class begin.
+        object_counted: [A, M] bool, whether an object counts in an area range.
+    """
+
+    images: int
+    detection_image: np.ndarray
+    detection_offsets: np.ndarray
+    outcome: np.ndarray
+    object_image: np.ndarray
+    object_offsets: np.ndarray
+    object_counted: np.ndarray
+
+    @classmethod
+    def build(cls, truth: GroundTruth, detections: Detections, outcome: np.ndarray, counted: np.ndarray) -> "Matches":
+        """Sort detections and objects by class.
+
+        Args:
+            truth: the annotated objects.
+            detections: the detections. Equal scores of a class keep the order of images, as in pycocotools.
+            outcome: [A, T, N] int8 in the order of `detections`.
+            counted: [A, M] bool in the order of `truth`.
+        """
+        by_score = np.lexsort((detections.image, -detections.scores, detections.labels))
+        by_class = np.argsort(truth.labels, kind="stable")
+        classes = np.arange(truth.classes + 1)
+        return cls(
+            images=truth.images,
+            detection_image=detections.image[by_score],
+            detection_offsets=np.searchsorted(detections.labels[by_score], classes),
+            outcome=outcome[..., by_score],
+            object_image=truth.image[by_class],
+            object_offsets=np.searchsorted(truth.labels[by_class], classes),
+            object_counted=counted[:, by_class],
+        )
+
+
+def interpolated_precision(
+    matches: Matches, recalls: np.ndarray | None, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the interpolated precision of every class, averaged over recalls.
+
+    A weighted image counts like that many copies of it, in the counts of detections and of objects alike. (Where one
+    image has detections of equal score and class, copies would be interleaved, and the order of ties is arbitrary.)
+
+    Args:
+        matches: of one detector.
+        recalls: ascending recalls in [0, 1] to average over; None integrates over all of them.
+        weights: [I, R] float, whole numbers: the weight of each image in each of R replicates. By default every
+            image counts once, in a single replicate.
+
+    Returns:
+        [A, T, K, R] float; NaN where a replicate has no object of the class.
+    """
+    if weights is None:
+        weights = np.ones((matches.images, 1))
+    areas, thresholds, _ = matches.outcome.shape
+    classes = len(matches.object_offsets) - 1
+    result = np.full((areas, thresholds, classes, weights.shape[1]), np.nan)
+    for k, a in np.ndindex(classes, areas):
+        objects = slice(*matches.object_offsets[k : k + 2])
+        counted = matches.object_counted[a, objects]
+        if not counted.any():
+            continue
+        positives = weights[matches.object_image[objects][counted]].sum(axis=0)
+        detected = slice(*matches.detection_offsets[k : k + 2])
+        outcome = matches.outcome[a, :, detected]
+        relevant = (outcome != IGNORED).any(axis=0)
+        image, outcome = matches.detection_image[detected][relevant], outcome[:, relevant]
+        seen = np.cumsum(weights[image], axis=0)
+        for t in range(thresholds):
+            result[a, t, k] = _mean_precision(image, outcome[t], seen, positives, recalls, weights)
+    return result
+
+
+def _mean_precision(
+    image: np.ndarray,
+    outcome: np.ndarray,
+    seen: np.ndarray,
+    positives: np.ndarray,
+    recalls: np.ndarray | None,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Average one class's precision envelope over recalls: [R].
+
+    Recall grows at true positives only, and there precision has its maxima: nothing else has to be looked at.
+
+    Args:
+        image: [N], of each detection, by falling score.
+        outcome: [N], of each detection.
+        seen: [N, R] weight of the detections up to and including each.
+        positives: [R] weight of the objects.
+        recalls: as in `interpolated_precision`.
+        weights: [I, R].
+    """
+    hits = np.flatnonzero(outcome == TRUE_POSITIVE)
+    ignored = np.flatnonzero(outcome == IGNORED)
+    total = seen[hits]
+    if len(ignored):
+        before = np.searchsorted(ignored, hits)
+        weight = np.concatenate([np.zeros((1, weights.shape[1])), np.cumsum(weights[image[ignored]], axis=0)])
+        total -= weight[before]
+    true_positives = np.cumsum(weights[image[hits]], axis=0)
+    # Spacing as in pycocotools; 0 / 0 is 0.
+    precision = true_positives / (total + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    with np.errstate(invalid="ignore"):  # 0 / 0: no object in a replicate
+        recall = true_positives / positives
+    if recalls is not None:
+        recall = np.searchsorted(recalls, recall, side="right") / len(recalls)
+    steps = np.diff(recall, axis=0, prepend=0)
+    return np.where(positives > 0, (steps * envelope).sum(axis=0), np.nan)
+
+
+def average_precision(matches: Matches, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Return COCO's summary: `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`.
+
+    Args:
+        matches: by `coco_matching.match`.
+        weights: [I, R], as in `interpolated_precision`.
+
+    Returns:
+        For each metric [R] in [0, 1]; NaN where no object counts.
+    """
+    precision = interpolated_precision(matches, COCO_RECALLS, weights)
+    of_area = {name: precision[a] for a, name in enumerate(COCO_AREAS)}
+    selected = {
+        "ap": of_area["all"],
+        "ap50": of_area["all"][:1],
+        "ap75": of_area["all"][5:6],
+        "ap_small": of_area["small"],
+        "ap_medium": of_area["medium"],
+        "ap_large": of_area["large"],
+    }
+    return {name: mean_over_classes(values) for name, values in selected.items()}
+
+
+@dataclass(frozen=True)
+class PairedInterval:
+    """A detector's metric minus its baseline's, over the same images and the same seeds.
+
+    Attributes:
+        difference: mean over seeds.
+        low, high: its 95% percentile bootstrap interval over images; NaN if a replicate has no object that counts.
+    """
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    matches: Sequence[Matches],
+    baselines: Sequence[Matches],
+    random: np.random.Generator,
+    resamples: int = 1000,
+    metrics: Callable[[Matches, np.ndarray], Mapping[str, np.ndarray]] = average_precision,
+) -> dict[str, PairedInterval]:
+    """Compare a detector with its baseline on resampled images.
+
+    In a replicate every detector of every seed sees the same images, so what makes an image hard cancels out. An
+    image is one draw from the population however many seeds look at it.
+
+    Args:
+        matches: of the detector, one for each seed.
+        baselines: of the baseline, one for each of the same seeds.
+        random: draws the images.
+        resamples: number of replicates.
+        metrics: as `average_precision`; `voc_metric.average_precision` for VOC.
+    """
+    pairs = list(zip(matches, baselines, strict=True))
+    images = matches[0].images
+    if any(one.images != images for pair in pairs for one in pair):
+        raise ValueError("detectors are compared on the same images")
+
+    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
+        both = [(metrics(detector, weights), metrics(baseline, weights)) for detector, baseline in pairs]
+        return {name: np.mean([ours[name] - theirs[name] for ours, theirs in both], axis=0) for name in both[0][0]}
+
+    observed = differences(np.ones((images, 1)))
+    largest = max(int(np.diff(one.detection_offsets).max(initial=1)) for pair in pairs for one in pair)
+    replicates = [differences(weights) for weights in _resampled(images, resamples, max(1, _CHUNK // largest), random)]
+    return {
+        name: _interval(float(values[0]), np.concatenate([replicate[name] for replicate in replicates]))
+        for name, values in observed.items()
+    }
+
+
+def mean_over_classes(precision: np.ndarray) -> np.ndarray:
+    """Average [..., K, R] over all but replicates, without the classes that have no object: [R]."""
+    flat = precision.reshape(-1, precision.shape[-1])
+    present = ~np.isnan(flat)
+    with np.errstate(invalid="ignore"):  # 0 / 0: no class has an object
+        return np.where(present, flat, 0).sum(axis=0) / present.sum(axis=0)
+
+
+def _interval(difference: float, replicates: np.ndarray) -> PairedInterval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(replicates, (tail, 1 - tail))
+    return PairedInterval(difference, float(low), float(high))
+
+
+def _resampled(images: int, resamples: int, chunk: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each image occurs in samples with replacement: [I, at most chunk] at a time.
+
+    The replicates do not depend on the size of the chunks.
+    """
+    chances = np.full(images, 1 / images)
+    for start in range(0, resamples, chunk):
+        counts = random.multinomial(images, chances, size=min(chunk, resamples - start))
+        yield np.ascontiguousarray(counts.T, dtype=np.float64)

@@ -1,0 +1,114 @@
+"""VOC's layout: what is read, what is refused, and BCCD."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.data.voc import CLASSES, open_voc, open_voc2007
+from engine.errors import UserError
+from tests.conftest import write_image
+
+CELLS = ["RBC", "WBC", "Platelets"]
+
+
+def element(name: str, box: tuple[int, int, int, int], difficult: int = 0) -> str:
+    names = ("xmin", "ymin", "xmax", "ymax")
+    sides = "".join(f"<{side}>{value}</{side}>" for side, value in zip(names, box, strict=True))
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    return f"<object><name>{name}</name><difficult>{difficult}</difficult>{part}<bndbox>{sides}</bndbox></object>"
+
+
+def write(folder: Path, lists: dict[str, list[str]], *objects: str) -> None:
+    """Images of 48x40 pixels, each with the same objects."""
+    for folder_name in ("Annotations", "ImageSets/Main"):
+        (folder / folder_name).mkdir(parents=True, exist_ok=True)
+    size = "<size><width>48</width><height>40</height><depth>3</depth></size>"
+    for split, names in lists.items():
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            xml = f"<annotation>{size}{''.join(objects)}</annotation>"
+            (folder / "Annotations" / f"{name}.xml").write_text(xml)
+            write_image(folder / "JPEGImages" / f"{name}.jpg", 100, seed=0)
+
+
+def test_boxes_count_pixels_from_one_and_include_both_ends(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"train": ["b", "a"], "val": ["c"]}, element("WBC", (1, 1, 48, 40)), element("RBC", (5, 6, 7, 8), 1)
+    )
+    dataset = open_voc(tmp_path, CELLS)
+    assert dataset.train.files.tolist() == [b"JPEGImages/b.jpg", b"JPEGImages/a.jpg"]
+    assert dataset.train.ids.tolist() == ["b", "a"]
+    assert dataset.val.boxes.tolist() == [[0, 0, 48, 40], [4, 5, 7, 8]]
+    assert dataset.val.areas.tolist() == [48 * 40, 9]
+    assert dataset.val.labels.tolist() == [1, 0]
+    assert dataset.val.difficult.tolist() == [False, True]
+    assert dataset.problems == {"train": [], "val": []}
+
+
+@pytest.mark.parametrize("devkit", ["", "VOCdevkit"])
+def test_voc2007_trains_on_both_years_and_tests_on_2007(devkit: str, tmp_path: Path) -> None:
+    write(tmp_path / devkit / "VOC2007", {"trainval": ["000005"], "test": ["000001"]}, element("dog", (1, 1, 9, 9)))
+    write(tmp_path / devkit / "VOC2012", {"trainval": ["2008_000002"]}, element("person", (1, 1, 9, 9)))
+    dataset = open_voc2007(tmp_path)
+    assert dataset.classes == list(CLASSES)
+    assert dataset.train.ids.tolist() == ["000005", "2008_000002"]
+    assert [CLASSES[label] for label in dataset.train.labels] == ["dog", "person"]
+    assert dataset.val.files.tolist() == [b"VOC2007/JPEGImages/000001.jpg"]
+
+
+def test_clicks_and_unknown_classes_are_named_and_removed(tmp_path: Path) -> None:
+    good, click, other = element("RBC", (1, 1, 9, 9)), element("RBC", (5, 5, 5, 5)), element("yeast", (2, 2, 20, 20))
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, good, click, other)
+    dataset = open_voc(tmp_path, CELLS)
+    for split, name in (("train", "a"), ("val", "b")):
+        assert [str(problem) for problem in dataset.problems[split]] == [
+            f"Boxes of unknown classes: 1 (first in JPEGImages/{name}.jpg), removed.",
+            f"Boxes without area: 1 (first in JPEGImages/{name}.jpg), removed.",
+        ]
+    assert len(dataset.train.boxes) == 1
+
+
+def test_an_absent_image_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, element("RBC", (1, 1, 9, 9)))
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 1 annotated images cannot be read \(first: .*a\.jpg\)"):
+        open_voc(tmp_path, CELLS)
+
+
+def test_an_absent_list_is_an_error_that_says_where_and_what_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ImageSets/Main/train\.txt cannot be read; .*data=shapes_boxes"):
+        open_voc(tmp_path, CELLS)
+
+
+def test_an_image_listed_twice_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a", "a"], "val": ["b"]}, element("RBC", (1, 1, 9, 9)))
+    with pytest.raises(UserError, match="lists the image a more than once"):
+        open_voc(tmp_path, CELLS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "<annotation>",
+        "<annotation><size><width>0</width><height>40</height></size></annotation>",
+        "<annotation><object/></annotation>",
+        "<annotation><size><width>48</width><height>40</height></size><object><name>RBC</name></object></annotation>",
+    ],
+)
+def test_a_broken_annotation_is_an_error_that_names_its_file(content: str, tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, element("RBC", (1, 1, 9, 9)))
+    (tmp_path / "Annotations" / "b.xml").write_text(content)
+    with pytest.raises(UserError, match=r"annotation .*b\.xml cannot be read"):
+        open_voc(tmp_path, CELLS)
+
+
+def test_bccd_is_read_and_its_faults_named(bccd: Path) -> None:
+    dataset = open_voc(bccd, CELLS, "bccd", train=("train", "val"), val=("test",))
+    assert (len(dataset.train), len(dataset.val)) == (292, 72)
+    problems = [str(problem) for problem in dataset.problems["train"]]
+    assert problems[0] == "Boxes without area: 2 (first in JPEGImages/BloodImage_00343.jpg), removed."
+    near = sum(one.count for found in dataset.problems.values() for one in found if one.what == "Near-duplicate boxes")
+    assert near == 8
+    assert len(dataset.train.boxes) + len(dataset.val.boxes) == 4888 - 2 - (near - 1)
+    assert dataset.train.image(0).shape == (3, 480, 640)

@@ -1,0 +1,69 @@
+"""The VOC devkit's rule against cases worked out by hand."""
+
+import numpy as np
+import pytest
+
+from engine.tasks.average_precision import Detections, GroundTruth
+from engine.tasks.voc_metric import average_precision, match
+
+Box = tuple[float, float, float, float]
+
+
+def half_open(boxes: list[Box]) -> np.ndarray:
+    """The devkit's boxes as `engine.data.voc` reads them."""
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4) - (1, 1, 0, 0)
+
+
+def metric(objects: list[Box], detections: list[Box], difficult: tuple[int, ...] = ()) -> tuple[float, float]:
+    """11 points and area, for one image, one class, and detections of falling score; boxes as the devkit has them."""
+    zeros = np.zeros(len(objects), dtype=int)
+    ignored = np.isin(np.arange(len(objects)), difficult)
+    truth = GroundTruth(1, 1, zeros, zeros, half_open(objects), np.ones(len(objects)), ignored)
+    none = np.zeros(len(detections), dtype=int)
+    found = Detections(none, none, -np.arange(len(detections), dtype=float), half_open(detections))
+    values = average_precision(match(truth, found))
+    return float(values["ap_11_points"][0]), float(values["ap_area"][0])
+
+
+def test_sides_are_inclusive_and_half_an_overlap_is_enough() -> None:
+    # Columns 1 to 5 of 1 to 10 are 50 of 100 pixels; x2 - x1 would make it 36 of 81.
+    assert metric([(1, 1, 10, 10)], [(1, 1, 5, 10)]) == pytest.approx((1, 1))
+    assert metric([(1, 1, 100, 100)], [(1, 1, 49, 100)]) == (0, 0)
+
+
+def test_a_detection_whose_best_object_is_taken_is_a_false_positive() -> None:
+    # The second detection overlaps the second object by 60 of 120, but the first by 80 of 100: COCO would match it.
+    objects: list[Box] = [(1, 1, 10, 10), (1, 3, 10, 10)]
+    detections: list[Box] = [(1, 1, 10, 10), (1, 1, 10, 9)]
+    eleven, area = metric(objects, detections)
+    assert eleven == pytest.approx(6 / 11)  # recall 0.5 at precision 1
+    assert area == pytest.approx(0.5)
+
+
+def test_a_detection_of_a_difficult_object_is_ignored_however_often() -> None:
+    objects: list[Box] = [(1, 1, 10, 10), (101, 101, 110, 110)]
+    detections: list[Box] = [(1, 1, 10, 10), (1, 1, 10, 10), (101, 101, 110, 110)]
+    assert metric(objects, detections, difficult=(0,)) == pytest.approx((1, 1))
+    assert metric(objects, detections) == pytest.approx(((6 + 5 * 2 / 3) / 11, 0.5 + 0.5 * 2 / 3))
+
+
+def test_recalls_are_compared_with_tenths() -> None:
+    # Recall 3 / 10 is reached; 3 * 0.1 is 0.30000000000000004. Precision 1 at recalls 0, 0.1, 0.2 and 0.3.
+    objects: list[Box] = [(100 * i + 1, 1, 100 * i + 10, 10) for i in range(10)]
+    assert metric(objects, objects[:3]) == pytest.approx((4 / 11, 0.3))
+
+
+def test_the_envelope_takes_the_best_precision_at_or_beyond_a_recall() -> None:
+    # Hit, miss, hit of two objects: precision 1 up to recall 1/2 and 2/3 up to 1.
+    objects: list[Box] = [(1, 1, 10, 10), (101, 1, 110, 10)]
+    detections: list[Box] = [(1, 1, 10, 10), (201, 1, 210, 10), (101, 1, 110, 10)]
+    assert metric(objects, detections) == pytest.approx(((6 + 5 * 2 / 3) / 11, 0.5 + 0.5 * 2 / 3))
+
+
+def test_an_object_is_found_only_in_its_own_image_and_class() -> None:
+    box = half_open([(1, 1, 10, 10)])
+    zero, one = np.zeros(1, dtype=int), np.ones(1, dtype=int)
+    truth = GroundTruth(2, 2, zero, zero, box, np.ones(1), np.zeros(1, bool))
+    for image, label in ((one, zero), (zero, one)):
+        found = Detections(image, label, np.ones(1), box)
+        assert average_precision(match(truth, found))["ap_area"] == pytest.approx([0])
