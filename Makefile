@@ -5,7 +5,7 @@ VENV := .venv
 EXTRAS := figures export slurm prepare dev
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lock
+.PHONY: demo test test-fast check lock
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -13,6 +13,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+# Without the tests that start programs or build every network: under two minutes on two cores.
+test-fast: $(INSTALLED)
+	$(VENV)/bin/python -m pytest tests/cbam/test_module.py tests/engine/comparison tests/engine/data tests/engine/tasks \
+		tests/engine/training/test_trainer.py tests/models/test_weights.py tests/test_layers.py
 
 # What continuous integration runs besides the tests.
 check: $(INSTALLED)
