@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -18,14 +19,23 @@ def exit_on_signals() -> None:
 
     Call it before the imports that take seconds. `GracefulStop` takes over where there is a state to save.
     """
-    process = os.getpid()
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if os.getpid() == process:  # not in a forked worker
-            exit_interrupted(f"Stopped by {signal.Signals(number).name}.")
-
+    received, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     for number in SIGNALS:
-        signal.signal(number, stop)
+        signal.signal(number, _leave_to_thread)
+    # A thread answers at once: a handler waits while the main thread is in an import or waits for another process.
+    threading.Thread(target=_exit_on_first, args=(received,), daemon=True).start()
+
+
+def _leave_to_thread(_number: int, _frame: FrameType | None) -> None:
+    """Handle a signal in Python: without a handler nothing would be written to the pipe."""
+
+
+def _exit_on_first(received: int) -> None:
+    while (number := os.read(received, 1)[0]) not in SIGNALS:
+        pass
+    exit_interrupted(f"Stopped by {signal.Signals(number).name}.")
 
 
 def ignore_signals() -> None:
@@ -38,7 +48,6 @@ def exit_interrupted(sentence: str) -> NoReturn:
     """Print the sentence and exit at once with code 75, which job scripts requeue."""
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         os.write(2, f"{sentence} Run the same command again to continue.\n".encode())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report the workers that end here
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()
@@ -60,6 +69,7 @@ class GracefulStop:
 
     def __enter__(self) -> "GracefulStop":
         self._before = {number: signal.signal(number, self._request) for number in SIGNALS}
+        self._wakeup = signal.set_wakeup_fd(-1)
         return self
 
     def __exit__(
@@ -67,6 +77,7 @@ class GracefulStop:
     ) -> None:
         if self.signal is not None and error is not None:
             return  # the process is about to end: a repeated request must not interrupt that
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.signal is not None:  # too late for a step to answer it

@@ -27,6 +27,19 @@ def test_a_signal_before_training_is_one_sentence_and_75(number: signal.Signals)
     assert errors == f"Stopped by {number.name}. Run the same command again to continue.\n"
 
 
+def test_a_signal_is_answered_while_the_process_waits_in_c() -> None:
+    code = "from engine.startup import prepare_process; prepare_process(); import ctypes; "
+    code += "print('ready', flush=True); libc = ctypes.CDLL(None); [libc.sleep(9) for _ in range(3)]"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == os.EX_TEMPFAIL
+
+
 def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-S", "train.py"], cwd=REPOSITORY, capture_output=True, text=True)

@@ -2,18 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.commands import arguments
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, free_port
 
 pytestmark = pytest.mark.skipif(
     shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid() != 0,
@@ -23,7 +24,8 @@ pytestmark = pytest.mark.skipif(
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort={ports[0]}
+FirstJobId={first_job}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -42,8 +44,8 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
 GresTypes=gpu
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=8000 Gres=gpu:1
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=17002 CPUs=8 RealMemory=8000 Gres=gpu:1
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=8000 Gres=gpu:1
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=8000 Gres=gpu:1
 PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -55,8 +57,12 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     (folder / "state").mkdir()
     (folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null\n")
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(host=socket.gethostname().partition(".")[0], folder=folder))
-    environment = os.environ | {"SLURM_CONF": str(configuration), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # Other clusters may run on this machine. The number of a job decides the port on which its processes meet.
+    given = {"ports": [free_port() for _ in range(3)], "first_job": os.getpid() % 10000 + 1}
+    host = socket.gethostname().partition(".")[0]
+    configuration.write_text(CONFIGURATION.format(host=host, folder=folder, **given))
+    environment = os.environ | {"SLURM_CONF": str(configuration), "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("OMP_NUM_THREADS", None)  # the scripts say how many threads compute
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start_munge()
     daemons = [["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]]
@@ -99,10 +105,10 @@ def wait_for(environment: dict[str, str], job: str, state: str, log: Path | None
         time.sleep(0.2)
 
 
-def submit(environment: dict[str, str], log: Path, *given: str) -> str:
+def submit(environment: dict[str, str], log: Path, *given: str, options: Sequence[str] = ()) -> str:
     """`sbatch scripts/slurm/train.sbatch` on both nodes; returns the job's number."""
-    options = ["--parsable", "--nodes=2", f"--output={log}", "scripts/slurm/train.sbatch"]
-    return ask(environment, "sbatch", *options, *given)
+    both = ["--parsable", "--nodes=2", f"--output={log}", *options, "scripts/slurm/train.sbatch"]
+    return ask(environment, "sbatch", *both, *given)
 
 
 def record(run: Path) -> dict[str, object]:
@@ -138,6 +144,35 @@ def test_two_nodes_train_as_two_processes_do_and_go_on_after_a_signal(slurm: dic
     assert "Stopped by SIGUSR1 after 1 epochs and" in text
     assert "Resuming after 1 epochs and" in text
     assert f"job {job}, start 2, on n[1-2]: python train.py" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [[], ["--time=1", "--signal=B:USR1@50"]], ids=["requeue", "time limit"])
+def test_a_job_that_slurm_ends_in_mid_epoch_resumes(limit: list[str], slurm: dict[str, str], tmp_path: Path) -> None:
+    """`scontrol requeue` sends SIGTERM to every process of the job, and srun sends it to the tasks once more."""
+    common = ["data=shapes", f"data.root={tmp_path}/shapes", "model=mobilenet_v3_small_cbam", "model.weights=null"]
+    common += ["recipe.batch_size=16", "recipe.epochs=2", "runtime.workers=2", "run.checkpoint_every_steps=1000"]
+    log, run = tmp_path / "log", tmp_path / "run"
+    job = submit(slurm, log, *common, f"run.dir={run}", options=limit)
+    wait_for(slurm, job, "RUNNING")
+    while "epoch 0/2" not in (log.read_text() if log.exists() else ""):
+        time.sleep(0.1)
+    if not limit:
+        time.sleep(2)
+        ask(slurm, "scontrol", "requeue", job)
+    wait_for(slurm, job, "PENDING", log)
+    wait_for_idle(slurm)
+    first = log.read_text()
+    stopped = re.findall(r"Stopped by \w+ (after [01] epochs and [1-9]\d* steps)\.", first)
+    assert len(stopped) == 1, first
+    assert "Traceback" not in first
+    time.sleep(2)
+    ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now", "TimeLimit=10")
+    wait_for(slurm, job, "COMPLETED", log)
+    assert f"Resuming {stopped[0]}." in log.read_text()
+    straight = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
+    ask(slurm | {"OMP_NUM_THREADS": "1"}, *straight, *common, f"run.dir={tmp_path}/straight")
+    assert record(run) == record(tmp_path / "straight")
 
 
 def test_a_preset_becomes_an_array_and_a_table_and_a_failed_task_is_named(
