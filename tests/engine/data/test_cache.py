@@ -7,28 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.config import DataConfig
 from engine.data import transforms
-from engine.data.datasets import Dataset, Split, open_dataset
-from engine.data.loader import Batch, TrainLoader
-from engine.distributed import ProcessGroup
-from engine.tasks.classification import TrainSamples
+from engine.data.datasets import Split, open_dataset
 from tests.conftest import write_image
+from tests.engine.data.small import config, equal, loader
 
 CPU = torch.device("cpu")
-
-
-def config(root: Path, total_classes: int = 3, layout: str = "folders", classes: int | None = None) -> DataConfig:
-    return DataConfig("test", layout, str(root), total_classes, classes, image_size=32, resize=32)
-
-
-def loader(data: Dataset, workers: int, seed: int = 51, batch_size: int = 8) -> TrainLoader:
-    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, seed, workers, CPU, ProcessGroup())
-
-
-def equal(one: Batch, other: Batch) -> bool:
-    pairs = zip((*one.views, *one.targets, one.indices), (*other.views, *other.targets, other.indices), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

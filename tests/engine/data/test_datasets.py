@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import DataConfig
 from engine.data.datasets import open_dataset
 from engine.errors import UserError
-
-
-def config(root: Path, total_classes: int = 3, layout: str = "folders", classes: int | None = None) -> DataConfig:
-    return DataConfig("test", layout, str(root), total_classes, classes, image_size=32, resize=32)
+from tests.engine.data.small import config
 
 
 def test_class_folders_are_indexed_by_sorted_name(folders: Path) -> None:

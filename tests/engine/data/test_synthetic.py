@@ -4,13 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import DataConfig
 from engine.data import synthetic
 from engine.data.datasets import open_dataset
-
-
-def config(root: Path, total_classes: int = 3, layout: str = "folders", classes: int | None = None) -> DataConfig:
-    return DataConfig("test", layout, str(root), total_classes, classes, image_size=32, resize=32)
+from tests.engine.data.small import config
 
 
 def test_shapes_are_generated_once_and_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

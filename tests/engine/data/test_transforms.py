@@ -14,29 +14,14 @@ from torchvision.transforms.v2 import functional as F
 
 from engine.config import DataConfig
 from engine.data import transforms
-from engine.data.datasets import Dataset, open_dataset
-from engine.data.loader import Batch, TrainLoader
+from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
 from engine.determinism import RngPurpose, rng
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.tasks.classification import TrainSamples
 from tests.conftest import write_image
+from tests.engine.data.small import config, loader
 
 CPU = torch.device("cpu")
-
-
-def config(root: Path, total_classes: int = 3, layout: str = "folders", classes: int | None = None) -> DataConfig:
-    return DataConfig("test", layout, str(root), total_classes, classes, image_size=32, resize=32)
-
-
-def loader(data: Dataset, workers: int, seed: int = 51, batch_size: int = 8) -> TrainLoader:
-    return TrainLoader(TrainSamples(data.train, seed, 32, 0.25), batch_size, seed, workers, CPU, ProcessGroup())
-
-
-def equal(one: Batch, other: Batch) -> bool:
-    pairs = zip((*one.views, *one.targets, one.indices), (*other.views, *other.targets, other.indices), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
