@@ -6,7 +6,7 @@ import torch
 
 from engine.config import DataConfig
 from engine.data.datasets import Dataset
-from engine.data.loader import TrainLoader
+from engine.data.loader import Batch, TrainLoader
 from engine.distributed import ProcessGroup
 from engine.tasks.classification import TrainSamples
 
