@@ -46,14 +46,14 @@ def main(config: TrainConfig) -> None:
 def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     runtime = config.runtime
     device = resolve_device(runtime.device, group)
-    for key in ("fused_cbam", "sync_batchnorm"):
-        if getattr(runtime, key) and device.type != "cuda":
-            raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
     with group.main_process_first():
         data = open_dataset(config.data)
     data.require_same_images(group)
     with group.main_process_first():
         model = build_model(config, run, len(data.classes))
+    for key in ("fused_cbam", "sync_batchnorm"):
+        if getattr(runtime, key) and device.type != "cuda":
+            raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
 
     task = Classification.from_config(config)
     preprocessing = task.preprocessing(models.transforms(config.model.name, config.model.weights))

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from cbam import passes
 from cbam.checks import require_feature_map
-from cbam.convolution import convolution_gradients
+from cbam.convolution import convolution_gradients, without_autocast
 from cbam.passes import gate_dtype
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -99,7 +99,7 @@ def _refine(
     """The refined map, and what the backward pass needs: both gates, what they were pooled from, and where."""
     over, dtype = _passes(fused), gate_dtype(x)
     refined = torch.empty_like(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         pooled, position = over.pool_positions(x)
         hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
         channel_gate = torch.sigmoid(F.linear(hidden, _matrix(last, dtype), _cast(last_bias, dtype)).sum(0))
@@ -129,7 +129,7 @@ def _refine_backward(
     """Gradients of x, of both layers of the MLP, weight and bias, and of the convolution."""
     over, dtype = _passes(fused), gate_dtype(x)
     x_gradient = torch.empty_like(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         factors = channel_gate, gain * spatial_gate
         from_scale, spatial_gradient = over.factor_gradients(gradient, x, *factors, x_gradient)
         logits_gradient = gain * spatial_gradient * spatial_gate * (1 - spatial_gate)
@@ -144,12 +144,17 @@ def _refine_backward(
         over.input_gradient(gradient, *factors, plane_gradients, channel, pooled_gradients, position, x_gradient)
         return (
             x_gradient,
-            (hidden_gradient.flatten(0, 1).T @ pooled.flatten(0, 1)).reshape(first.shape).to(first.dtype),
+            _like(first, hidden_gradient.flatten(0, 1).T @ pooled.flatten(0, 1)),
             hidden_gradient.sum((0, 1)).to(first.dtype),
-            (sum_gradient.T @ hidden.sum(0)).reshape(last.shape).to(last.dtype),
+            _like(last, sum_gradient.T @ hidden.sum(0)),
             (2 * sum_gradient.sum(0)).to(last.dtype),
-            kernel_gradient.to(kernel.dtype),
+            _like(kernel, kernel_gradient),
         )
+
+
+def _like(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient of a weight in its shape, dtype and memory format."""
+    return torch.empty_like(weight).copy_(gradient.view(weight.shape))
 
 
 def _matrix(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,10 +1,16 @@
 """The convolution of the spatial gate, from two planes to one."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast on the tensor's device; the meta device has none."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def convolve(planes: Tensor, kernel: Tensor) -> Tensor:
@@ -31,7 +37,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, planes: Tensor, kernel: Tensor) -> Tensor:
         ctx.save_for_backward(planes, kernel)
-        with torch.autocast(planes.device.type, enabled=False):
+        with without_autocast(planes):
             return F.conv2d(planes, kernel, padding=kernel.shape[-1] // 2)
 
     @staticmethod

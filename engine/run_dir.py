@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.io import encode_png
 
-from engine import checkpoint, schema
+from engine import checkpoint, file_schema
 from engine.atomic_io import DRAFT, atomic_write
 from engine.cluster import is_earlier_start, slurm_start
 from engine.config import TrainConfig
@@ -182,11 +182,11 @@ class RunDirectory:
         except ValueError as error:
             raise UserError(f"{self.record_file} is not a record ({error}); restore the file.") from error
         advice = "Restore the file."
-        status = schema.require_types(record, {"status": schema.TEXT}, self.record_file, advice)["status"]
+        status = file_schema.require_types(record, {"status": file_schema.TEXT}, self.record_file, advice)["status"]
         if status not in ("running", "finished"):
             raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")
-        expected = schema.FINISHED if status == "finished" else schema.RUNNING
-        return schema.require_types(record, expected, self.record_file, advice)
+        expected = file_schema.FINISHED if status == "finished" else file_schema.RUNNING
+        return file_schema.require_types(record, expected, self.record_file, advice)
 
     def save_picture(self, pixels: np.ndarray, epoch: int) -> None:
         """Write a picture, uint8 [height, width, 3]."""
@@ -201,7 +201,7 @@ class RunDirectory:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
 
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
-        schema.require_types(state, schema.CHECKPOINT, path, "Restore the file.")
+        file_schema.require_types(state, file_schema.CHECKPOINT, path, "Restore the file.")
         differing = mismatches(state, config)
         if differing:
             raise UserError(

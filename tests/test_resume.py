@@ -173,10 +173,10 @@ def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
     processes = start(tmp_path, folders, "run", group)
     await_second_checkpoint(tmp_path / "run")
     os.kill(processes[-1].pid, signal.SIGUSR1)
-    for process in processes:
-        result = process.result()
-        assert result.returncode == os.EX_TEMPFAIL
-        assert "Stopped by SIGUSR1 after" in result.stderr
+    results = [process.result() for process in processes]
+    assert [result.returncode for result in results] == [os.EX_TEMPFAIL] * group
+    assert results[0].stderr.startswith("Stopped by SIGUSR1 after")
+    assert not any(result.stderr for result in results[1:])
 
 
 def test_four_ranks_continue_to_the_same_bits(undisturbed: Undisturbed, folders: Path, tmp_path: Path) -> None:

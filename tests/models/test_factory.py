@@ -215,8 +215,6 @@ def test_attention_of_earlier_versions_loads(name: str, kind: str, tmp_path: Pat
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["cbam", "se"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet18_w15", "vgg11_bn", "mobilenet_v1", "mobilenet_v2"])
 def test_attention_elsewhere_is_not_taken_for_that_of_an_earlier_version(tmp_path: Path) -> None:
     elsewhere = models.build("resnet18_cbam", num_classes=CLASSES, after=r"layer\d\.\d+")
     torch.save(elsewhere.state_dict(), tmp_path / "elsewhere.pt")
@@ -230,6 +228,8 @@ def test_sync_batchnorm_keeps_attention() -> None:
     assert len(cbam.check(net)) == 8
 
 
+@pytest.mark.parametrize("kind", ["cbam", "se"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_w15", "vgg11_bn", "mobilenet_v1", "mobilenet_v2"])
 def test_under_one_seed_the_backbone_starts_alike_with_and_without_attention(name: str, kind: str) -> None:
     torch.manual_seed(51)
     without = models.build(name, num_classes=CLASSES).state_dict()

@@ -56,15 +56,15 @@ def test_looking_leaves_the_network_as_it_is() -> None:
     )
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
-    assert list(maps.gates) == [f"layer{stage}.1 spatial" for stage in (1, 2, 3, 4)]  # the last of each resolution
+    assert list(maps.gates) == [f"layer{stage}.1.bn2 spatial" for stage in (1, 2, 3, 4)]  # the last of each resolution
     assert all(gate.shape == (2, 64, 64) for gate in maps.gates.values())
 
 
 @pytest.mark.parametrize(
     ("name", "count", "shapes"),
     [
-        ("resnet18_cbam", 16, {"layer4.1 channel": (2, 512, 1, 1), "layer4.1 spatial": (2, 1, 2, 2)}),
-        ("resnet18_se", 8, {"layer4.1 channel": (2, 512, 1, 1)}),
+        ("resnet18_cbam", 16, {"layer4.1.bn2 channel": (2, 512, 1, 1), "layer4.1.bn2 spatial": (2, 1, 2, 2)}),
+        ("resnet18_se", 8, {"layer4.1.bn2 channel": (2, 512, 1, 1)}),
         ("resnet18", 0, {}),
     ],
 )
