@@ -39,6 +39,8 @@ class Process:
         self.arguments = [script, *arguments]
         name = time.monotonic_ns()
         self.output, self.errors = folder / f"{name}.out", folder / f"{name}.err"
+        self.output.touch()  # readable at once: the server may take seconds to fork
+        self.errors.touch()
         given = (self.arguments, folder, dict(environment), self.output, self.errors, prepare)
         self.process = _SERVER.Process(target=_main, args=given)
         self.process.start()
