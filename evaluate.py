@@ -11,7 +11,10 @@ Writes the table to results/DATA (table.dir=DIR) and prints it.
 from engine.startup import prepare_process
 
 if __name__ == "__main__":
-    prepare_process()  # before the imports that take seconds
+    prepare_process()
+    from engine import cli
+
+    cli.check_arguments("evaluate")  # before the imports that take seconds
 
 import os
 from pathlib import Path
@@ -89,4 +92,4 @@ def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry
 
 
 if __name__ == "__main__":
-    cli.run("evaluate", main, models.default_weights(), models.ModelError)
+    cli.run("evaluate", main, models.ModelError)

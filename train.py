@@ -9,7 +9,10 @@ Running the same command again resumes the run. The keys are documented in engin
 from engine.startup import prepare_process
 
 if __name__ == "__main__":
-    prepare_process()  # before the imports that take seconds
+    prepare_process()
+    from engine import cli
+
+    cli.check_arguments("train")  # before the imports that take seconds
 
 import os
 
@@ -104,4 +107,4 @@ def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Modu
 
 
 if __name__ == "__main__":
-    cli.run("train", main, models.default_weights(), models.ModelError)
+    cli.run("train", main, models.ModelError)

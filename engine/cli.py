@@ -10,13 +10,11 @@ import inspect
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,26 +23,39 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from engine import config
+from engine.config import CONFIGS
 from engine.errors import UserError
 from engine.logging import open_streams, print_line
 from engine.signals import Interrupted, exit_interrupted, ignore_signals
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("model", "attention", "data", "recipe", "runtime")
 
 
-def run(
-    name: str,
-    command: Callable[[Any], None],
-    networks: Mapping[str, str | None],
-    *user_errors: type[Exception],
-) -> None:
+def check_arguments(name: str) -> None:
+    """Print the help, or refuse arguments that do not compose, before the imports that take seconds.
+
+    Args:
+        name: the primary config.
+    """
+    with _arguments():
+        if {"--help", "-h"} & set(sys.argv):
+            print_line(_help(name))
+            sys.exit()
+        if any(argument.startswith("-") for argument in sys.argv[1:]):
+            return  # Hydra's own options; several runs
+        try:
+            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+                config.parse(compose(name, sys.argv[1:]))
+        except ValueError as error:
+            raise _does_not_compose(error) from error
+
+
+def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]) -> None:
     """Run a command on the configuration that `configs/NAME.yaml` and the arguments compose to.
 
     Args:
         name: the primary config.
         command: takes the dataclass of its schema.
-        networks: the backbones, each with its default weights.
         user_errors: further exceptions whose message is a sentence for the user.
     """
     composing = True
@@ -57,33 +68,41 @@ def run(
             _require_one_attention(composed)
             command(config.parse(composed))
 
-    open_streams()
-    config.register(networks)
-    # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    with one_line_errors(HydraException, OmegaConfBaseException):
-        sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
-        if {"--help", "-h"} & set(sys.argv):
-            print_line(_help(name, networks))
-            return
-        _refuse_earlier_keys(sys.argv[1:])
+    with _arguments():
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
         except ValueError as error:
             if not composing:
                 raise
-            raise UserError(f"The arguments do not compose to a configuration: {error}.") from error
+            raise _does_not_compose(error) from error
     ignore_signals()
 
 
-def _help(name: str, networks: Iterable[str]) -> str:
+def _does_not_compose(error: ValueError) -> UserError:
+    return UserError(f"The arguments do not compose to a configuration: {error}.")
+
+
+@contextmanager
+def _arguments() -> Iterator[None]:
+    """While entered, Hydra finds the configurations, and errors of the arguments end in one line."""
+    open_streams()
+    config.register()
+    # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with one_line_errors(HydraException, OmegaConfBaseException):
+        sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
+        _refuse_earlier_keys(sys.argv[1:])
+        yield
+
+
+def _help(name: str) -> str:
     """Return what the program does, its presets, and its keys with their defaults."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         defaults = OmegaConf.to_yaml(compose(name)).strip()
         presets = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
     if "model" in presets:
-        presets["model"] = [*networks, "each also as NAME_cbam and NAME_se"]
+        presets["model"] = [*config.default_weights(), "each also as NAME_cbam and NAME_se"]
     lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in presets.items())
     program = (sys.modules["__main__"].__doc__ or "").strip()
     return (
@@ -130,9 +149,9 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
             _fail("The system allows this process no more open files; set runtime.workers lower, or raise `ulimit -n`.")
         _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
     except RuntimeError as error:
-        # torch has a class for it on a GPU alone.
-        refused = ("can't allocate memory", "could not create a", "std::bad_alloc")  # the allocator, oneDNN
-        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in refused):
+        # CUDA, the allocator, oneDNN; torch has a class for the first alone.
+        refused = ("out of memory", "can't allocate memory", "could not create a", "std::bad_alloc")
+        if any(text in str(error) for text in refused):
             _fail(
                 f"There is too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
                 "table.throughput_batch_size lower, or recipe.accumulation_steps higher."

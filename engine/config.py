@@ -5,12 +5,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from engine.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+NETWORKS = CONFIGS / "networks.yaml"
 
 
 @dataclass
@@ -301,18 +305,21 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
 
 
-def register(networks: Mapping[str, str | None]) -> None:
+def default_weights() -> dict[str, str | None]:
+    """Return the backbones, each with the weights that it starts from by default."""
+    return {str(name): weights for name, weights in OmegaConf.load(NETWORKS).items()}
+
+
+def register() -> None:
     """Give Hydra the schemas that the files in `configs/` are checked against, and the group `model`.
 
-    Args:
-        networks: the weights that each backbone starts from by default. Each is selected by its name, and with
-            attention by NAME_cbam and NAME_se.
+    Each backbone of `configs/networks.yaml` is selected by its name, and with attention by NAME_cbam and NAME_se.
     """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="export_schema", node=ExportConfig)
-    for name, weights in networks.items():
+    for name, weights in default_weights().items():
         store.store(group="model", name=name, node={"name": name, "weights": weights})
         for attention in ("cbam", "se"):
             defaults = [f"{name}@model", {"override /attention": attention}]

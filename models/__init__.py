@@ -8,14 +8,13 @@
 from models.attention import fuse, gates, plain_state
 from models.detection import backbone
 from models.errors import ModelError
-from models.factory import build, default_weights, names
+from models.factory import build, names
 from models.pretrained import published, published_entry, transforms
 
 __all__ = [
     "ModelError",
     "backbone",
     "build",
-    "default_weights",
     "fuse",
     "gates",
     "names",

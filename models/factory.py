@@ -6,7 +6,7 @@ import cbam
 from models import attention as attention_layers
 from models import weights as start_weights
 from models.errors import ModelError
-from models.pretrained import image_size, published
+from models.pretrained import image_size
 from models.registry import BACKBONES, BackboneSpec
 
 STARTS = ("identity", "random")
@@ -15,11 +15,6 @@ STARTS = ("identity", "random")
 def names() -> list[str]:
     """Return the names of all backbones: torchvision's where it has the network."""
     return list(BACKBONES)
-
-
-def default_weights() -> dict[str, str | None]:
-    """Return the weights that each backbone starts from by default; None where torchvision publishes none."""
-    return {name: next(iter(published(name)), None) for name in BACKBONES}
 
 
 def parse(name: str, attention: str | None = None) -> tuple[BackboneSpec, str]:

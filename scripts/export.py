@@ -49,7 +49,7 @@ def _require_as_trained(config: ExportConfig) -> None:
     there: dict[str, Any] = {"model.name": trained.model.name, "model.attention": trained.model.attention}
     here: dict[str, Any] = {"model.name": config.model.name, "model.attention": config.model.attention}
     for options, found in ((trained.attention, there), (config.attention, here)):
-        found |= {f"attention.{key}": value for key, value in vars(options).items() if key != "start"}
+        found |= {f"attention.{key}": value for key, value in vars(options).items() if key != "init"}
     there["classes"], here["classes"] = run.record()["classes"], config.classes
     differing = [f"{key}={value}" for key, value in there.items() if here[key] != value]
     if differing:
@@ -57,4 +57,4 @@ def _require_as_trained(config: ExportConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("export", run, models.default_weights(), models.ModelError)
+    cli.run("export", run, models.ModelError)

@@ -15,7 +15,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import models
 from engine import cli
 from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
@@ -54,4 +53,4 @@ def whole_batches(shards: Iterable[Batch], group: ProcessGroup) -> Iterator[Batc
 
 
 if __name__ == "__main__":
-    cli.run("train", print_digests, models.default_weights())
+    cli.run("train", print_digests)

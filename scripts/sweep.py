@@ -24,14 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import models
 from engine import cli
-from engine.config import TrainConfig, parse, register
+from engine.config import CONFIGS, TrainConfig, parse, register
 from engine.errors import UserError
 from engine.logging import open_streams, print_line
 from engine.run_dir import RunDirectory
 
-SWEEPS = cli.CONFIGS / "sweep"
+SWEEPS = CONFIGS / "sweep"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
     """
     sweep = read(file)
     runs = []
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for line in sweep.runs:
             runs += [look_up(overrides) for overrides in expand([*sweep.train, *_words(line, file), *extra])]
     for run in runs:
@@ -150,7 +149,7 @@ def main(arguments: list[str]) -> None:
     chosen = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
     if len(chosen) != 1 or not (chosen[0] in sweeps or chosen[0].endswith(".yaml")):
         raise UserError(f"Name one sweep as sweep=NAME, of {', '.join(sweeps)}, or your own file as sweep=FILE.yaml.")
-    register(models.default_weights())
+    register()
     extra = [argument for argument in arguments if not argument.startswith("sweep=")]
     print_line("\n".join(plan(sweeps.get(chosen[0], Path(chosen[0])), extra)))
 

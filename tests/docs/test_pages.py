@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import models
 from engine import config
-from engine.cli import CONFIGS
+from engine.config import CONFIGS
 from tests.conftest import script_module
 from tests.processes import REPOSITORY
 
@@ -52,7 +51,7 @@ def check(program: str, arguments: list[str]) -> None:
     if program.startswith("scripts/slurm/"):
         name = "sweep" if name == "submit_table" else name
     if name == "sweep":
-        config.register(models.default_weights())
+        config.register()
         script_module("sweep").main(arguments)
     elif name in ("train", "evaluate", "hash_batches", "export"):
         compose_all("train" if name == "hash_batches" else name, arguments)
@@ -66,7 +65,7 @@ def check(program: str, arguments: list[str]) -> None:
 
 def compose_all(primary: str, arguments: list[str]) -> None:
     """Composes and checks every configuration that the arguments stand for, those of a sweep too."""
-    config.register(models.default_weights())
+    config.register()
     given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in script_module("sweep").expand(given):

@@ -47,3 +47,18 @@ def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
     assert done.stderr.startswith(f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf.")
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
+def test_help_and_unknown_keys_do_not_wait_for_torch(program: str) -> None:
+    for argument, answer in (
+        ("--help", "Keys and their defaults"),
+        ("recipes.lr=1", "Could not override 'recipes.lr'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", program, argument], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert answer in done.stdout + done.stderr
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "hydra" in imported
+        assert "torch" not in imported

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import cbam
 import models
 from cbam import CBAM, CBAMLayer
+from engine.config import default_weights
 from models.attention import SELayer
 from tests.networks import CLASSES, FAMILIES, plain, side
 
@@ -25,6 +26,12 @@ def other_networks() -> list[str]:
 def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module, str]:
     """A network's name, the network without attention, and the file of its state dict."""
     return pretrain(request.param, tmp_path_factory.mktemp("weights"))
+
+
+def test_every_network_is_in_the_configuration_with_its_default_weights() -> None:
+    assert list(default_weights()) == models.names()
+    for name, weights in default_weights().items():
+        assert weights == next(iter(models.published(name)), None), name
 
 
 def pretrain(name: str, folder: Path) -> tuple[str, nn.Module, str]:

@@ -7,9 +7,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import models
-from engine import cli, config
+from engine import config
 from engine.analysis.complexity import gflops, parameters
-from engine.config import TrainConfig
+from engine.config import CONFIGS, TrainConfig
 from engine.errors import UserError
 from tests.conftest import script_module
 
@@ -45,8 +45,8 @@ TABLES_1_TO_3 = {
 
 
 def composed(*arguments: str) -> TrainConfig:
-    config.register(models.default_weights())
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+    config.register()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         parsed = config.parse(compose("train", [*arguments, "data.root=data"]))
     assert isinstance(parsed, TrainConfig)
     return parsed

@@ -6,9 +6,8 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
-import models
 from engine import config
-from engine.cli import CONFIGS
+from engine.config import CONFIGS
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
 from tests.commands import RECORD
@@ -21,7 +20,7 @@ DEMO = SWEEPS / "demo.yaml"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    config.register(models.default_weights())
+    config.register()
     return script_module("sweep")
 
 
