@@ -46,7 +46,7 @@ def trained_bits(name: str, fused: bool) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", models.names())
-def test_every_network_with_cbam_trains_to_the_same_bits_twice(name: str, fused: bool) -> None:
+def test_every_network_trains_to_the_same_bits(name: str, fused: bool) -> None:
     assert all(map(torch.equal, trained_bits(f"{name}_cbam", fused), trained_bits(f"{name}_cbam", fused)))
 
 
@@ -61,7 +61,7 @@ def test_the_identity_start_is_exact(name: str, tmp_path: Path) -> None:
         assert torch.equal(net.to(DEVICE).eval()(images), pretrained.to(DEVICE)(images))
 
 
-def test_batches_arrive_whole_while_the_device_computes() -> None:
+def test_batches_arrive_whole_during_computation() -> None:
     transfer, busy = Transfer(DEVICE), torch.randn(4096, 4096, device=DEVICE)
     place = torch.empty(64, 3, 224, 224, dtype=torch.uint8).to(memory_format=torch.channels_last)
     arrived = []

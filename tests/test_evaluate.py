@@ -18,7 +18,7 @@ def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> 
     assert_one_line(command("evaluate.py", *common, "runs=[]"), "runs=[] and published=[] leave nothing to compare")
 
 
-def test_published_weights_enter_the_table_without_a_run(command: Command, tmp_path: Path) -> None:
+def test_published_weights_need_no_run(command: Command, tmp_path: Path) -> None:
     """The real path of published weights, on a file of ours under the published name and a thousand class folders.
 
     Its digest, which cannot be the published one, is put in place of that for this process.

@@ -33,7 +33,7 @@ def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
     assert torch.equal(loaded.eval()(images), net.eval()(images))
 
 
-def test_torch_hub_refuses_another_package_of_that_name(tmp_path: Path) -> None:
+def test_torch_hub_refuses_another_models_package(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text("")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import models, torch\n"
@@ -43,7 +43,7 @@ def test_torch_hub_refuses_another_package_of_that_name(tmp_path: Path) -> None:
     assert "ImportError: Another package named `models` is imported already" in done.stderr
 
 
-def test_fetching_weights_that_nobody_publishes_is_one_line(command: Command) -> None:
+def test_unpublished_weights_are_refused(command: Command) -> None:
     assert_one_line(
         command("scripts/download_weights.py", "model=mobilenet_v1"), "publishes no weights for mobilenet_v1"
     )

@@ -167,9 +167,7 @@ def await_second_checkpoint(run: Path) -> None:
 
 
 @pytest.mark.parametrize("group", [1, 2])
-def test_a_signal_to_one_process_saves_and_ends_all_with_a_code_of_its_own(
-    group: int, folders: Path, tmp_path: Path
-) -> None:
+def test_signal_to_one_rank_saves_and_ends_all(group: int, folders: Path, tmp_path: Path) -> None:
     processes = start(tmp_path, folders, "run", group)
     await_second_checkpoint(tmp_path / "run")
     os.kill(processes[-1].pid, signal.SIGUSR1)

@@ -108,7 +108,7 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
     assert_one_line(other, "contains a run that differs in recipe.lr (0.01 there, 0.5 here)")
 
 
-def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
+def test_killed_run_resumes_on_the_same_images_only(
     command: Command, folders: Path, pretrained_file: Path, tmp_path: Path
 ) -> None:
     root, weights = tmp_path / "images", tmp_path / "start.pt"
@@ -164,7 +164,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
         (["run.dir=/proc/run", "model.weights=null", "recipe.batch_size=8"], "/proc/run cannot be written"),
     ],
 )  # fmt: skip
-def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(
+def test_user_errors_are_one_line(
     given: list[str], complaint: str, command: Command, folders: Path, tmp_path: Path
 ) -> None:
     done = command("train.py", f"data.root={folders}", "data.total_classes=3", "data.image_size=31", *given)
@@ -172,6 +172,6 @@ def test_what_a_user_can_get_wrong_is_one_line_and_exit_code_2(
     assert not (tmp_path / "runs").exists()
 
 
-def test_without_imagenet_it_says_where_it_looked_and_what_to_try(command: Command, tmp_path: Path) -> None:
+def test_absent_imagenet_says_where_it_looked(command: Command, tmp_path: Path) -> None:
     done = command("train.py", "model=resnet50_cbam")
     assert_one_line(done, str(tmp_path / "data" / "imagenet"), "data.root", "data=shapes")

@@ -45,7 +45,7 @@ def test_memory_is_counted_in_maps() -> None:
     assert module._peak(module._step(Product(), x), x, CPU) / one_map == pytest.approx(5, abs=0.1)
 
 
-def test_the_loaders_take_turns_and_are_compared_round_by_round(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaders_take_turns(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter(
         [1000.0, 800.0, 1100.0, 3000.0, 500.0, 100.0, 90.0, 120.0, 300.0, 40.0, 1200.0, 900.0, 1300.0, 3000.0, 600.0]
     )
@@ -59,7 +59,7 @@ def test_the_loaders_take_turns_and_are_compared_round_by_round(images: Path, mo
     assert rows[4]["here, normalised / this"] == 1.6  # of 1.6, 2.25 and 1.5
 
 
-def test_each_loader_gives_every_batch_of_the_same_size(images: Path) -> None:
+def test_loaders_give_equal_batches(images: Path) -> None:
     split = repeated(images, 64)
     shape = (pipeline.BATCH, 3, pipeline.SIZE, pipeline.SIZE)
     ours = [pipeline._loader(split, CPU).epoch(0), pipeline._second_epoch(pipeline._loader(split.cached(), CPU))]
@@ -74,7 +74,7 @@ def test_training_from_files_is_measured(images: Path) -> None:
     assert all(row["images/s"] > 0 and 0 <= row["waiting for images (%)"] < 100 for row in rows)
 
 
-def test_a_report_keeps_the_sections_that_were_not_measured_again(tmp_path: Path) -> None:
+def test_report_keeps_sections_not_measured_again(tmp_path: Path) -> None:
     measured = {"measured": report.circumstances(CPU)}
     section = {"about": "Two ways.", "rows": [{"way": "a", "ms": 1.234}], **measured}
     report.write(tmp_path, "here", {"one": section, "two": section})

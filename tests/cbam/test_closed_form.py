@@ -101,7 +101,7 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("kind", ["random", "zeros", "ties", "negative", "constant"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_outputs_and_gradients_are_those_of_autograd_in_float64(
+def test_outputs_and_gradients_match_float64_autograd(
     shape: tuple[int, ...],
     kind: str,
     fused: bool,
@@ -121,7 +121,7 @@ def test_outputs_and_gradients_are_those_of_autograd_in_float64(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_operations_in_half_precision_err_no_more_than_autograd(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_half_precision_error_is_at_most_autograds(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Both round the map between the gates, so that nearly equal channels tie: the kernels do not."""
     module, x = cbam(shape[1]), feature_map("random", shape, dtype)
     reference = autograd_results(copy.deepcopy(module).double(), x.double(), x.double())
@@ -147,7 +147,7 @@ def test_the_identity_start_is_exact(fused: bool, dtype: torch.dtype) -> None:
 
 
 @both_passes
-def test_a_map_that_is_dense_in_neither_order_is_taken_too(fused: bool) -> None:
+def test_strided_maps_are_accepted(fused: bool) -> None:
     module, x = cbam(8), feature_map("random", (2, 8, 9, 7))[:, :, ::2]
     gradient = torch.ones_like(x)
     assert is_near(results(module, x, gradient, fused), autograd_results(module, x, gradient), 1e-5)
@@ -210,7 +210,7 @@ def test_a_second_derivative_is_refused(fused: bool) -> None:
         torch.autograd.grad(refined.sum(), x, create_graph=True)
 
 
-def test_training_is_in_closed_form_but_for_gates_with_hooks() -> None:
+def test_closed_form_is_default_without_hooks() -> None:
     module, x = cbam(8), feature_map("random", (2, 8, 5, 6)).requires_grad_()
     refined = module.refine(x)
     assert refined.grad_fn.name() == "_RefineBackward"
@@ -257,7 +257,7 @@ def test_activation_checkpointing_changes_nothing(fused: bool) -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 6), (2, 6, 4, 6), (2, 5, 4, 6, 1), (2, 5, 0, 6)], ids=str)
-def test_what_is_no_feature_map_of_the_module_is_a_clear_error(shape: tuple[int, ...]) -> None:
+def test_wrong_inputs_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="Expected"):
         CBAM(5)._refine_in_closed_form(torch.ones(shape), GAIN, False)
 
@@ -274,7 +274,7 @@ def test_what_is_no_feature_map_of_the_module_is_a_clear_error(shape: tuple[int,
     ],
     ids=str,
 )
-def test_a_kind_of_cbam_that_the_kernels_do_not_compute_is_refused(options: dict[str, object]) -> None:
+def test_unsupported_variant_is_refused_by_kernels(options: dict[str, object]) -> None:
     assert CBAM(8).has_closed_form
     assert not CBAM(8, **options).has_closed_form
     with pytest.raises(models.ModelError, match=r"set runtime\.fused_cbam=false"):
@@ -296,7 +296,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
-def test_a_network_that_was_told_so_trains_by_the_kernels_and_is_evaluated_without(calls: list[bool]) -> None:
+def test_fused_network_uses_kernels_in_training_only(calls: list[bool]) -> None:
     net = models.build("resnet18_cbam", num_classes=10).to(DEVICE)
     images = torch.randn(2, 3, 32, 32, device=DEVICE)
     plain = net.train()(images)
@@ -327,7 +327,7 @@ def test_what_the_kernels_accept_on_cuda() -> None:
     assert not closed_form.kernels_accept(x.double())
 
 
-def test_a_gain_that_learns_and_an_empty_batch_are_left_to_autograd() -> None:
+def test_learned_gain_and_empty_batch_use_autograd() -> None:
     x = torch.ones(1, 8, 2, 2)
     assert closed_form.accepts(x, GAIN)
     assert not closed_form.accepts(x[:0], GAIN)
@@ -335,7 +335,7 @@ def test_a_gain_that_learns_and_an_empty_batch_are_left_to_autograd() -> None:
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NHWC, odd sides", "NCHW"])
-def test_every_kernel_compiles_for_hopper_with_wide_loads_and_spills_no_register(layout: str, tmp_path: Path) -> None:
+def test_kernels_compile_for_hopper_without_spills(layout: str, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": ".", "TRITON_CACHE_DIR": str(tmp_path)}
     result = subprocess.run(

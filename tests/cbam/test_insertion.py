@@ -75,14 +75,14 @@ def trained() -> nn.Module:
 IMAGES = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
-def test_a_layer_of_any_kind_goes_in_with_the_channels_of_its_place() -> None:
+def test_insert_layer_passes_the_channels() -> None:
     net = network()
     insertions = cbam.insert_layer(net, ["layer1.0", "stem"], lambda planes: nn.GroupNorm(2, planes), image_size=32)
     assert insertions == [Insertion("stem", 16, (16, 16)), Insertion("layer1.0", 16, (16, 16))]
     assert isinstance(net.layer1[0].attention, nn.GroupNorm)
 
 
-def test_a_network_for_one_image_size_and_one_whose_forward_depends_on_values() -> None:
+def test_fixed_size_and_value_dependent_networks() -> None:
     fixed = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 32 * 32, 5))
     assert cbam.insert(fixed, "1", image_size=32) == [Insertion("1", 32, (32, 32))]
 
@@ -94,7 +94,7 @@ def test_a_network_for_one_image_size_and_one_whose_forward_depends_on_values() 
     assert cbam.insert(branching, "1") == [Insertion("1", 8, (222, 222))]
 
 
-def test_a_module_that_iterates_over_its_children_is_refused() -> None:
+def test_module_iterating_over_children_is_refused() -> None:
     """Attention would be one of them, and run twice."""
 
     class Iterating(nn.Sequential):
@@ -105,7 +105,7 @@ def test_a_module_that_iterates_over_its_children_is_refused() -> None:
         cbam.insert(nn.Sequential(Iterating(nn.Conv2d(3, 8, 3))), "0")
 
 
-def test_the_layers_get_device_dtype_and_mode_of_their_places() -> None:
+def test_layers_get_device_dtype_and_mode() -> None:
     net = network().to(torch.bfloat16)
     expected = net(IMAGES.bfloat16())
     net.layer1[1].train()
@@ -118,7 +118,7 @@ def test_the_layers_get_device_dtype_and_mode_of_their_places() -> None:
     assert {tensor.device.type for tensor in on_meta.state_dict().values()} == {"meta"}
 
 
-def test_random_gates_are_drawn_in_the_order_of_the_modules() -> None:
+def test_random_gates_follow_module_order() -> None:
     torch.manual_seed(0)
     one_by_one = [CBAMLayer(16, ratio=4), CBAMLayer(16, ratio=4)]
     for after in (AFTER, ["layer1.1.bn2", "layer1.0.bn2"]):
@@ -159,7 +159,7 @@ def test_places_changes_nothing() -> None:
         ("owner", "'owner' has a member 'attention' of its own"),
     ],
 )
-def test_what_attention_cannot_follow_is_named_and_the_network_unchanged(after: str, complaint: str) -> None:
+def test_refused_places_are_named(after: str, complaint: str) -> None:
     net = network()
     keys = net.state_dict().keys()
     for refuse in (cbam.places, cbam.insert):
@@ -168,7 +168,7 @@ def test_what_attention_cannot_follow_is_named_and_the_network_unchanged(after: 
     assert net.state_dict().keys() == keys
 
 
-def test_channels_last_is_found_where_channels_height_and_width_are_equal() -> None:
+def test_channels_last_is_found_with_equal_sizes() -> None:
     net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), Permute([0, 2, 3, 1]))
     assert cbam.places(net, "0", image_size=32) == [Insertion("0", 32, (32, 32))]
     with pytest.raises(InsertionError, match="channels last"):
@@ -183,7 +183,7 @@ def test_attention_that_is_there_is_not_matched_again() -> None:
         cbam.insert(net, r".*\.sa\.conv")
 
 
-def test_layout_is_found_where_only_the_square_image_tells_it() -> None:
+def test_layout_is_found_from_a_square_image() -> None:
     class ToWidth(nn.Module):
         """Scale the image to a width of 20 pixels."""
 
@@ -220,7 +220,7 @@ def test_a_scripted_network_is_refused() -> None:
 
 
 @pytest.mark.parametrize("options", [{"ratio": 0}, {"start": "warm"}, {"output": "both"}])
-def test_options_out_of_range_leave_the_network_unchanged(options: dict[str, object]) -> None:
+def test_wrong_options_leave_the_network_unchanged(options: dict[str, object]) -> None:
     net = network()
     with pytest.raises(ValueError, match="must be"):
         cbam.insert(net, AFTER, **options)

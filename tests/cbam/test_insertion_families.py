@@ -30,7 +30,7 @@ FAMILIES = [
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
 @pytest.mark.parametrize(("name", "after", "count"), FAMILIES)
-def test_names_and_logits_of_every_torchvision_family_stay(name: str, after: str, count: int) -> None:
+def test_torchvision_names_and_logits_stay(name: str, after: str, count: int) -> None:
     inception = name == "inception_v3"
     assert_names_and_logits_stay(plain(name), after, count, 299 if inception else 224, 96 if inception else 64)
 

@@ -117,7 +117,7 @@ def test_outputs_and_gradients_equal_the_formula(
         np.testing.assert_allclose(got.numpy(), gradients[name], rtol=0, atol=1e-10, err_msg=name)
 
 
-def test_residual_is_refined_plus_input_in_the_gradient_too() -> None:
+def test_residual_gradient_is_refined_plus_input() -> None:
     torch.manual_seed(0)
     module = CBAM(8, 2).double()
     x = feature_map("normal", (2, 8, 5, 5)).requires_grad_()
@@ -189,7 +189,7 @@ def test_every_variant_equals_its_formula(order: str, pooling: str, spatial_pool
 @pytest.mark.parametrize("spatial_norm", [False, True])
 @pytest.mark.parametrize("spatial_pooling", ["mean_max", "conv"])
 @pytest.mark.parametrize("training", [False, True])
-def test_zeroed_gates_of_every_variant_scale_exactly_and_learn(
+def test_zeroed_gates_scale_exactly_and_learn(
     order: str, spatial_norm: bool, spatial_pooling: str, training: bool
 ) -> None:
     module = CBAM(6, 2, mlp_bias=True, order=order, spatial_norm=spatial_norm, spatial_pooling=spatial_pooling)
@@ -204,7 +204,7 @@ def test_zeroed_gates_of_every_variant_scale_exactly_and_learn(
     assert gates == {"channel": {"ca"}, "spatial": {"sa"}}.get(order, {"ca", "sa"})
 
 
-def test_parameters_have_the_names_of_the_usual_implementation_and_no_biases() -> None:
+def test_parameters_have_the_usual_names() -> None:
     shapes = {name: tuple(value.shape) for name, value in CBAM(32, 16, 7).state_dict().items()}
     assert shapes == {
         "ca.shared_MLP.0.weight": (2, 32, 1, 1),

@@ -83,7 +83,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_every_module_is_on_the_page_of_the_architecture() -> None:
+def test_architecture_page_lists_every_module() -> None:
     page = (REPOSITORY / "docs" / "architecture.md").read_text()
     for folder in ("engine", "models"):
         for file in (REPOSITORY / folder).rglob("[!_]*.py"):

@@ -15,7 +15,7 @@ from tests.commands import arguments, assert_one_line
 from tests.processes import REPOSITORY
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(folders: Path, tmp_path: Path) -> None:
+def test_full_disk_keeps_the_last_checkpoint(folders: Path, tmp_path: Path) -> None:
     """A limit on file sizes stands for the full disk: the checkpoint does not fit."""
     common = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
     train = " ".join([sys.executable, str(REPOSITORY / "train.py"), *common])
@@ -28,7 +28,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(folders: Path, tm
 
 
 @pytest.mark.parametrize("content", [b"text", b"\x80", b"", pickle.dumps([1], protocol=5)])
-def test_whatever_is_in_a_checkpoint_file_the_error_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+def test_bad_checkpoint_files_are_one_sentence(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
@@ -37,7 +37,7 @@ def test_whatever_is_in_a_checkpoint_file_the_error_is_one_sentence(content: byt
     assert str(path) in str(caught.value)
 
 
-def test_a_worker_that_dies_during_a_write_is_not_a_full_disk(tmp_path: Path) -> None:
+def test_dead_worker_is_not_a_full_disk(tmp_path: Path) -> None:
     def write(_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 

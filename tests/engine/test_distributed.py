@@ -28,7 +28,7 @@ from tests.processes import REPOSITORY, free_port, start_ranks
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("first", [0, 3])
-def test_the_ranks_batches_make_up_those_of_a_single_process(world_size: int, first: int) -> None:
+def test_ranks_batches_make_up_the_global_batch(world_size: int, first: int) -> None:
     def batches(place: ClusterEnvironment) -> list[list[tuple[int, int]]]:
         batches = EpochBatches(100, 16, 51, ProcessGroup(place))
         batches.epoch, batches.first = 2, first
@@ -41,7 +41,7 @@ def test_the_ranks_batches_make_up_those_of_a_single_process(world_size: int, fi
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_digests_of_the_data_are_those_of_a_single_process(count: int, folders: Path, tmp_path: Path) -> None:
+def test_data_digests_do_not_depend_on_ranks(count: int, folders: Path, tmp_path: Path) -> None:
     common = arguments(folders, "model.weights=null", "runtime.workers=0")[:-2]
     (alone,) = start_ranks(1, "scripts/hash_batches.py", common, tmp_path)
     together = start_ranks(count, "scripts/hash_batches.py", common, tmp_path)
@@ -69,9 +69,7 @@ def train(count: int, folders: Path, folder: Path, *more: str) -> dict[str, Any]
     return record
 
 
-def test_without_norms_and_dropout_the_number_of_processes_changes_rounding_alone(
-    folders: Path, tmp_path: Path
-) -> None:
+def test_process_count_changes_only_rounding(folders: Path, tmp_path: Path) -> None:
     """Over an epoch; one process accumulates, the others do not."""
     network = ["model=vgg11_cbam", "data.image_size=64", "data.resize=64", "recipe.epochs=1", "recipe.lr=0.001"]
     alone = train(1, folders, tmp_path, *network)
@@ -114,7 +112,7 @@ def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_goes_on_with_as_many_processes_as_it_was_started_with(folders: Path, tmp_path: Path) -> None:
+def test_run_resumes_with_its_number_of_processes(folders: Path, tmp_path: Path) -> None:
     network = ["model=mobilenet_v3_small", "recipe.epochs=50", "run.checkpoint_every_steps=1", "model.weights=null"]
     given = arguments(folders, *network, "run.dir=run")
     processes = start_ranks(2, "train.py", given, tmp_path)
@@ -158,7 +156,7 @@ def lose_the_second() -> None:
     nn.functional.cross_entropy = lost  # type: ignore[assignment]
 
 
-def test_a_loss_that_is_not_finite_on_one_process_stops_all_before_they_save(folders: Path, tmp_path: Path) -> None:
+def test_nonfinite_loss_on_one_rank_stops_all(folders: Path, tmp_path: Path) -> None:
     given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run", "run.checkpoint_every_steps=1")
     first, second = (process.result() for process in start_ranks(2, "train.py", given, tmp_path, lose_the_second))
     assert_one_line(first, "The loss is nan at step 0", "training images of another process")
@@ -188,7 +186,7 @@ def test_processes_that_do_not_come_are_named() -> None:
         pass
 
 
-def test_a_process_that_dies_while_they_meet_ends_the_others_with_a_sentence(tmp_path: Path) -> None:
+def test_death_during_rendezvous_ends_all_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "die.py").write_text(
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"

@@ -46,7 +46,7 @@ class TouchesAFile:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "code", "absent"])
-def test_a_damaged_checkpoint_falls_back_to_the_previous_one_and_says_so(
+def test_damaged_checkpoint_falls_back_to_previous(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = run_with_states(tmp_path)
@@ -76,13 +76,13 @@ def test_no_readable_checkpoint_at_all_is_an_error(tmp_path: Path) -> None:
         run.load_state(CONFIG)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     run = run_with_states(tmp_path)
     with pytest.raises(UserError, match="is not a checkpoint of the run in"):
         run.load_state(replace(CONFIG, seed=52))
 
 
-def test_a_checkpoint_from_before_a_key_existed_is_taken_where_the_key_has_its_default() -> None:
+def test_checkpoint_older_than_a_key_loads_at_its_default() -> None:
     fused = replace(CONFIG, runtime=replace(CONFIG.runtime, fused_cbam=True))
     before = {key: value for key, value in result_config(CONFIG).items() if key != "runtime.fused_cbam"}
     assert not mismatches({"identity": before}, CONFIG)
@@ -90,7 +90,7 @@ def test_a_checkpoint_from_before_a_key_existed_is_taken_where_the_key_has_its_d
     assert mismatches({}, CONFIG)
 
 
-def test_a_second_process_on_the_same_run_stops_and_names_the_first(tmp_path: Path) -> None:
+def test_second_process_on_a_run_names_the_first(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.start(CONFIG)
     code = (
@@ -104,7 +104,7 @@ def test_a_second_process_on_the_same_run_stops_and_names_the_first(tmp_path: Pa
     assert f"is being written by process {os.getpid()} on " in second.stdout, second.stderr
 
 
-def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         "from engine.run_dir import RunDirectory; from tests.engine.test_run_dir import CONFIG\n"
         "from pathlib import Path; import os, signal, sys; RunDirectory(Path(sys.argv[1])).start(CONFIG)\n"
@@ -168,7 +168,7 @@ def test_a_config_that_was_edited_badly_is_named(config: str, complaint: str, tm
 
 
 @pytest.mark.parametrize("key", ["model", "attention", "seed", "epochs"])
-def test_a_record_that_contradicts_its_config_is_refused(key: str, tmp_path: Path) -> None:
+def test_record_contradicting_config_is_refused(key: str, tmp_path: Path) -> None:
     run = run_with_states(tmp_path)
     model = {"weight": torch.ones(1000)}
     values = {"model": "net", "attention": "none", "seed": 51, "epochs": CONFIG.recipe.epochs}
@@ -179,7 +179,7 @@ def test_a_record_that_contradicts_its_config_is_refused(key: str, tmp_path: Pat
         run.final_state()
 
 
-def test_a_config_that_contradicts_its_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_config_contradicting_checkpoint_is_refused(tmp_path: Path) -> None:
     run = run_with_states(tmp_path)
     run.write_record({**RECORD, "model": "net", "epochs": CONFIG.recipe.epochs})
     run.config_file.write_text(run.config_file.read_text().replace("lr: 0.1", "lr: 0.2"))

@@ -15,7 +15,7 @@ WAIT += "time.sleep(9)"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_before_training_is_one_sentence_and_75(number: signal.Signals) -> None:
+def test_signal_before_training_exits_75(number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", WAIT], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -27,7 +27,7 @@ def test_a_signal_before_training_is_one_sentence_and_75(number: signal.Signals)
     assert errors == f"Stopped by {number.name}. Run the same command again to continue.\n"
 
 
-def test_a_signal_is_answered_while_the_process_waits_in_c() -> None:
+def test_signal_is_answered_during_a_c_call() -> None:
     code = "from engine.startup import prepare_process; prepare_process(); import ctypes; "
     code += "print('ready', flush=True); libc = ctypes.CDLL(None); [libc.sleep(9) for _ in range(3)]"
     process = subprocess.Popen(
@@ -40,7 +40,7 @@ def test_a_signal_is_answered_while_the_process_waits_in_c() -> None:
     assert process.wait(10) == os.EX_TEMPFAIL
 
 
-def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
+def test_missing_packages_say_what_to_do() -> None:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-S", "train.py"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2

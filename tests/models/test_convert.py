@@ -81,9 +81,7 @@ def logits(weights: Path, images: Tensor) -> Tensor:
         return net.eval()(images)
 
 
-def test_the_converted_checkpoint_gives_the_official_logits(
-    official_net: nn.Module, command: Command, tmp_path: Path
-) -> None:
+def test_converted_checkpoint_gives_official_logits(official_net: nn.Module, command: Command, tmp_path: Path) -> None:
     save_as_released(official_net, tmp_path / "official.pth")
     done = command("scripts/convert_official.py", "model=resnet50", "source=official.pth", "target=ours.pt")
     assert done.returncode == 0, done.stderr
@@ -103,14 +101,14 @@ def test_the_converted_checkpoint_gives_the_official_logits(
     assert (logits(tmp_path / "unswapped.pt", images) - expected).abs().max() > 1e-3 * scale
 
 
-def test_a_checkpoint_of_something_else_is_one_line_and_nothing_is_written(command: Command, tmp_path: Path) -> None:
+def test_foreign_checkpoint_is_refused(command: Command, tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.pt")
     done = command("scripts/convert_official.py", "model=resnet18", "source=plain.pt", "target=ours.pt")
     assert_one_line(done, "no CBAM of the official implementation")
     assert not (tmp_path / "ours.pt").exists()
 
 
-def test_arguments_that_a_script_does_not_have_are_one_line(
+def test_unknown_script_arguments_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["convert", "model=resnet50", "sauce=official.pth"])
@@ -121,6 +119,6 @@ def test_arguments_that_a_script_does_not_have_are_one_line(
     assert capsys.readouterr() == ("", complaint)
 
 
-def test_a_name_that_the_official_module_does_not_have_is_refused() -> None:
+def test_unknown_official_name_is_refused() -> None:
     with pytest.raises(models.ModelError, match=r"layer1\.0\.cbam\.ChannelGate\.norm\.weight is not a name"):
         convert.convert({"layer1.0.cbam.ChannelGate.norm.weight": torch.zeros(1)})

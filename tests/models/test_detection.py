@@ -22,7 +22,7 @@ def test_a_backbone_gives_a_pyramid_of_strides_4_to_64(name: str, channels: list
     ]
 
 
-def test_torchvisions_detector_takes_a_training_step_on_a_backbone() -> None:
+def test_torchvision_detector_trains_on_a_backbone() -> None:
     torch.manual_seed(0)
     detector = FasterRCNN(models.backbone("resnet18_cbam"), num_classes=3, min_size=96, max_size=96).train()
     before = {name: value.clone() for name, value in detector.named_parameters()}

@@ -28,7 +28,7 @@ def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return pretrain(request.param, tmp_path_factory.mktemp("weights"))
 
 
-def test_every_network_is_in_the_configuration_with_its_default_weights() -> None:
+def test_configuration_lists_every_network() -> None:
     assert list(default_weights()) == models.names()
     for name, weights in default_weights().items():
         assert weights == next(iter(models.published(name)), None), name
@@ -47,7 +47,7 @@ def test_it_starts_as_the_pretrained_network(pretrained: tuple[str, nn.Module, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", other_networks())
-def test_every_other_network_starts_as_the_pretrained_one(name: str, tmp_path: Path) -> None:
+def test_other_networks_start_as_pretrained(name: str, tmp_path: Path) -> None:
     start_train_and_load(pretrain(name, tmp_path), "cbam", tmp_path)
 
 
@@ -111,9 +111,7 @@ VARIANTS: list[dict[str, object]] = [
 
 @pytest.mark.parametrize("options", VARIANTS)
 @pytest.mark.parametrize("output", ["refined", "residual"])
-def test_every_variant_starts_as_the_pretrained_network(
-    options: dict[str, object], output: str, tmp_path: Path
-) -> None:
+def test_variants_start_as_pretrained(options: dict[str, object], output: str, tmp_path: Path) -> None:
     """To the bit where the factor of the gates is a power of two, which 1 + 1/4 and 1 + 1/2 are not."""
     reference = plain("resnet18")
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
@@ -129,7 +127,7 @@ def test_every_variant_starts_as_the_pretrained_network(
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vgg11", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
-def test_the_residual_output_starts_at_identity_up_to_rounding(name: str, tmp_path: Path) -> None:
+def test_residual_output_starts_near_identity(name: str, tmp_path: Path) -> None:
     reference = plain(name)
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
     images = torch.randn(2, 3, 64, 64)
@@ -161,7 +159,7 @@ def test_attention_goes_into_every_block_or_stage(name: str, modules: int) -> No
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnet18_w15", "resnet50", "vgg11_bn", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"]
 )
-def test_attention_comes_before_the_shortcut_or_the_pooling(name: str) -> None:
+def test_attention_precedes_shortcut_or_pooling(name: str) -> None:
     """Scaling one attention layer's output must scale exactly the branch that the paper puts it on."""
     net = models.build(f"{name}_cbam", num_classes=CLASSES).eval()
     seen: list[tuple[int, ...]] = []
@@ -222,7 +220,7 @@ def test_attention_of_earlier_versions_loads(name: str, kind: str, tmp_path: Pat
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-def test_attention_elsewhere_is_not_taken_for_that_of_an_earlier_version(tmp_path: Path) -> None:
+def test_attention_elsewhere_is_not_an_earlier_version(tmp_path: Path) -> None:
     elsewhere = models.build("resnet18_cbam", num_classes=CLASSES, after=r"layer\d\.\d+")
     torch.save(elsewhere.state_dict(), tmp_path / "elsewhere.pt")
     with pytest.raises(models.ModelError, match=r"unexpected: layer1\.0\.attention"):
@@ -237,7 +235,7 @@ def test_sync_batchnorm_keeps_attention() -> None:
 
 @pytest.mark.parametrize("kind", ["cbam", "se"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_w15", "vgg11_bn", "mobilenet_v1", "mobilenet_v2"])
-def test_under_one_seed_the_backbone_starts_alike_with_and_without_attention(name: str, kind: str) -> None:
+def test_backbone_start_does_not_depend_on_attention(name: str, kind: str) -> None:
     torch.manual_seed(51)
     without = models.build(name, num_classes=CLASSES).state_dict()
     torch.manual_seed(51)
@@ -245,7 +243,7 @@ def test_under_one_seed_the_backbone_starts_alike_with_and_without_attention(nam
     assert all(torch.equal(with_attention[key], value) for key, value in without.items())
 
 
-def test_the_random_start_leaves_pretrained_weights_unscaled_and_gates_random(tmp_path: Path) -> None:
+def test_random_start_draws_gates_and_keeps_weights(tmp_path: Path) -> None:
     reference = plain("resnet18")
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
     net = models.build("resnet18_cbam", weights=str(tmp_path / "weights.pt"), num_classes=CLASSES, start="random")
@@ -274,6 +272,6 @@ def test_the_random_start_leaves_pretrained_weights_unscaled_and_gates_random(tm
         ({"name": "resnet18_cbam", "start": "warm"}, "Unknown start 'warm'"),
     ],
 )
-def test_what_cannot_be_built_is_an_error_in_a_sentence(arguments: dict[str, object], complaint: str) -> None:
+def test_unbuildable_networks_are_refused(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(models.ModelError, match=complaint):
         models.build(**arguments)

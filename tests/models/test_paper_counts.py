@@ -59,7 +59,7 @@ def network(configured: TrainConfig) -> torch.nn.Module:
 
 @pytest.mark.parametrize("column", [0, 1, 2], ids=["none", "se", "cbam_official"])
 @pytest.mark.parametrize("name", TABLES_4_AND_5)
-def test_tables_4_and_5_are_met_parameter_for_parameter(name: str, column: int) -> None:
+def test_tables_4_and_5_parameter_counts(name: str, column: int) -> None:
     exact, printed = TABLES_4_AND_5[name]
     attention = ("none", "se", "cbam_official")[column]
     count = parameters(network(composed(f"model={name}", f"attention={attention}")))
@@ -69,7 +69,7 @@ def test_tables_4_and_5_are_met_parameter_for_parameter(name: str, column: int) 
 
 
 @pytest.mark.parametrize("options", TABLES_1_TO_3)
-def test_rows_of_tables_1_to_3_are_met_parameter_for_parameter(options: str) -> None:
+def test_tables_1_to_3_parameter_counts(options: str) -> None:
     assert parameters(network(composed("model=resnet50", *options.split()))) == TABLES_1_TO_3[options]
 
 
@@ -83,12 +83,12 @@ def test_rows_of_tables_1_to_3_are_met_parameter_for_parameter(options: str) -> 
         (["model=resnet50_cbam", r"attention.after='layer\d'"], "resnet50_cbam-after.layer_d"),
     ],
 )
-def test_a_run_is_named_by_what_differs_from_the_default(arguments: list[str], label: str) -> None:
+def test_run_name_has_what_differs(arguments: list[str], label: str) -> None:
     assert composed(*arguments).model_label == label
 
 
 @pytest.mark.parametrize("recipe", ["paper", "scratch"])
-def test_a_recipe_from_nothing_starts_from_other_weights_only_if_told(recipe: str) -> None:
+def test_scratch_recipe_starts_from_random_weights(recipe: str) -> None:
     assert composed("model=resnet50_cbam").model.weights == "IMAGENET1K_V1"
     assert composed(f"recipe={recipe}", "model=resnet50_cbam").model.weights is None
     assert composed("model=resnet50_cbam", "model.weights=own.pt", f"recipe={recipe}").model.weights == "own.pt"
@@ -100,7 +100,7 @@ def test_an_option_of_cbam_is_refused_elsewhere(model: str, kind: str) -> None:
         composed(f"model={model}", "attention.kernel_size=3")
 
 
-def test_multiply_adds_are_the_papers_where_the_network_is() -> None:
+def test_multiply_adds_match_the_paper() -> None:
     """Not of the bottleneck networks: torchvision's stride is elsewhere in the block."""
     for name, attention, printed in (
         ("resnet18", "cbam_official", 1.815),

@@ -16,7 +16,7 @@ from tests.networks import CLASSES, plain
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
 
 
-def test_weights_with_learned_attention_load_without_a_new_start(tmp_path: Path) -> None:
+def test_learned_attention_is_not_restarted(tmp_path: Path) -> None:
     trained = models.build("resnet18_cbam", num_classes=CLASSES, start="random")
     torch.save({"model": {f"module.{key}": value for key, value in trained.state_dict().items()}}, tmp_path / "ours.pt")
     net = models.build("resnet18_cbam", weights=str(tmp_path / "ours.pt"), num_classes=CLASSES)
@@ -24,9 +24,7 @@ def test_weights_with_learned_attention_load_without_a_new_start(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenet_v2", "mobilenet_v3_small"])
-def test_a_head_for_another_number_of_classes_starts_anew_and_says_so(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_head_for_other_classes_is_reinitialized(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     reference = plain(name)
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
     with caplog.at_level(logging.INFO):
@@ -85,7 +83,7 @@ def listed(cached: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("listed")
-def test_published_weights_come_from_the_download_cache() -> None:
+def test_published_weights_use_the_cache() -> None:
     torch.manual_seed(1)
     published = torchvision.models.resnet18()
     net = models.build("resnet18_cbam", weights="IMAGENET1K_V1")
@@ -93,7 +91,7 @@ def test_published_weights_come_from_the_download_cache() -> None:
     assert torch.equal(net.eval()(images), published.eval()(images))
 
 
-def test_a_cached_file_that_is_not_the_published_one_is_refused(cached: Path) -> None:
+def test_cached_file_with_other_content_is_refused(cached: Path) -> None:
     with pytest.raises(models.ModelError, match="is not the published file: its sha256 is") as caught:
         models.build("resnet18", weights="IMAGENET1K_V1")
     assert pretrained.sha256(cached) in str(caught.value)
@@ -109,9 +107,7 @@ def test_one_changed_byte_is_enough(listed: Path) -> None:
         models.build("resnet18", weights="IMAGENET1K_V1")
 
 
-def test_a_digest_that_only_the_download_tells_is_kept_and_holds_ever_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digest_of_a_download_is_kept_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is a file here; everything from torch's downloader on is real."""
     content = b"weights"
     digest = hashlib.sha256(content).hexdigest()
@@ -131,9 +127,7 @@ def test_a_digest_that_only_the_download_tells_is_kept_and_holds_ever_after(
         pretrained.fetch("new", entry)
 
 
-def test_a_download_that_does_not_have_the_digits_of_its_name_is_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_with_wrong_digest_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "new-01234567.pth").write_bytes(b"truncated")
     entry = type("Entry", (), {"url": (tmp_path / "new-01234567.pth").as_uri(), "name": "IMAGENET1K_V1"})
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
@@ -152,7 +146,7 @@ def test_offline_and_uncached_names_the_command(tmp_path: Path, monkeypatch: pyt
         models.build("vgg16", weights="IMAGENET1K_V1")
 
 
-def test_every_digest_in_the_table_is_of_a_published_file_and_begins_as_its_name_says() -> None:
+def test_digest_table_matches_published_file_names() -> None:
     urls = [
         models.published_entry(name, weights).url
         for name in models.names()
@@ -166,11 +160,11 @@ def test_every_digest_in_the_table_is_of_a_published_file_and_begins_as_its_name
         assert name in names
 
 
-def test_weights_without_a_classifier_do_not_count_as_published() -> None:
+def test_weights_without_classifier_are_not_published() -> None:
     assert models.published("vgg16") == ["IMAGENET1K_V1"]
 
 
-def test_what_torchvision_does_not_have_has_no_published_weights() -> None:
+def test_own_networks_have_no_published_weights() -> None:
     assert models.published("mobilenet_v1") == models.published("resnext101_32x4d") == []
     assert models.published_entry("mobilenet_v1", "DEFAULT") is None
 
@@ -207,7 +201,7 @@ def test_tensors_that_are_no_weights_are_named(kind: str, tmp_path: Path) -> Non
         models.build("resnet18", weights=str(tmp_path / "odd.pt"), num_classes=CLASSES)
 
 
-def test_prefixes_of_compiled_and_parallel_models_are_dropped(tmp_path: Path) -> None:
+def test_wrapper_prefixes_are_dropped(tmp_path: Path) -> None:
     state = models.build("resnet18", num_classes=CLASSES).state_dict()
     torch.save({f"module._orig_mod.{key}": value for key, value in state.items()}, tmp_path / "compiled.pt")
     net = models.build("resnet18", weights=str(tmp_path / "compiled.pt"), num_classes=CLASSES)

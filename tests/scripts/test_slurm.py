@@ -117,7 +117,7 @@ def record(run: Path) -> dict[str, object]:
     return {key: loaded[key] for key in keys}
 
 
-def test_two_nodes_train_as_two_processes_do_and_go_on_after_a_signal(slurm: dict[str, str], tmp_path: Path) -> None:
+def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], tmp_path: Path) -> None:
     common = ["data=shapes", f"data.root={tmp_path}/shapes", "model=mobilenet_v3_small_cbam", "model.weights=null"]
     common += ["recipe.batch_size=64", "recipe.epochs=2", "runtime.workers=1", "run.log_every_steps=1"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
@@ -175,9 +175,7 @@ def test_a_job_that_slurm_ends_in_mid_epoch_resumes(limit: list[str], slurm: dic
     assert record(run) == record(tmp_path / "straight")
 
 
-def test_a_preset_becomes_an_array_and_a_table_and_a_failed_task_is_named(
-    slurm: dict[str, str], folders: Path, tmp_path: Path
-) -> None:
+def test_preset_becomes_array_and_table(slurm: dict[str, str], folders: Path, tmp_path: Path) -> None:
     common = arguments(folders, f"run.root={tmp_path}/runs", "recipe.epochs=1")
     weights = tmp_path / "weights.pt"
     evaluation = [f"run.root={tmp_path}/runs", f"table.dir={tmp_path}/t", "table.allow_mixed=true"]

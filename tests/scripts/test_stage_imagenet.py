@@ -16,7 +16,7 @@ def stage(*folders: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", str(script), *map(str, folders)], capture_output=True, text=True)
 
 
-def test_a_copy_is_made_and_an_incomplete_one_completed(folders: Path, tmp_path: Path) -> None:
+def test_staging_copies_and_completes(folders: Path, tmp_path: Path) -> None:
     target = tmp_path / "local" / "imagenet"
     done = stage(folders, target)
     assert done.returncode == 0, done.stderr

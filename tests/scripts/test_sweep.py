@@ -78,7 +78,7 @@ def test_a_sweep_lists_its_runs(sweep: str, script: ModuleType) -> None:
     assert len(set(directories)) == RUNS[sweep]
 
 
-def test_every_sweep_says_what_to_expect_and_how_to_start_it() -> None:
+def test_every_sweep_states_expectation_and_command() -> None:
     sweeps = sorted(SWEEPS.glob("*.yaml"))
     assert [sweep.stem for sweep in sweeps] == sorted(RUNS)
     for sweep in sweeps:
@@ -88,7 +88,7 @@ def test_every_sweep_says_what_to_expect_and_how_to_start_it() -> None:
         assert OmegaConf.load(sweep).keys() == {"train", "runs", "evaluate"}
 
 
-def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) -> None:
+def test_plan_is_a_shell_script(command: Command) -> None:
     done = command("scripts/sweep.py", "sweep=demo", "runtime.device=cpu")
     assert done.returncode == 0, done.stderr
     commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
@@ -115,9 +115,7 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
         "train: []\nruns: [5]\nevaluate: []",
     ],
 )
-def test_a_sweep_of_ones_own_is_a_file_and_a_wrong_one_is_named(
-    content: str | None, script: ModuleType, tmp_path: Path
-) -> None:
+def test_own_sweep_file(content: str | None, script: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     if content is not None:
         file.write_text(content)
@@ -132,7 +130,7 @@ def test_a_sweep_of_ones_own_is_a_file_and_a_wrong_one_is_named(
         (["data=shapes model=resnet18 recipe.lr=0.1,0.2"], r"Two runs of .* go into runs/shapes/resnet18/seed51"),
     ],
 )
-def test_a_sweep_of_ones_own_that_cannot_run_is_refused(
+def test_own_sweep_that_cannot_run_is_refused(
     runs: list[str], complaint: str, script: ModuleType, tmp_path: Path
 ) -> None:
     OmegaConf.save({"train": [], "runs": runs, "evaluate": []}, tmp_path / "mine.yaml")

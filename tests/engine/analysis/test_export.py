@@ -39,7 +39,7 @@ def test_onnx_runtime_computes_the_same_logits(name: str, tmp_path: Path) -> Non
         torch.testing.assert_close(torch.from_numpy(got), net(images), rtol=1e-4, atol=1e-4)
 
 
-def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path) -> None:
+def test_wrong_export_is_refused(tmp_path: Path) -> None:
     class Noise(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.rand_like(x[:, 0, 0])
@@ -49,12 +49,12 @@ def test_an_export_that_computes_something_else_is_an_error(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_an_export_cannot_go_is_said_before_the_work(tmp_path: Path) -> None:
+def test_export_checks_its_folder_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no folder .*/no for net\.pt2"):
         export(nn.Identity(), 8, tmp_path / "no" / "net.pt2")
 
 
-def test_the_export_command_writes_a_program_with_the_same_logits(command: Command, tmp_path: Path) -> None:
+def test_export_command_keeps_the_logits(command: Command, tmp_path: Path) -> None:
     net = models.build("resnet18_cbam", num_classes=CLASSES, kernel_size=3)
     torch.save(net.state_dict(), tmp_path / "ours.pt")
     given = ["model=resnet18_cbam", "attention.kernel_size=3", "model.weights=ours.pt", f"classes={CLASSES}"]
@@ -67,7 +67,7 @@ def test_the_export_command_writes_a_program_with_the_same_logits(command: Comma
         torch.testing.assert_close(got, net.eval()(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_runs_weights_are_exported_as_the_network_that_was_trained(command: Command, folders: Path) -> None:
+def test_export_requires_the_trained_network(command: Command, folders: Path) -> None:
     trained = ["model=mobilenet_v3_small_cbam", "attention.order=parallel"]
     start = ["model.weights=null", "attention.init=random", "recipe.epochs=1"]  # they do not change what is computed
     given = arguments(folders, *trained, *start, "run.dir=run")
@@ -79,7 +79,7 @@ def test_a_runs_weights_are_exported_as_the_network_that_was_trained(command: Co
     assert done.returncode == 0, done.stderr
 
 
-def test_weights_for_other_classes_are_not_exported_with_a_random_head(command: Command, tmp_path: Path) -> None:
+def test_export_refuses_weights_for_other_classes(command: Command, tmp_path: Path) -> None:
     torch.save(models.build("resnet18", num_classes=CLASSES).state_dict(), tmp_path / "ours.pt")
     done = command("scripts/export.py", "model=resnet18", "model.weights=ours.pt", "file=net.pt2")
     assert_one_line(done, "The weights do not fit resnet18; reshaped: fc.bias, fc.weight")

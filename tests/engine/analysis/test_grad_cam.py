@@ -41,7 +41,7 @@ def images() -> Tensor:
     ("target", "expected"),
     [(0, np.repeat([1.0, 0.5], 8)[None].repeat(16, 0)), (1, np.repeat([0.0, 1.0], 8)[:, None].repeat(16, 1))],
 )
-def test_grad_cam_is_where_the_evidence_for_the_target_is(target: int, expected: np.ndarray) -> None:
+def test_grad_cam_finds_the_evidence(target: int, expected: np.ndarray) -> None:
     maps = grad_cam.compute_maps(Colours(), {}, images(), torch.tensor([target]), WAY)
     np.testing.assert_allclose(maps.cam[0], expected, atol=1e-6)
     assert maps.predicted.tolist() == [0]

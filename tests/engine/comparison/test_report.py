@@ -86,7 +86,7 @@ def cells(directory: Path) -> list[dict[str, Any]]:
     return list(table["rows"])
 
 
-def test_seeds_of_one_network_are_one_cell_and_the_raw_rows_stay(written: Path) -> None:
+def test_seeds_are_aggregated_into_one_row(written: Path) -> None:
     table = json.loads((written / "table.json").read_text())
     none, cbam, se = table["rows"]
     runs = table["runs"]
@@ -105,7 +105,7 @@ def test_seeds_of_one_network_are_one_cell_and_the_raw_rows_stay(written: Path) 
     assert "[config](runs/resnet18_seed51.yaml), [51](runs/resnet18_seed51.json)" in markdown
 
 
-def test_a_difference_that_the_data_do_not_support_is_printed_as_such(written: Path) -> None:
+def test_unsupported_difference_is_printed_as_such(written: Path) -> None:
     (se,) = (cell for cell in cells(written) if cell["attention"] == "se")
     assert se["difference_low"] <= 0 <= se["difference_high"]
     unsupported = [cell for cell in cells(written) if cell["baseline"] is not None and not cell["distinguishable"]]
@@ -113,7 +113,7 @@ def test_a_difference_that_the_data_do_not_support_is_printed_as_such(written: P
         assert (written / f"table.{form}").read_text().count(", not distinguishable from 0") == len(unsupported)
 
 
-def test_a_difference_under_one_seed_is_that_of_two_trainings(folders: Path, tmp_path: Path) -> None:
+def test_one_seed_difference_is_of_two_trainings(folders: Path, tmp_path: Path) -> None:
     printed = report.write(*compare(folders, [entry(), entry("cbam", errors=0.0)]), tmp_path)
     assert "], for these two trainings |" in printed
 
@@ -159,7 +159,7 @@ def test_runs_of_two_recipes_are_refused_and_named(folders: Path) -> None:
     assert baselines.config_mismatches(other_backbone, allow_mixed=False) == ["", ""]
 
 
-def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: Path, tmp_path: Path) -> None:
+def test_mixed_recipes_are_marked_in_every_form(folders: Path, tmp_path: Path) -> None:
     mixed = [entry(), entry("cbam"), trained_with(entry("cbam", errors=0.1), recipe__lr=0.5)]
     printed = report.write(*compare(folders, mixed, TableConfig(allow_mixed=True)), tmp_path)
     assert printed.count("resnet18 † |") == 1
@@ -170,7 +170,7 @@ def test_runs_of_two_recipes_are_marked_in_every_form_where_asked_for(folders: P
     assert (tmp_path / "runs" / "resnet18_cbam_seed51_mixed1.npz").is_file()
 
 
-def test_a_key_that_some_runs_do_not_have_is_compared_among_the_others() -> None:
+def test_absent_key_is_compared_among_the_others() -> None:
     """Such as fused_cbam, of which a baseline has none."""
     fused, plain = ({"runtime__fused_cbam": value} for value in (True, False))
     assert baselines.config_mismatches([entry(), trained_with(entry("cbam"), **fused)], allow_mixed=False) == ["", ""]
@@ -178,7 +178,7 @@ def test_a_key_that_some_runs_do_not_have_is_compared_among_the_others() -> None
         baselines.config_mismatches([trained_with(entry("cbam"), **each) for each in (fused, plain)], allow_mixed=False)
 
 
-def test_the_same_network_under_the_same_seed_twice_is_refused(folders: Path) -> None:
+def test_duplicate_model_and_seed_is_refused(folders: Path) -> None:
     with pytest.raises(UserError, match="again are the same network under the same seed"):
         compare(folders, [entry(), entry(source="again")])
 
@@ -194,7 +194,7 @@ def test_rendering_again_changes_no_byte(written: Path, command: Command) -> Non
     assert {file: (written / file).read_bytes() for file in before} == before
 
 
-def test_one_corrupted_prediction_is_detected_and_named(written: Path, command: Command) -> None:
+def test_corrupted_prediction_is_named(written: Path, command: Command) -> None:
     path = written / "runs" / "resnet18_cbam_seed52.npz"
     arrays = dict(np.load(path))
     arrays["ranked"][7] = arrays["ranked"][7][::-1]
@@ -221,9 +221,7 @@ def test_one_corrupted_prediction_is_detected_and_named(written: Path, command: 
         ("rows", 1, "seeds", [51]),
     ],
 )
-def test_a_number_changed_in_the_json_is_detected_and_named(
-    part: str, position: int, key: str, value: object, written: Path
-) -> None:
+def test_changed_number_is_named(part: str, position: int, key: str, value: object, written: Path) -> None:
     file = written / "table.json"
     table = json.loads(file.read_text())
     table[part][position][key] = value
@@ -241,9 +239,7 @@ def test_a_printed_row_that_was_left_out_is_detected(written: Path) -> None:
         report.render(written)
 
 
-def test_without_some_predictions_the_rest_of_the_table_is_checked(
-    written: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_table_is_checked_without_some_predictions(written: Path, capsys: pytest.CaptureFixture) -> None:
     (gone,) = (row["raw"] for row in json.loads((written / "table.json").read_text())["runs"] if "_se_" in row["raw"])
     (written / f"{gone}.npz").unlink()
     report.render(written)
@@ -298,7 +294,7 @@ def test_a_table_of_another_structure_is_refused(place: list[Any], value: Any, w
         report.render(written)
 
 
-def test_a_table_that_cannot_be_rendered_replaces_nothing(folders: Path, written: Path) -> None:
+def test_failed_rendering_replaces_nothing(folders: Path, written: Path) -> None:
     before = {file: (written / file).read_bytes() for file in (*FORMS, "table.json")}
     table, evidence = compare(folders, [entry()])
     table["rows"][0]["parameters"] = None
@@ -312,7 +308,7 @@ def test_names_with_dollar_signs_are_drawn_as_they_are(folders: Path, tmp_path: 
     assert "$x$" in (tmp_path / "table.svg").read_text()
 
 
-def test_without_matplotlib_all_but_the_figure_is_written(
+def test_without_matplotlib_only_the_figure_is_missing(
     written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for file in FORMS:
@@ -338,9 +334,7 @@ def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("start", "verdict"), [(30.28, "+0.04; as published"), (30.30, "+0.06; NOT as published")])
-def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
-    start: float, verdict: str, folders: Path, tmp_path: Path
-) -> None:
+def test_start_accuracy_is_checked_against_published(start: float, verdict: str, folders: Path, tmp_path: Path) -> None:
     table, evidence = compare(folders, [entry(top1_error_start=start, published=30.24)])
     assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
     table["evaluated"]["precision"] = "bf16"
@@ -348,7 +342,7 @@ def test_start_weights_measure_as_published_or_the_pipeline_is_at_fault(
 
 
 @pytest.mark.parametrize(("size", "expected"), [(224, 30.242), (160, None)])
-def test_published_errors_hold_at_the_published_size_of_images(size: int, expected: float | None) -> None:
+def test_published_errors_need_the_published_size(size: int, expected: float | None) -> None:
     data = DataConfig("imagenet", "folders", "nowhere", 1000, image_size=size)
     entry = models.published_entry("resnet18", "IMAGENET1K_V1")
     published = TableEntry.of_published("resnet18", models.build("resnet18"), Classification(data), entry, data)
@@ -371,7 +365,7 @@ def test_throughput_is_of_each_size_of_images(folders: Path, monkeypatch: pytest
     assert [cell["images_per_second"] for cell in table["rows"]] == [128, 128, 192]
 
 
-def test_the_figure_has_an_arrow_from_each_baseline_to_its_cbam(written: Path) -> None:
+def test_figure_links_each_baseline_to_its_cbam(written: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 

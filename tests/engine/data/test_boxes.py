@@ -53,7 +53,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_a_bad_box_is_named_once_and_handled_by_its_rule(what: str) -> None:
+def test_bad_boxes_are_named_once(what: str) -> None:
     raw, in_training, left_in_training, in_evaluation, left_in_evaluation = CASES[what]
     for training, handling, left in ((True, in_training, left_in_training), (False, in_evaluation, left_in_evaluation)):
         cleaned, problems = clean(raw, training)
@@ -69,13 +69,13 @@ def test_boxes_partly_outside_are_cut_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("bad", [(9, 9, 5, 5), (float("nan"), 0, 9, 9), (0, 0, float("nan"), 9)])
-def test_boxes_with_swapped_corners_or_without_numbers_have_no_area(bad: Box) -> None:
+def test_invalid_boxes_have_no_area(bad: Box) -> None:
     cleaned, problems = clean(with_good(bad), training=True)
     assert [problem.what for problem in problems] == ["Boxes without area"]
     assert len(cleaned.boxes) == 2
 
 
-def test_images_without_boxes_are_left_out_of_training_and_kept_in_evaluation() -> None:
+def test_images_without_boxes_are_only_evaluated() -> None:
     raw = split([GOOD, (5, 5, 5, 5), GOOD], [0, 1, 3], images=4)
     cleaned, problems = clean(raw, training=True)
     assert [str(problem) for problem in problems][1] == "Images without boxes: 2 (first in b.jpg), removed."
@@ -85,7 +85,7 @@ def test_images_without_boxes_are_left_out_of_training_and_kept_in_evaluation() 
     assert len(clean(raw, training=False)[0]) == 4
 
 
-def test_near_duplicates_are_of_the_same_image_and_class() -> None:
+def test_near_duplicates_share_image_and_class() -> None:
     raw = split([GOOD, GOOD, GOOD], [0, 0, 1], labels=[0, 1, 0])
     assert clean(raw, training=True)[1] == []
 
@@ -97,7 +97,7 @@ def test_good_annotations_are_left_as_they_are() -> None:
     assert all(np.array_equal(getattr(raw, name), getattr(cleaned, name)) for name in ("boxes", "labels", "offsets"))
 
 
-def test_absent_files_are_an_error_that_names_the_first(tmp_path: Path) -> None:
+def test_first_absent_file_is_named(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", 100, seed=0)
     raw = split([GOOD, GOOD], [0, 1], root=tmp_path)
     with pytest.raises(UserError, match=r"1 of 2 annotated images cannot be read \(first: .*b\.jpg\)"):
@@ -109,7 +109,7 @@ def test_a_split_without_usable_images_is_an_error(tmp_path: Path) -> None:
         build_dataset("some", ["one"], split([], [], root=tmp_path), split([GOOD], [0], root=tmp_path))
 
 
-def test_the_fingerprint_tells_files_and_annotations_apart(tmp_path: Path) -> None:
+def test_fingerprint_covers_files_and_annotations(tmp_path: Path) -> None:
     for name in "ab":
         write_image(tmp_path / f"{name}.jpg", 100, seed=0)
 
@@ -123,7 +123,7 @@ def test_the_fingerprint_tells_files_and_annotations_apart(tmp_path: Path) -> No
     assert len({*prints, fingerprint()}) == 5
 
 
-def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> None:
+def test_image_size_must_match_annotation(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg", 100, seed=0, height=40, width=48)
     write_image(tmp_path / "b.jpg", 100, seed=0, height=48, width=40)
     raw = split([GOOD, GOOD], [0, 1], root=tmp_path)

@@ -16,9 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_cache_changes_no_batch_and_reads_each_image_once(
-    workers: int, folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_changes_no_batch(workers: int, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset(config(folders))
     plain = loader(data, workers=0)
     expected = [list(plain.epoch(epoch)) for epoch in range(2)]
@@ -33,7 +31,7 @@ def test_a_cache_changes_no_batch_and_reads_each_image_once(
         assert torch.equal(split.image(i), images[i])
 
 
-def test_an_image_larger_than_those_looked_at_is_not_kept_but_right(tmp_path: Path) -> None:
+def test_oversized_image_is_not_cached_but_right(tmp_path: Path) -> None:
     sizes = 200 * [(8, 8)]
     sizes[:3] = [(30, 20), (31, 20), (20, 30)]  # of 200 the first, the last and others between are looked at
     for number, (height, width) in enumerate(sizes):

@@ -42,7 +42,7 @@ def write(root: Path, **train: Any) -> Path:
     return root
 
 
-def test_images_classes_and_boxes_are_read_in_the_order_of_their_ids(tmp_path: Path) -> None:
+def test_annotations_are_read_in_order_of_ids(tmp_path: Path) -> None:
     dataset = open_coco(write(tmp_path))
     assert dataset.classes == ["cat", "dog"]
     assert dataset.problems == {"train": [], "val": []}
@@ -57,7 +57,7 @@ def test_images_classes_and_boxes_are_read_in_the_order_of_their_ids(tmp_path: P
     assert train.image(0).shape == (3, 40, 48)
 
 
-def test_unknown_categories_and_unlisted_images_are_named_and_removed(tmp_path: Path) -> None:
+def test_unknown_categories_and_images_are_dropped(tmp_path: Path) -> None:
     good = [annotation(1, 5, [1, 2, 10, 20]), annotation(2, 2, [1, 2, 10, 20])]
     bad = [annotation(3, 5, [20, 5, 10, 10], category=99), annotation(4, 77, [20, 5, 10, 10])]
     dataset = open_coco(write(tmp_path, annotations=good + bad))
@@ -68,7 +68,7 @@ def test_unknown_categories_and_unlisted_images_are_named_and_removed(tmp_path: 
     assert len(dataset.train.boxes) == 2
 
 
-def test_absent_annotations_are_an_error_that_says_where_and_what_else(tmp_path: Path) -> None:
+def test_absent_annotations_say_where_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no .*annotations/instances_train2017\.json; .*data=shapes_boxes"):
         open_coco(tmp_path)
 
@@ -109,7 +109,7 @@ def test_the_published_format_is_read(coco_sample: Path) -> None:
     assert dataset.val.image(0).ndim == 3
 
 
-def test_ap_on_the_published_format_equals_pycocotools_on_its_file(coco_sample: Path) -> None:
+def test_ap_equals_pycocotools_on_coco_format(coco_sample: Path) -> None:
     api = pytest.importorskip("pycocotools.coco", reason="pycocotools, the reference, is not installed")
     evaluator = pytest.importorskip("pycocotools.cocoeval")
     dataset = open_coco(coco_sample)
@@ -138,7 +138,7 @@ def test_ap_on_the_published_format_equals_pycocotools_on_its_file(coco_sample: 
     np.testing.assert_allclose([float(value[0]) for value in ours.values()], evaluation.stats[:6], atol=1e-9)
 
 
-def test_generated_scenes_are_the_same_every_time_and_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_scenes_are_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic_boxes, "IMAGES", {"train": 20, "val": 10})
     for name in ("one", "two"):
         synthetic_boxes.generate(tmp_path / name)
@@ -149,7 +149,7 @@ def test_generated_scenes_are_the_same_every_time_and_clean(tmp_path: Path, monk
     assert set(one.train.labels) == set(range(5))
 
 
-def test_boxes_of_a_scene_enclose_what_is_visible_of_each_shape() -> None:
+def test_scene_boxes_enclose_the_visible_shapes() -> None:
     scenes = [synthetic_boxes.draw_scene(np.random.default_rng(seed)) for seed in range(5)]
     objects = [one for _, found in scenes for one in found]
     assert scenes[0][0].shape == (synthetic_boxes.SIDE, synthetic_boxes.SIDE, 3)

@@ -33,7 +33,7 @@ def test_the_first_classes_by_id_can_be_taken(tiny_imagenet: Path) -> None:
     assert set(data.val.labels) == {0, 1}
 
 
-def test_the_fingerprint_follows_names_sizes_and_labels(folders: Path, tmp_path: Path) -> None:
+def test_fingerprint_covers_names_sizes_and_labels(folders: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folders, copy)
     fingerprint = open_dataset(config(folders)).fingerprint
@@ -61,9 +61,7 @@ def test_the_fingerprint_follows_names_sizes_and_labels(folders: Path, tmp_path:
         (lambda root: os.mkdir(bytes(root / "train") + b"/caf\xe9"), r"class folder b'caf\\xe9' .* is not text"),  # noqa: PTH102
     ],
 )
-def test_a_damaged_data_set_is_an_error_that_says_where(
-    damage: object, complaint: str, folders: Path, tmp_path: Path
-) -> None:
+def test_damaged_data_set_says_where(damage: object, complaint: str, folders: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(folders, root)
     damage(root)
@@ -71,7 +69,7 @@ def test_a_damaged_data_set_is_an_error_that_says_where(
         open_dataset(config(root))
 
 
-def test_a_wrong_annotation_of_tiny_imagenet_is_named_by_its_line(tiny_imagenet: Path, tmp_path: Path) -> None:
+def test_wrong_annotation_is_named_by_its_line(tiny_imagenet: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(tiny_imagenet, root)
     file = root / "val" / "val_annotations.txt"

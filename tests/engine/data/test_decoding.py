@@ -15,7 +15,7 @@ from tests.conftest import Command
 
 
 @pytest.mark.parametrize("form", ["grey.jpeg", "cmyk.jpeg", "png-named.JPEG", "palette.png", "transparent.png"])
-def test_every_kind_of_image_decodes_as_pillow_decodes_it(form: str, tmp_path: Path) -> None:
+def test_decoding_matches_pillow(form: str, tmp_path: Path) -> None:
     gradient = np.stack(np.meshgrid(np.linspace(20, 235, 64), np.linspace(235, 20, 48)), axis=-1)
     rgb = np.dstack([gradient, gradient.mean(axis=2)]).astype(np.uint8)
     image = PIL.Image.fromarray(rgb)
@@ -37,9 +37,7 @@ def test_every_kind_of_image_decodes_as_pillow_decodes_it(form: str, tmp_path: P
     assert difference.max() <= 2
 
 
-def test_an_unreadable_image_in_evaluation_is_an_error_and_never_a_substitute(
-    command: Command, folders: Path, tmp_path: Path
-) -> None:
+def test_unreadable_image_in_evaluation_is_an_error(command: Command, folders: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(folders, root)
     image = root / "val" / "class1" / "3.JPEG"

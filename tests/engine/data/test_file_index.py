@@ -69,7 +69,7 @@ def test_without_a_home_nothing_is_stored(root: Path, monkeypatch: pytest.Monkey
     assert len(open_dataset(config(root)).train) == 48
 
 
-def test_of_a_small_data_set_files_that_changed_in_place_are_seen(
+def test_changed_files_of_a_small_data_set_are_seen(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -19,7 +19,7 @@ from tests.engine.data.small import config, equal, loader
 CPU = torch.device("cpu")
 
 
-def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(folders: Path) -> None:
+def test_sample_is_a_function_of_seed_epoch_index(folders: Path) -> None:
     split = open_dataset(config(folders)).train
     (sample,) = TrainSamples(split, 51, 32, 0.25)[(3, 7)][0]
     torch.manual_seed(123)
@@ -29,7 +29,7 @@ def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(folders: Path) -> N
     assert not any(torch.equal(images[0], sample) for images, _, _ in others)
 
 
-def test_batches_are_the_same_with_any_number_of_workers_and_from_any_step(folders: Path) -> None:
+def test_batches_do_not_depend_on_workers_or_start(folders: Path) -> None:
     data = open_dataset(config(folders))
     reference = list(loader(data, workers=0).epoch(2))
     for workers in (1, 3):
@@ -47,7 +47,7 @@ def test_one_loader_serves_epoch_after_epoch(folders: Path) -> None:
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(48))
 
 
-def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folders: Path) -> None:
+def test_abandoned_epoch_does_not_affect_the_next(folders: Path) -> None:
     train = loader(open_dataset(config(folders)), workers=2)
     whole = list(train.epoch(1))
     for _ in zip(range(3), train.epoch(0), strict=False):
@@ -56,7 +56,7 @@ def test_an_epoch_that_was_left_early_does_not_show_in_the_next(folders: Path) -
         assert equal(batch, expected)
 
 
-def test_workers_write_no_batch_over_one_that_is_not_copied_yet(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_do_not_overwrite_batches(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset(config(folders))
     expected = list(loader(data, workers=0).epoch(0))
     read = SharedBatchRing.read
@@ -70,12 +70,12 @@ def test_workers_write_no_batch_over_one_that_is_not_copied_yet(folders: Path, m
         assert torch.equal(images[0], correct[0])
 
 
-def test_batches_of_workers_need_no_files_of_shared_memory(folders: Path) -> None:
+def test_workers_use_no_shared_memory_files(folders: Path) -> None:
     for sent in loader(open_dataset(config(folders)), workers=1).reader.loader:
         assert [type(part) for part in sent] == [Slot, list, np.ndarray]
 
 
-def test_batches_that_memory_has_no_room_for_are_refused() -> None:
+def test_oversized_batches_are_refused() -> None:
     with pytest.raises(UserError, match=r"no memory for 1125000.0 GiB of batches from 8 workers; set runtime"):
         SharedBatchRing(8, 2**20, [(4000, 4000), (224, 224)])
 
@@ -93,7 +93,7 @@ def test_a_batch_larger_than_the_data_set_is_refused(folders: Path) -> None:
         loader(open_dataset(config(folders)), workers=0, batch_size=64)
 
 
-def test_evaluation_sees_every_image_once_and_decodes_it_once_for_all_preprocessings(folders: Path) -> None:
+def test_evaluation_decodes_every_image_exactly_once(folders: Path) -> None:
     data = open_dataset(config(folders))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
     batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU, ProcessGroup()))

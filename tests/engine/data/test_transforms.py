@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_truncated_image_is_an_error_in_one_line_that_names_it(workers: int, folders: Path, tmp_path: Path) -> None:
+def test_truncated_image_is_named(workers: int, folders: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(folders, root)
     image = root / "train" / "class1" / "3.JPEG"
@@ -52,7 +52,7 @@ def test_a_png_of_16_bits_decodes_to_the_nearest_of_8(tmp_path: Path) -> None:
     np.testing.assert_allclose(image[0].numpy(), grey / 257, atol=1)
 
 
-def test_crops_have_the_areas_and_ratios_asked_for_and_stay_inside() -> None:
+def test_crops_respect_scale_ratio_and_borders() -> None:
     areas, lefts = [], Counter[bool]()
     for i in range(2000):
         top, left, height, width = transforms.crop_box(100, 140, 0.25, rng(1, RngPurpose.SAMPLE, 0, i))
@@ -66,12 +66,12 @@ def test_crops_have_the_areas_and_ratios_asked_for_and_stay_inside() -> None:
     assert 850 < lefts[True] < 1150
 
 
-def test_crops_of_an_extreme_image_fall_back_to_its_centre() -> None:
+def test_extreme_image_is_center_cropped() -> None:
     assert transforms.crop_box(10, 1000, 0.9, rng(1, RngPurpose.SAMPLE)) == (0, 493, 10, 13)
 
 
 @pytest.mark.parametrize("size", [16, 224])
-def test_a_crop_is_scaled_and_flipped_as_torchvision_does_it(size: int) -> None:
+def test_crop_matches_torchvision(size: int) -> None:
     image = torch.randint(0, 256, (3, 100, 140), dtype=torch.uint8)
     flipped = []
     for i in range(8):
@@ -83,7 +83,7 @@ def test_a_crop_is_scaled_and_flipped_as_torchvision_does_it(size: int) -> None:
     assert len(set(flipped)) == 2
 
 
-def test_evaluation_preprocessing_is_that_of_the_published_weights(tmp_path: Path) -> None:
+def test_evaluation_preprocesses_as_published(tmp_path: Path) -> None:
     """Published accuracies were measured on PIL images; ours differ from those in hardly a pixel, by one grey level."""
     weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
     data = DataConfig("imagenet", "folders", "", 1000, None, image_size=224, resize=None)
@@ -97,6 +97,6 @@ def test_evaluation_preprocessing_is_that_of_the_published_weights(tmp_path: Pat
     assert (difference > 1e-5).float().mean() < 0.02
 
 
-def test_preprocessing_without_published_weights_is_the_usual_one() -> None:
+def test_default_preprocessing() -> None:
     data = DataConfig("imagenet", "folders", "", 1000, None, image_size=224, resize=None)
     assert Preprocessing.choose(data, None) == Preprocessing(256, 224)

@@ -31,7 +31,7 @@ def write(folder: Path, lists: dict[str, list[str]], *objects: str) -> None:
             write_image(folder / "JPEGImages" / f"{name}.jpg", 100, seed=0)
 
 
-def test_boxes_count_pixels_from_one_and_include_both_ends(tmp_path: Path) -> None:
+def test_voc_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
     write(
         tmp_path, {"train": ["b", "a"], "val": ["c"]}, element("WBC", (1, 1, 48, 40)), element("RBC", (5, 6, 7, 8), 1)
     )
@@ -46,7 +46,7 @@ def test_boxes_count_pixels_from_one_and_include_both_ends(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("devkit", ["", "VOCdevkit"])
-def test_voc2007_trains_on_both_years_and_tests_on_2007(devkit: str, tmp_path: Path) -> None:
+def test_voc2007_splits(devkit: str, tmp_path: Path) -> None:
     write(tmp_path / devkit / "VOC2007", {"trainval": ["000005"], "test": ["000001"]}, element("dog", (1, 1, 9, 9)))
     write(tmp_path / devkit / "VOC2012", {"trainval": ["2008_000002"]}, element("person", (1, 1, 9, 9)))
     dataset = open_voc2007(tmp_path)
@@ -56,7 +56,7 @@ def test_voc2007_trains_on_both_years_and_tests_on_2007(devkit: str, tmp_path: P
     assert dataset.val.files.tolist() == [b"VOC2007/JPEGImages/000001.jpg"]
 
 
-def test_clicks_and_unknown_classes_are_named_and_removed(tmp_path: Path) -> None:
+def test_unusable_boxes_and_classes_are_dropped(tmp_path: Path) -> None:
     good, click, other = element("RBC", (1, 1, 9, 9)), element("RBC", (5, 5, 5, 5)), element("yeast", (2, 2, 20, 20))
     write(tmp_path, {"train": ["a"], "val": ["b"]}, good, click, other)
     dataset = open_voc(tmp_path, CELLS)
@@ -75,7 +75,7 @@ def test_an_absent_image_is_named(tmp_path: Path) -> None:
         open_voc(tmp_path, CELLS)
 
 
-def test_an_absent_list_is_an_error_that_says_where_and_what_else(tmp_path: Path) -> None:
+def test_absent_list_says_where_and_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ImageSets/Main/train\.txt cannot be read; .*data=shapes_boxes"):
         open_voc(tmp_path, CELLS)
 
@@ -96,7 +96,7 @@ def test_an_image_listed_twice_is_an_error(tmp_path: Path) -> None:
         "<annotation><size><width>48</width><height>40</height></size><object><name>RBC</name></object></annotation>",
     ],
 )
-def test_a_broken_annotation_is_an_error_that_names_its_file(content: str, tmp_path: Path) -> None:
+def test_broken_annotation_is_named(content: str, tmp_path: Path) -> None:
     write(tmp_path, {"train": ["a"], "val": ["b"]}, element("RBC", (1, 1, 9, 9)))
     (tmp_path / "Annotations" / "b.xml").write_text(content)
     with pytest.raises(UserError, match=r"annotation .*b\.xml cannot be read"):

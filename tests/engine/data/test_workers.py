@@ -31,7 +31,7 @@ def test_a_killed_worker_is_named(
     )
 
 
-def test_a_fault_of_a_worker_is_not_taken_for_its_death(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_error_is_not_a_dead_worker(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> None:
         raise RuntimeError("a fault")
 

@@ -114,7 +114,7 @@ def point(matches: Matches) -> np.ndarray:
     return np.array([float(value[0]) for value in average_precision(matches).values()])
 
 
-def test_a_detection_takes_the_best_free_object_and_a_crowd_takes_any_number() -> None:
+def test_matching_takes_best_free_object_crowds_any() -> None:
     # Object 0 goes to detection 0, so detection 1 gets object 1 (IoU 80 / 90), its second choice. Detections 2 and 3
     # are inside the crowd and ignored; detection 4 finds nothing.
     box = np.array([[0, 0, 10, 10], [0, 0, 10, 8], [50, 0, 90, 90]], dtype=float)
@@ -139,7 +139,7 @@ def test_ap_equals_pycocotools(noise: float, ties: bool) -> None:
     )
 
 
-def test_ap_equals_pycocotools_beyond_100_detections_of_a_class_in_an_image() -> None:
+def test_ap_equals_pycocotools_beyond_100_detections() -> None:
     random = np.random.default_rng(3)
     truth = replace(objects(random, 120, images=4), labels=np.zeros(120, dtype=int))
     detections = found(truth, random, 0.05)
@@ -153,7 +153,7 @@ def test_ap_equals_pycocotools_beyond_100_detections_of_a_class_in_an_image() ->
     )
 
 
-def test_the_limit_of_detections_holds_for_each_image_and_class() -> None:
+def test_detection_limit_is_per_image_and_class() -> None:
     count = coco_matching.MAX_DETECTIONS + 1
     box = np.array([[0, 0, 50, 50.0]])
     truth = GroundTruth(2, 1, np.zeros(1, int), np.zeros(1, int), box, np.full(1, 2500.0), np.zeros(1, bool))
@@ -166,7 +166,7 @@ def test_the_limit_of_detections_holds_for_each_image_and_class() -> None:
     assert point(coco_matching.match(truth, in_time))[0] == pytest.approx(1 / 100)
 
 
-def test_of_equally_overlapping_objects_coco_takes_the_last_and_voc_the_first() -> None:
+def test_ties_in_overlap_coco_takes_last_voc_first() -> None:
     box = np.array([[8, 0, 18, 10], [12, 0, 22, 10]], dtype=float)
     zeros = np.zeros(2, dtype=int)
     truth = GroundTruth(1, 1, zeros, zeros, box, np.full(2, 100.0), np.zeros(2, dtype=bool))
@@ -189,7 +189,7 @@ def test_ap_does_not_depend_on_the_order_of_detections() -> None:
     assert np.array_equal(ours, again)
 
 
-def test_ap_without_detections_is_zero_and_without_objects_undefined() -> None:
+def test_ap_without_detections_or_objects() -> None:
     random = np.random.default_rng(5)
     truth = objects(random)
     none = Detections(np.zeros(0, int), np.zeros(0, int), np.zeros(0), np.zeros((0, 4)))
@@ -200,7 +200,7 @@ def test_ap_without_detections_is_zero_and_without_objects_undefined() -> None:
 
 @pytest.mark.parametrize("match", [coco_matching.match, voc_metric.match])
 @pytest.mark.parametrize(("image", "label"), [(IMAGES, 0), (0, CLASSES + 1), (0, -1)])
-def test_a_detection_of_an_unknown_image_or_class_is_refused(match: Any, image: int, label: int) -> None:
+def test_unknown_image_or_class_is_refused(match: Any, image: int, label: int) -> None:
     stray = Detections(np.array([image]), np.array([label]), np.ones(1), np.array([[0, 0, 9, 9.0]]))
     with pytest.raises(ValueError, match="is not in"):
         match(objects(np.random.default_rng(0)), stray)
@@ -232,7 +232,7 @@ def repeated(truth: GroundTruth, detections: Detections, weights: np.ndarray) ->
         (voc_metric.match, voc_metric.average_precision),
     ],
 )
-def test_a_weighted_replicate_equals_physically_repeated_images(match: Any, metrics: Any) -> None:
+def test_weighted_replicate_equals_repeated_images(match: Any, metrics: Any) -> None:
     random = np.random.default_rng(6)
     truth = objects(random)
     detections = found(truth, random, ties=False)
@@ -244,7 +244,7 @@ def test_a_weighted_replicate_equals_physically_repeated_images(match: Any, metr
             assert replicates[name][r] == pytest.approx(values[0], abs=1e-12), name
 
 
-def test_a_replicate_without_objects_of_a_class_leaves_that_class_out() -> None:
+def test_replicate_without_a_class_omits_it() -> None:
     truth = GroundTruth(
         images=2,
         classes=2,
@@ -260,7 +260,7 @@ def test_a_replicate_without_objects_of_a_class_leaves_that_class_out() -> None:
     assert ap == pytest.approx([0.5, 1, 0], abs=1e-12)
 
 
-def test_the_bootstrap_shares_images_pools_seeds_and_ignores_the_size_of_chunks(
+def test_bootstrap_shares_images_and_pools_seeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     random = np.random.default_rng(7)
@@ -280,7 +280,7 @@ def test_the_bootstrap_shares_images_pools_seeds_and_ignores_the_size_of_chunks(
         assert vars(chunked[name]) == pytest.approx(vars(one), abs=1e-12)
 
 
-def test_an_interval_is_undefined_if_a_replicate_has_no_object() -> None:
+def test_interval_without_objects_is_undefined() -> None:
     random = np.random.default_rng(10)
     truth = replace(objects(random, count=1), ignored=np.zeros(1, dtype=bool))
     matches = [coco_matching.match(truth, found(truth, random))]
@@ -314,7 +314,7 @@ def ap(matches: Matches, weights: np.ndarray | None = None) -> dict[str, np.ndar
 
 
 @pytest.mark.parametrize("advantage", [0.0, 0.5])
-def test_intervals_cover_the_true_difference_in_95_of_100_samples(advantage: float) -> None:
+def test_interval_coverage_is_95_percent(advantage: float) -> None:
     random = np.random.default_rng(8)
     large = scene(400_000, random)
     better, worse = (ap(detector(*large, skill, random))["ap"][0] for skill in (1 + advantage, 1))

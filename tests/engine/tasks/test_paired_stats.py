@@ -27,11 +27,11 @@ from engine.tasks.paired_stats import (
         (3, 15, 2 * (1 + 18 + 153 + 816) / 262144),
     ],
 )
-def test_mcnemar_meets_binomial_tails_worked_out_by_hand(won: int, lost: int, p_value: float) -> None:
+def test_mcnemar_equals_binomial_tails(won: int, lost: int, p_value: float) -> None:
     assert sign_test(won, lost) == pytest.approx(p_value, rel=1e-15)
 
 
-def test_mcnemar_meets_the_normal_approximation_where_counts_are_those_of_imagenet() -> None:
+def test_mcnemar_agrees_with_the_normal_approximation() -> None:
     # With continuity correction: z = (5200 - 4800 - 1) / 100 = 3.99, so p = 6.607e-5.
     assert sign_test(4800, 5200) == pytest.approx(6.607e-5, rel=0.01)
     assert sign_test(0, 50_000) == 0.0
@@ -47,7 +47,7 @@ def pairs(random: np.random.Generator, images: int, seeds: int, image_spread: fl
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_the_interval_covers_the_true_difference_in_95_of_100_samples(seeds: int) -> None:
+def test_interval_coverage_is_95_percent(seeds: int) -> None:
     random = np.random.default_rng(0)
     large = pairs(random, images=2_000_000, seeds=1, image_spread=0.5)
     truth = 100 * float((large[1].astype(int) - large[0].astype(int)).mean())
@@ -56,13 +56,13 @@ def test_the_interval_covers_the_true_difference_in_95_of_100_samples(seeds: int
     assert 0.90 <= covered <= 0.98
 
 
-def test_no_difference_is_claimed_in_at_most_5_of_100_samples_without_one() -> None:
+def test_false_claims_are_at_most_5_percent() -> None:
     random = np.random.default_rng(1)
     claims = [paired_difference(*(random.random((2, 1, 1000)) < 0.7)).distinguishable for _ in range(300)]
     assert np.mean(claims) < 0.07
 
 
-def test_the_interval_is_the_one_that_resampling_images_gives() -> None:
+def test_interval_equals_the_bootstrap() -> None:
     values = np.random.default_rng(2).choice([-1, 0, 1], size=500, p=[0.12, 0.8, 0.08])
     random = np.random.default_rng(3)
     means = [random.choice(values, size=500).mean() for _ in range(10_000)]
@@ -98,7 +98,7 @@ def test_several_seeds_are_pooled_image_by_image() -> None:
     assert (said.won, said.lost) == (2, 2)
 
 
-def test_repeating_a_seed_does_not_make_the_images_more() -> None:
+def test_repeated_seed_does_not_narrow_intervals() -> None:
     network, baseline = np.random.default_rng(5).random((2, 1, 1000)) < 0.6
     once = paired_difference(network, baseline)
     thrice = paired_difference(np.repeat(network, 3, axis=0), np.repeat(baseline, 3, axis=0))
@@ -138,7 +138,7 @@ def claims(random: np.random.Generator, seeds: int, effect: float, spread: float
     return float(np.mean(found))
 
 
-def test_three_seeds_claim_no_difference_that_is_only_between_trainings() -> None:
+def test_three_seeds_do_not_claim_seed_variation() -> None:
     random = np.random.default_rng(4)
     false = [claims(random, 3, effect=0.0, spread=spread, repetitions=100) for spread in (0.0, 0.1, 0.15, 0.3)]
     assert np.mean(false) <= 0.06
@@ -156,7 +156,7 @@ def test_students_t_meets_the_tables(freedom: int, quantile: float) -> None:
     assert student_quantile(freedom) == pytest.approx(quantile, abs=1e-4)
 
 
-def test_the_interval_over_images_and_seeds_adds_in_quadrature() -> None:
+def test_image_and_seed_intervals_add_in_quadrature() -> None:
     seeds = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / 3**0.5
     low, high = interval_across_seeds(np.array([0.1, 0.2, 0.6]), 0.3 - 0.3, 0.3 + 0.4) or (0, 0)
     assert (low, high) == pytest.approx((0.3 - np.hypot(0.3, seeds), 0.3 + np.hypot(0.4, seeds)))

@@ -25,13 +25,13 @@ def metric(objects: list[Box], detections: list[Box], difficult: tuple[int, ...]
     return float(values["ap_11_points"][0]), float(values["ap_area"][0])
 
 
-def test_sides_are_inclusive_and_half_an_overlap_is_enough() -> None:
+def test_sides_are_inclusive_and_half_overlap_matches() -> None:
     # Columns 1 to 5 of 1 to 10 are 50 of 100 pixels; x2 - x1 would make it 36 of 81.
     assert metric([(1, 1, 10, 10)], [(1, 1, 5, 10)]) == pytest.approx((1, 1))
     assert metric([(1, 1, 100, 100)], [(1, 1, 49, 100)]) == (0, 0)
 
 
-def test_a_detection_whose_best_object_is_taken_is_a_false_positive() -> None:
+def test_taken_best_object_makes_a_false_positive() -> None:
     # The second detection overlaps the second object by 60 of 120, but the first by 80 of 100: COCO would match it.
     objects: list[Box] = [(1, 1, 10, 10), (1, 3, 10, 10)]
     detections: list[Box] = [(1, 1, 10, 10), (1, 1, 10, 9)]
@@ -40,7 +40,7 @@ def test_a_detection_whose_best_object_is_taken_is_a_false_positive() -> None:
     assert area == pytest.approx(0.5)
 
 
-def test_a_detection_of_a_difficult_object_is_ignored_however_often() -> None:
+def test_difficult_objects_are_ignored() -> None:
     objects: list[Box] = [(1, 1, 10, 10), (101, 101, 110, 110)]
     detections: list[Box] = [(1, 1, 10, 10), (1, 1, 10, 10), (101, 101, 110, 110)]
     assert metric(objects, detections, difficult=(0,)) == pytest.approx((1, 1))
@@ -53,14 +53,14 @@ def test_recalls_are_compared_with_tenths() -> None:
     assert metric(objects, objects[:3]) == pytest.approx((4 / 11, 0.3))
 
 
-def test_the_envelope_takes_the_best_precision_at_or_beyond_a_recall() -> None:
+def test_envelope_is_best_precision_beyond_recall() -> None:
     # Hit, miss, hit of two objects: precision 1 up to recall 1/2 and 2/3 up to 1.
     objects: list[Box] = [(1, 1, 10, 10), (101, 1, 110, 10)]
     detections: list[Box] = [(1, 1, 10, 10), (201, 1, 210, 10), (101, 1, 110, 10)]
     assert metric(objects, detections) == pytest.approx(((6 + 5 * 2 / 3) / 11, 0.5 + 0.5 * 2 / 3))
 
 
-def test_an_object_is_found_only_in_its_own_image_and_class() -> None:
+def test_objects_match_within_image_and_class() -> None:
     box = half_open([(1, 1, 10, 10)])
     zero, one = np.zeros(1, dtype=int), np.ones(1, dtype=int)
     truth = GroundTruth(2, 2, zero, zero, box, np.ones(1), np.zeros(1, bool))

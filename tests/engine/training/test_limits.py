@@ -13,7 +13,7 @@ from tests.conftest import Command
 from tests.engine.training.test_trainer import small_net, trainer
 
 
-def test_too_little_device_memory_says_what_was_tried_and_what_to_set(folders: Path) -> None:
+def test_out_of_memory_says_what_to_set(folders: Path) -> None:
     greedy = trainer(folders, small_net(), accumulation_steps=2)
 
     def forward(_: torch.Tensor) -> torch.Tensor:
@@ -35,9 +35,7 @@ def test_a_state_that_is_not_finite_is_not_saved(ending: str, folders: Path) -> 
         healthy.require_finite()
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    command: Command, folders: Path, tmp_path: Path
-) -> None:
+def test_nonfinite_loss_keeps_the_last_checkpoint(command: Command, folders: Path, tmp_path: Path) -> None:
     common = [
         "model=mobilenet_v3_small",
         "model.weights=null",

@@ -48,7 +48,7 @@ def steps(events: EventAccumulator, tag: str) -> list[int]:
     return [event.step for event in events.Scalars(tag)]
 
 
-def test_curves_stand_over_images_seen_and_neither_repeat_nor_fork(events: EventAccumulator) -> None:
+def test_curves_over_images_seen_do_not_fork(events: EventAccumulator) -> None:
     assert steps(events, "val/top1") == [0, 48, 96, 144]
     assert steps(events, "train/loss") == [48, 96, 144]
     epochs = [(event.step, event.value) for event in events.Scalars("progress/epoch")]
@@ -73,7 +73,7 @@ def test_pictures_decode_in_tensorboard_and_in_the_run(run: Path, events: EventA
     assert decode_image(str(files[-1])).shape[1:] == (images[-1].height, images[-1].width)
 
 
-def test_hyperparameters_and_their_metrics_are_in_the_run_itself(run: Path, events: EventAccumulator) -> None:
+def test_hyperparameters_and_metrics_are_logged(run: Path, events: EventAccumulator) -> None:
     assert [path for path in run.rglob("events.out*") if path.parent != run] == []
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     started = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
@@ -86,7 +86,7 @@ def test_hyperparameters_and_their_metrics_are_in_the_run_itself(run: Path, even
     assert set(metrics) <= set(events.Tags()["scalars"])
 
 
-def test_train_and_validation_are_paired_and_the_configuration_is_there(events: EventAccumulator) -> None:
+def test_layout_pairs_train_and_validation(events: EventAccumulator) -> None:
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     assert list(layout.category[0].chart[0].multiline.tag) == ["train/top1", "val/top1"]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -127,7 +127,7 @@ def tensorboard(run: Path, folders: Path) -> Iterator[str]:
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
     reason="needs a browser (apt-get install chromium chromium-driver)",
 )
-def test_a_browser_finds_both_curves_and_both_rows_of_hyperparameters(tensorboard: str, tmp_path: Path) -> None:
+def test_browser_shows_curves_and_hyperparameters(tensorboard: str, tmp_path: Path) -> None:
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")

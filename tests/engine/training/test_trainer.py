@@ -29,7 +29,7 @@ TASK = Classification(DataConfig(image_size=32))
 RECIPE = RecipeConfig(epochs=10, batch_size=8, lr=0.4, weight_decay=1e-4, warmup_epochs=2)
 
 
-def test_cosine_rises_linearly_then_falls_to_nearly_zero() -> None:
+def test_cosine_schedule_with_warmup() -> None:
     rates = [optim.learning_rate(RECIPE, step, steps_per_epoch=5) for step in range(50)]
     assert rates[:10] == pytest.approx([0.04 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(0.4)
@@ -71,7 +71,7 @@ def small_net(dropout: float = 0.0) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(256, 3))
 
 
-def test_accumulation_gives_the_gradients_of_the_whole_batch(folders: Path) -> None:
+def test_accumulation_gives_whole_batch_gradients(folders: Path) -> None:
     whole, parts = (
         trainer(folders, small_net(), accumulation_steps=1),
         trainer(folders, small_net(), accumulation_steps=4),
@@ -83,7 +83,7 @@ def test_accumulation_gives_the_gradients_of_the_whole_batch(folders: Path) -> N
     assert whole.metrics() == pytest.approx(parts.metrics(), rel=1e-4)
 
 
-def test_training_from_a_saved_state_goes_on_to_the_same_bits_dropout_included(folders: Path, tmp_path: Path) -> None:
+def test_resumed_training_has_the_same_bits_with_dropout(folders: Path, tmp_path: Path) -> None:
     straight = trainer(folders, small_net(dropout=0.5))
     for _ in range(2):
         list(straight.steps())
@@ -103,7 +103,7 @@ def test_training_from_a_saved_state_goes_on_to_the_same_bits_dropout_included(f
     assert checkpoint.sha256(resumed.model.state_dict()) == checkpoint.sha256(straight.model.state_dict())
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_step_and_images(folders: Path) -> None:
+def test_nonfinite_loss_names_step_and_images(folders: Path) -> None:
     diverging = trainer(folders, small_net(), lr=1e20, warmup_epochs=0)
     list(diverging.steps())
     with pytest.raises(
@@ -138,7 +138,7 @@ def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def test_the_digest_of_weights_sees_every_bit_name_and_dtype() -> None:
+def test_digest_sees_every_bit_name_and_dtype() -> None:
     state = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
     digest = checkpoint.sha256(state)
     assert checkpoint.sha256(dict(reversed(state.items()))) == digest
@@ -161,7 +161,7 @@ class Brightness(nn.Module):
         return scores if self.right else -scores
 
 
-def test_several_models_are_evaluated_exactly_in_one_pass(folders: Path) -> None:
+def test_several_models_share_one_pass(folders: Path) -> None:
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
     loader = EvalLoader(EvalSamples(data.val, ways), 8, 0, CPU, ProcessGroup())
@@ -178,7 +178,7 @@ def test_several_models_are_evaluated_exactly_in_one_pass(folders: Path) -> None
     assert single.sha256() == second.sha256()
 
 
-def test_accuracies_count_the_true_class_among_the_best() -> None:
+def test_topk_counts_the_true_class() -> None:
     predictions = ClassPredictions(
         np.array([0, 1, 2, 3]), np.array([[0, 1], [0, 1], [2, 0], [1, 2]]), np.zeros(4, np.float32)
     )
