@@ -1,38 +1,43 @@
-# Everything a newcomer needs: `make demo`, `make test`. Both build .venv from the exact pins first.
+# `make help` lists the targets. Each builds .venv from the exact pins first.
 PYTHON ?= python3
 VENV := .venv
 # What is pinned besides the packages that training needs; `bench` is for scripts/benchmark.py alone.
 EXTRAS := figures export slurm prepare dev
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast check lock
+.PHONY: help demo test test-fast check format lock
 .DELETE_ON_ERROR:
 
-demo: $(INSTALLED)
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+demo: $(INSTALLED) ## run the whole experiment in small: 3 minutes on two cores
 	bash scripts/demo.sh $(VENV)/bin/python
 
-test: $(INSTALLED)
+test: $(INSTALLED) ## run all tests: under ten minutes on two cores
 	$(VENV)/bin/python -m pytest
 
-# Without the tests that start programs or build every network: under two minutes on two cores.
-test-fast: $(INSTALLED)
+test-fast: $(INSTALLED) ## run the tests that start no programs: under two minutes
 	$(VENV)/bin/python -m pytest tests/cbam/test_module.py tests/engine/comparison tests/engine/data tests/engine/tasks \
 		tests/engine/training/test_trainer.py tests/models/test_weights.py tests/test_layers.py
 
-# What continuous integration runs besides the tests.
-check: $(INSTALLED)
+check: $(INSTALLED) ## lint, check the format and the types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Pins with hashes, for every platform, from pyproject.toml (needs uv: https://docs.astral.sh/uv).
-lock:
+format: $(INSTALLED) ## format the code and fix what ruff can fix
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# Pins with hashes, for every platform, from pyproject.toml.
+lock: ## update requirements.lock (needs uv: https://docs.astral.sh/uv)
 	uv pip compile --universal --python-version 3.11 $(EXTRAS:%=--extra %) --generate-hashes --upgrade \
 		--no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/python3.11" >&2; exit 2; }
+		|| { echo "error: $(PYTHON) is older than Python 3.11; run make demo PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@touch $@

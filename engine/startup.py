@@ -15,7 +15,7 @@ def prepare_process() -> None:
     missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
     if missing:
         sys.stderr.write(
-            f"error: {sys.executable} does not have {', '.join(missing)}. Activate the environment, or run `make` "
-            "(or `pip install -r requirements.lock`) to create one.\n"
+            f"error: {sys.executable} does not have {', '.join(missing)}. Activate the environment, or run "
+            "`make demo` (or `pip install -r requirements.lock`) to create one.\n"
         )
         sys.exit(2)
