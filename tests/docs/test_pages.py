@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/ is one that works here, as far as that can be told without ImageNet."""
+"""Commands and links in README.md and docs/: commands are accepted, links lead to files."""
 
 import importlib.util
 import re
@@ -13,16 +13,17 @@ from engine.config import CONFIGS
 from tests.conftest import script_module
 from tests.processes import REPOSITORY
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 LAUNCHERS = {"torchrun", "srun", "sbatch", "bash"}
 
 
 def commands() -> list[str]:
-    """The indented lines of the pages that start with a program, joined where they go on, without comments."""
+    """Return the lines of the pages' code blocks that start with a program, joined, without comments."""
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
-        for line in re.findall(r"^    (.*)$", text, re.MULTILINE):
+        fenced = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+        for line in [*re.findall(r"^    (.*)$", text, re.MULTILINE), *fenced.splitlines()]:
             command = re.sub(r"\s+#.*| \| bash -e.*", "", line).strip()
             if re.match(r"(python|torchrun|srun|sbatch|bash|make|tensorboard|conda) ", command):
                 found.append(command)
