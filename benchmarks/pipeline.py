@@ -1,5 +1,6 @@
-"""Training images a second from JPEG files, against torchvision's reference recipe and timm's loader."""
+"""Measure training images a second from JPEG files, against torchvision's reference, timm's loader and DALI."""
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from engine.data.transforms import Preprocessing, normalize
 from engine.distributed import ProcessGroup
 from engine.tasks.classification import TrainSamples
 
-HERE, NORMALISED = "here", "here, normalised"
+HERE, NORMALIZED = "here", "here, normalized"
 ROUNDS, WORKERS, BATCH, SIZE = 5, 2, 32, 224
 WAY = Preprocessing(resize=256, crop=SIZE)
 
@@ -45,18 +46,16 @@ def measure(images: Path, device: torch.device) -> Section:
     split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
         HERE: lambda: _loader(split, device).epoch(0),
-        NORMALISED: lambda: ((normalize(images, WAY, torch.contiguous_format),) for (images,), *_ in ways[HERE]()),
+        NORMALIZED: lambda: ((normalize(images, WAY, torch.contiguous_format),) for (images,), *_ in ways[HERE]()),
         "here, second epoch": lambda: _second_epoch(_loader(split, device)),
         "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), device)),
         "torchvision's reference": lambda: _reference(split),
     }
-    try:
-        import timm  # noqa: F401
-
+    if _installed("timm"):
         ways["timm's defaults"] = lambda: _timm(split, device)
-        ways["timm without colour jitter"] = lambda: _timm(split, device, color_jitter=None)
-    except ImportError:
-        print("timm is not installed: its loader is left out (pip install timm).", file=sys.stderr)
+        ways["timm without color jitter"] = lambda: _timm(split, device, color_jitter=None)
+    if _installed("nvidia.dali"):
+        ways["DALI on the CPU"] = lambda: _dali(split)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
@@ -65,17 +64,27 @@ def measure(images: Path, device: torch.device) -> Section:
     for name, each in rates.items():
         typical = Typical.of(each)
         rows.append({"loader": name, "images/s": typical.median, "spread": typical.spread})
-        for ours in (HERE, NORMALISED):
+        for ours in (HERE, NORMALIZED):
             rows[-1][f"{ours} / this"] = Typical.of([a / b for a, b in zip(rates[ours], each, strict=True)]).median
     return {
         "about": f"{len(split)} full-size JPEGs to crops of {SIZE} px in batches of {BATCH}, {WORKERS} workers, wall "
         "clock from the loader's start, its workers' start included but for second epochs, to the last batch; the "
         f"median of {ROUNDS} rounds in which the loaders take turns, of the ratios too. Ours gives uint8, for the "
-        "device to normalise; the second row and the last column have that done here as well. The reference decodes "
-        "with Pillow and gives normalised float32. So does timm's loader, which sends uint8 and normalises in its "
-        "prefetcher; by default it jitters colours too.",
+        "device to normalize; the second row and the last column have that done here as well. The reference decodes "
+        "with Pillow and gives normalized float32. So does timm's loader, which sends uint8 and normalizes in its "
+        "prefetcher; by default it jitters colors too. DALI decodes the crops alone, in as many "
+        "threads, and normalizes.",
         "rows": rows,
     }
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        print(f"{package} is not installed: its loader is left out (see `bench` in pyproject.toml).", file=sys.stderr)
+        return False
+    return True
 
 
 def _rate(batches: Iterable) -> float:
@@ -127,3 +136,26 @@ def _timm(split: Split, device: torch.device, **options: object) -> Iterable:
         **options,
     )
     return loader
+
+
+def _dali(split: Split) -> Iterable:
+    """DALI's usual training pipeline, on the CPU: it decodes only the crop."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)  # type: ignore[untyped-decorator]
+    def training() -> tuple[object, object]:
+        files = [split.path(index) for index in range(len(split))]
+        encoded, labels = fn.readers.file(files=files, random_shuffle=True)
+        crops = fn.decoders.image_random_crop(
+            encoded, output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
+        )
+        images = fn.resize(crops, resize_x=SIZE, resize_y=SIZE, interp_type=types.INTERP_LINEAR, antialias=True)
+        mean, std = [255 * value for value in WAY.mean], [255 * value for value in WAY.std]
+        mirror = fn.random.coin_flip()
+        return fn.crop_mirror_normalize(images, output_layout="CHW", mean=mean, std=std, mirror=mirror), labels
+
+    pipeline = training()
+    pipeline.build()
+    for _ in range(len(split) // BATCH):
+        images, labels = pipeline.run()
+        yield torch.utils.dlpack.from_dlpack(images.as_tensor()), labels

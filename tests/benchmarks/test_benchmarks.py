@@ -51,12 +51,13 @@ def test_loaders_take_turns(images: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     monkeypatch.setattr(pipeline, "ROUNDS", 3)
     monkeypatch.setattr(pipeline, "_rate", lambda batches: (len(list(batches)), next(rates))[1])
-    monkeypatch.setitem(sys.modules, "timm", None)
+    for peer in ("timm", "nvidia.dali"):
+        monkeypatch.setitem(sys.modules, peer, None)
     rows = pipeline.measure(images, CPU)["rows"]
     assert [row["images/s"] for row in rows] == [1000.0, 800.0, 1100.0, 3000.0, 500.0]
     assert rows[4]["loader"] == "torchvision's reference"
     assert rows[4]["here / this"] == 2.0  # of 2, 2.5 and 2
-    assert rows[4]["here, normalised / this"] == 1.6  # of 1.6, 2.25 and 1.5
+    assert rows[4]["here, normalized / this"] == 1.6  # of 1.6, 2.25 and 1.5
 
 
 def test_loaders_give_equal_batches(images: Path) -> None:
@@ -65,7 +66,13 @@ def test_loaders_give_equal_batches(images: Path) -> None:
     ours = [pipeline._loader(split, CPU).epoch(0), pipeline._second_epoch(pipeline._loader(split.cached(), CPU))]
     for loader in ours:
         assert [tuple(batch.views[0].shape) for batch in loader] == [shape, shape]
-    assert [tuple(images.shape) for images, _ in pipeline._reference(split)] == [shape, shape]
+    peers = {"timm": pipeline._timm, "nvidia.dali": lambda split, _: pipeline._dali(split)}
+    loaders = [
+        pipeline._reference(split),
+        *(way(split, CPU) for name, way in peers.items() if pipeline._installed(name)),
+    ]
+    for peer in loaders:
+        assert [tuple(images.shape) for images, _ in peer] == [shape, shape]
 
 
 def test_training_from_files_is_measured(images: Path) -> None:
