@@ -65,6 +65,7 @@ RUNS = {
     "ablation_order": 5,
     "tiny_imagenet": 25,
     "tiny_imagenet_20": 23,
+    "tiny_imagenet_scratch": 9,
     "demo": 3,
 }
 
