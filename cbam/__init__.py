@@ -1,6 +1,6 @@
 """The Convolutional Block Attention Module (Woo et al., ECCV 2018, arXiv 1807.06521), and its insertion into any CNN.
 
-Needs torch alone.
+Requires only torch.
 """
 
 from cbam.attachment import InsertionError

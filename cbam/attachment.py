@@ -1,25 +1,25 @@
-"""How a layer is attached to the module that it follows."""
+"""Attachment of a layer to the module that it follows."""
 
 from torch import nn
 
-# Attribute of an inserted layer, which tells it from a network's own child of the name `attention`.
+# Attribute that distinguishes an inserted layer from a network's own child named `attention`.
 _MARK = "is_inserted_attention"
 
 
 class InsertionError(ValueError):
-    """Attention cannot be inserted, or no longer runs."""
+    """Raised if attention cannot be inserted or no longer runs."""
 
 
 def apply_attention(module: nn.Module, _args: object, output: object) -> object:
-    """Pass a module's output through its attention: a forward hook.
+    """Pass a module's output through its attention (forward hook).
 
-    It is a function at module level, so that deepcopy, pickle and torch.compile support it.
+    Defined at module level so that deepcopy, pickle and torch.compile support it.
     """
     return module.attention(output)  # type: ignore[operator]
 
 
 def attach(module: nn.Module, layer: nn.Module) -> None:
-    """Make the layer the child `attention` of the module, and its output the module's output."""
+    """Add the layer as the module's child `attention` and pass the module's output through it."""
     module.add_module("attention", layer)
     setattr(layer, _MARK, True)
     if not _calls_children(module):
@@ -48,7 +48,7 @@ def has_attention(module: nn.Module) -> bool:
 
 def runs_attention(module: nn.Module) -> bool:
     """Return whether the module's child `attention` runs when the module does."""
-    # A plain Module has no forward: it is a container in a network traced by torch.fx, which calls its children.
+    # A plain Module has no forward: torch.fx uses it as a container and calls its children.
     return _calls_children(module) or type(module) is nn.Module or apply_attention in module._forward_hooks.values()
 
 

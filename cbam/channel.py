@@ -15,17 +15,17 @@ POOLINGS = ("avg", "max", "both")
 class ChannelAttention(nn.Module):
     """The channel gate Mc(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))), section 3.1, equation 2.
 
-    The MLP is shared by the two pooled vectors: two 1x1 convolutions with a ReLU between, of hidden width
+    Both pooled vectors share the MLP: two 1x1 convolutions with a ReLU in between and hidden width
     ``max(1, in_planes // ratio)``. The gradient of the maximum goes to the first position that attains it.
 
     Args:
         in_planes: channels C of the feature map.
         ratio: reduction ratio r of the MLP; 16 in the paper.
         pooling: ``both``, or ``avg`` or ``max`` alone (Table 1).
-        mlp_bias: whether the two convolutions have biases. Equation 2 has none, the paper's parameter counts do.
+        mlp_bias: whether the two convolutions have biases. Equation 2 has none; the paper's parameter counts do.
 
     Raises:
-        ValueError: if ``in_planes`` or ``ratio`` is not a positive integer, or ``pooling`` unknown.
+        ValueError: if ``in_planes`` or ``ratio`` is not a positive integer, or ``pooling`` is unknown.
     """
 
     def __init__(self, in_planes: int, ratio: int = 16, pooling: str = "both", mlp_bias: bool = False) -> None:
@@ -43,7 +43,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate of a feature map: [N, C, H, W] floating point -> [N, C, 1, 1] in (0, 1)."""
+        """Return the gate of a feature map: [N, C, H, W] floating point -> [N, C, 1, 1] in (0, 1)."""
         require_feature_map(x, self.in_planes)
         if self.pooling == "avg":
             logits = self._mlp(_average(x))
@@ -54,23 +54,23 @@ class ChannelAttention(nn.Module):
         return torch.sigmoid(logits)[..., None, None]
 
     def _mlp(self, pooled: Tensor) -> Tensor:
-        """The MLP of pooled vectors [N, C]: as matrix products, a fraction of the cost of the same convolutions."""
+        """Apply the MLP to pooled vectors [N, C]: matrix products cost a fraction of the same convolutions."""
         first, first_bias, last, last_bias = self.mlp_parameters()
         hidden = F.relu(F.linear(pooled, first.flatten(1), first_bias))
         return F.linear(hidden, last.flatten(1), last_bias)
 
     def mlp_parameters(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """Weight and bias of the MLP's first layer, and of its last one."""
+        """Return the weight and bias of the MLP's first layer, then those of its last layer."""
         first, _, last = cast(tuple[nn.Conv2d, nn.ReLU, nn.Conv2d], tuple(self.shared_MLP))
         return first.weight, first.bias, last.weight, last.bias
 
     def zero_(self) -> None:
-        """Zero the MLP's last layer, so that the gate is exactly 0.5 whatever the input."""
+        """Zero the MLP's last layer, so that the gate is exactly 0.5 for every input."""
         for parameter in self.shared_MLP[-1].parameters():
             nn.init.zeros_(parameter)
 
 
-# Reductions over dimensions, because adaptive pooling has no deterministic backward on CUDA.
+# Reductions instead of adaptive pooling, which has no deterministic backward on CUDA.
 
 
 def _average(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the gates ask of their arguments and inputs."""
+"""Checks of the gates' arguments and inputs."""
 
 from collections.abc import Sequence
 

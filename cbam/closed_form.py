@@ -1,18 +1,18 @@
-"""CBAM with its gradients in closed form: few passes over the feature map, of which only the input is kept.
+"""CBAM with closed-form gradients: few passes over the feature map, and of the maps only the input is saved.
 
 With x [N, C, H, W], P = H W, channel gate m [N, C], spatial gate s [N, 1, H, W] and a constant gain k:
 
     forward   a, b = mean, max of x over positions      m = sigmoid(MLP(a) + MLP(b))
               u, v = mean, max of m x over channels     s = sigmoid(conv([u; v]))        y = k s m x
 
-    backward  of g = dL/dy, with j(p) and i(c) where the maxima over channels and positions are attained:
-              dL/ds = k sum_c g m x, and through the sigmoid and the convolution du, dv
-              dL/dm = sum_p x (k s g + du / C + [c = j(p)] dv), and through the sigmoid and the MLP da, db
+    backward  of g = dL/dy, where channel j(p) and position i(c) attain the maxima:
+              dL/ds = k sum_c g m x, then du, dv through the sigmoid and the convolution
+              dL/dm = sum_p x (k s g + du / C + [c = j(p)] dv), then da, db through the sigmoid and the MLP
               dL/dx = m (k s g + du / C + [c = j(p)] dv) + da / P + [p = i(c)] db
 
-What reads or writes a map is a pass, and there are two sets of them: `cbam.passes`, PyTorch operations, and
-`cbam.kernels`, Triton kernels for CUDA, which read the map three times forward and write it once, and backward read x
-and g twice each and write the gradient. What is between, gates and pooled vectors, is small and done here for both.
+A pass reads or writes a feature map. The passes have two implementations: `cbam.passes` (PyTorch operations) and
+`cbam.kernels` (Triton kernels for CUDA). The kernels read the map three times forward and write it once; backward,
+they read x and g twice each and write the gradient. The gates and pooled vectors are small and computed here for both.
 """
 
 from types import ModuleType
@@ -31,17 +31,17 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def accepts(x: Tensor, gain: Tensor | float) -> bool:
-    """Whether the closed form is for this input and gain: it has no gradient for the gain, and no empty maximum."""
+    """Return whether the closed form supports this input and gain: a non-empty map, no gradient for the gain."""
     return x.numel() > 0 and x.is_floating_point() and not (isinstance(gain, Tensor) and gain.requires_grad)
 
 
 def kernels_accept(x: Tensor) -> bool:
-    """Whether the Triton kernels take this input: on CUDA, of an ordinary dtype, indexed by 32 bits within an image."""
+    """Return whether the Triton kernels support this input: on CUDA, of `KERNEL_DTYPES`, with 32-bit image offsets."""
     return (
         x.is_cuda
         and x.dtype in KERNEL_DTYPES
         and x[0].numel() < 2**31
-        and x[0, 0].numel() <= 64 * 65_535  # CUDA starts so many blocks, of 64 positions
+        and x[0, 0].numel() <= 64 * 65_535  # CUDA's limit on blocks, of 64 positions each
     )
 
 
@@ -55,20 +55,21 @@ def refine(
     gain: Tensor | float = 1.0,
     fused: bool = False,
 ) -> Tensor:
-    """The refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
+    """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32, also under autocast. It has a first derivative backward; none forward, none for
-    the gain, and no second one.
+    Gates and pooled values are fp32, even under autocast. Supports one backward pass: no second derivative, no
+    forward-mode derivative and no gradient for the gain.
 
     Args:
         x: [N, C, H, W].
-        first, first_bias: of the MLP's first layer, weight [hidden, C, 1, 1]; likewise the last one, [C, hidden, 1, 1].
+        first, first_bias: weight [hidden, C, 1, 1] and bias of the MLP's first layer.
+        last, last_bias: weight [C, hidden, 1, 1] and bias of the MLP's last layer.
         kernel: weight of the spatial gate's convolution, [1, 2, k, k].
         gain: scalar.
-        fused: whether the passes are Triton kernels.
+        fused: whether to run the passes as Triton kernels.
 
     Raises:
-        ValueError: for an input that is not a non-empty [N, C, H, W].
+        ValueError: if x is not a non-empty [N, C, H, W].
     """
     require_feature_map(x, first.shape[1])
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
@@ -80,7 +81,7 @@ def refine(
 def _passes(fused: bool) -> ModuleType:
     if not fused:
         return passes
-    from cbam import kernels  # imports Triton, which everything else does without
+    from cbam import kernels  # imports Triton, which nothing else requires
 
     return kernels
 
@@ -96,7 +97,7 @@ def _refine(
     gain: Tensor,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The refined map, and what the backward pass needs: both gates, what they were pooled from, and where."""
+    """Return the refined map and the tensors for backward: both gates, their pooled inputs and the argmax indices."""
     over, dtype = _passes(fused), gate_dtype(x)
     refined = torch.empty_like(x)
     with without_autocast(x):
@@ -126,7 +127,7 @@ def _refine_backward(
     channel: Tensor,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, of both layers of the MLP, weight and bias, and of the convolution."""
+    """Return the gradients of x, of weight and bias of both MLP layers, and of the convolution's weight."""
     over, dtype = _passes(fused), gate_dtype(x)
     x_gradient = torch.empty_like(x)
     with without_autocast(x):
@@ -136,7 +137,7 @@ def _refine_backward(
         plane_gradients, kernel_gradient = convolution_gradients(logits_gradient, planes, kernel.to(dtype))
 
         channel_gradient = from_scale + over.gate_gradient(x, plane_gradients, channel)
-        sum_gradient = channel_gradient * channel_gate * (1 - channel_gate)  # of MLP(a) + MLP(b): the same for both
+        sum_gradient = channel_gradient * channel_gate * (1 - channel_gate)  # of MLP(a) + MLP(b), and thus of each
         hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
         hidden_gradient = (sum_gradient @ _matrix(last, dtype)) * (hidden > 0)
         pooled_gradients = hidden_gradient @ _matrix(first, dtype)
@@ -158,7 +159,7 @@ def _like(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _matrix(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight of a 1x1 convolution as the matrix that it is."""
+    """Return the weight of a 1x1 convolution as a matrix."""
     return weight.flatten(1).to(dtype)
 
 
@@ -189,7 +190,7 @@ def _gradient_shapes(_: Tensor, x: Tensor, first: Tensor, __: Any, last: Tensor,
 class _Refine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
-        """The arguments of the operator; the bias of the last layer is not needed backward."""
+        """Run the operator and save its inputs for backward, which does not need the last layer's bias."""
         first, first_bias, last, last_bias, kernel, gain, ctx.fused = arguments
         refined, *kept = _refine(x, *arguments)
         ctx.biases = first_bias is not None, last_bias is not None
@@ -200,10 +201,10 @@ class _Refine(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # backward(create_graph=True)
             raise RuntimeError(
-                "CBAM in closed form has no second derivative; to use create_graph=True, "
+                "Closed-form CBAM has no second derivative; to use create_graph=True, "
                 "set has_closed_form=False on every CBAM of the network."
             )
-        saved = ctx.saved_tensors  # once: activation checkpointing unpacks them only once
+        saved = ctx.saved_tensors  # activation checkpointing unpacks them only once
         layout = torch.contiguous_format if saved[0].is_contiguous() else torch.channels_last
         of = _refine_backward(gradient.contiguous(memory_format=layout), *saved, ctx.fused)
         first_bias, last_bias = (of[i] if given else None for i, given in zip((2, 4), ctx.biases, strict=True))

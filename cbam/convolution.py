@@ -14,7 +14,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def convolve(planes: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve [N, planes, H, W] by an odd [1, planes, k, k], keeping H and W, in the dtype of the planes."""
+    """Convolve [N, planes, H, W] with [1, planes, k, k], k odd, keeping H, W and the dtype of the planes."""
     logits: Tensor = _Convolution.apply(planes, kernel.to(planes.dtype))
     return logits
 
@@ -22,7 +22,7 @@ def convolve(planes: Tensor, kernel: Tensor) -> Tensor:
 def convolution_gradients(gradient: Tensor, planes: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of `convolve` for the planes and for the kernel.
 
-    The first is itself a convolution. Written so, it takes a tenth of the time of torch's own on the CPU.
+    The gradient for the planes is itself a convolution. On the CPU this takes a tenth of the time of torch's backward.
     """
     padding = [kernel.shape[-1] // 2] * 2
     of_planes = F.conv2d(gradient, kernel.flip(2, 3).transpose(0, 1), padding=padding)

@@ -1,11 +1,11 @@
-"""Attention in any CNN, pretrained or not, without a change to the network's code.
+"""Insertion of attention into any CNN, pretrained or not, without changes to the network's code.
 
 The layer becomes the child `attention` of the module that it follows, and one forward hook calls it. A Sequential gets
-the layer as its last child and needs no hook. No module is wrapped, so that every parameter of the network keeps its
-name and published state dicts load as they are: only attention's keys are missing.
+the layer as its last child and needs no hook. No module is wrapped: every parameter keeps its name, and published state
+dicts load unchanged, with only attention's keys missing.
 
 A hook belongs to one module object. A transformation that replaces modules after the insertion (conversion to
-SyncBatchNorm, BatchNorm folding) therefore loses their attention without an error; `check` finds it.
+SyncBatchNorm, BatchNorm folding) therefore drops their attention silently; `check` detects this.
 """
 
 import difflib
@@ -53,22 +53,22 @@ def insert(
     """Insert CBAM after modules of a network, in place.
 
     Insert before the optimizer is built and before the network is wrapped (DistributedDataParallel) or compiled, and
-    after modules are replaced (SyncBatchNorm). The new layers get the device, the dtype and the mode of the module
-    that they follow.
+    after modules are replaced (SyncBatchNorm). Each new layer gets the device, dtype and mode of the module that it
+    follows.
 
     Args:
-        net: a network of one image argument [N, C, H, W].
+        net: a network that takes one image argument [N, C, H, W].
         after: a regular expression that must match the whole name of a module, or a list of names.
         start: `identity` leaves the network's outputs bitwise unchanged (for `output="residual"` up to rounding);
             `random` initializes the gates as PyTorch initializes convolutions, in the order of the modules.
-        image_size: side of the square image for which the network is run on the meta device.
-        options: of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
+        image_size: side of the square image on which a copy of the network is run on the meta device.
+        options: keyword arguments of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
 
     Returns:
-        The modules that attention follows now, in the order of `net.named_modules()`.
+        The modules that attention now follows, in the order of `net.named_modules()`.
 
     Raises:
-        InsertionError: if no module matches, or attention cannot follow one that does. The network is unchanged.
+        InsertionError: if no module matches, or attention cannot follow a matching module. The network is unchanged.
         ValueError: if an option is out of range. The network is unchanged.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
@@ -94,7 +94,8 @@ def insert_layer(
 ) -> list[Insertion]:
     """Insert a layer [N, C, H, W] -> [N, C, H, W] after modules of a network, in place.
 
-    `make_layer` is called with the channels of each place, in the order of the modules. The rest is as in `insert`.
+    `make_layer` is called with each module's number of output channels, in the order of the modules. Otherwise
+    equivalent to `insert`.
     """
     insertions = places(net, after, image_size)
     layers = [make_layer(insertion.channels) for insertion in insertions]  # all of them, before the network changes
@@ -102,13 +103,13 @@ def insert_layer(
         module = net.get_submodule(insertion.name)
         _move_beside(layer, net, insertion.name)
         attach(module, layer.train(module.training))
-    # Through vars() everywhere, because wrappers pass attributes on to the network that they wrap.
+    # vars() everywhere, because wrappers forward attribute access to the network that they wrap.
     vars(net)[_RECORD] = (*vars(net).get(_RECORD, ()), *(insertion.name for insertion in insertions))
     return insertions
 
 
 def places(net: nn.Module, after: str | Sequence[str], image_size: int = 224) -> list[Insertion]:
-    """Return what `insert` would return, or raise what it would raise, without a change to the network."""
+    """Return the result of `insert`, or raise its error, without changing the network."""
     _require_unwrapped(net)
     names = _matching_names(net, after)
     for name in names:
@@ -120,7 +121,7 @@ def places(net: nn.Module, after: str | Sequence[str], image_size: int = 224) ->
 def check(net: nn.Module) -> list[str]:
     """Return the names of the modules that attention follows.
 
-    Wrappers around the network (DistributedDataParallel, torch.compile) are looked into.
+    The network may be wrapped (DistributedDataParallel, torch.compile).
 
     Raises:
         InsertionError: if inserted attention no longer runs, naming the modules, or if there is no attention at all.
@@ -132,23 +133,23 @@ def check(net: nn.Module) -> list[str]:
     if lost:
         raise InsertionError(
             f"Attention no longer runs after {_listing(lost)}: the module or its attention was replaced after the "
-            f"insertion, for example by convert_sync_batchnorm or BatchNorm folding. Replace modules first and call "
-            f"cbam.insert on the result; a state dict with trained attention then loads as before."
+            f"insertion, for example by convert_sync_batchnorm or BatchNorm folding. Replace modules first, then call "
+            f"cbam.insert; a state dict with trained attention loads as before."
         )
     if not running:
-        raise InsertionError("The network has no attention; call cbam.insert after the last replacement of modules.")
+        raise InsertionError("The network has no attention; call cbam.insert after replacing modules.")
     return list(running)
 
 
 def remove(net: nn.Module) -> None:
-    """Remove all inserted attention, in place: the network is as it was before the insertion."""
+    """Remove all inserted attention in place, which restores the network as it was before the insertion."""
     for module in list(net.modules()):
         detach(module)
         vars(module).pop(_RECORD, None)
 
 
 def _recorded(net: nn.Module) -> Iterator[tuple[str, nn.Module | None]]:
-    """Yield the names after which attention was inserted, and the modules that have them now."""
+    """Yield the name of each module that attention was inserted after, and the module that has this name now."""
     for prefix, owner in net.named_modules():
         for name in vars(owner).get(_RECORD, ()):
             try:
@@ -159,7 +160,7 @@ def _recorded(net: nn.Module) -> Iterator[tuple[str, nn.Module | None]]:
 
 
 def _matching_names(net: nn.Module, after: str | Sequence[str]) -> list[str]:
-    """Return the names that `after` matches in the order of the modules, without those inside attention layers."""
+    """Return the names that `after` matches, in the order of the modules, except those inside attention layers."""
     layers = tuple(f"{name}." for name, module in net.named_modules() if is_inserted(module))
     names = [name for name, _ in net.named_modules() if name and not f"{name}.".startswith(layers)]
     patterns = {after: after} if isinstance(after, str) else {name: re.escape(name) for name in after}
@@ -170,10 +171,10 @@ def _matching_names(net: nn.Module, after: str | Sequence[str]) -> list[str]:
         except re.error as error:
             raise InsertionError(f"{given!r} is not a regular expression: {error}.") from error
         if not found:
-            raise InsertionError(f"{given!r} matches the whole name of no module; {_nearest(pattern, names)}.")
+            raise InsertionError(f"{given!r} does not match any module's full name; {_nearest(pattern, names)}.")
         matching.update(found)
     if not matching:
-        raise InsertionError("No module is named for attention to follow; give a regular expression or names.")
+        raise InsertionError("The list of modules is empty; give a regular expression or the names of modules.")
     return [name for name in names if name in matching]
 
 
@@ -182,7 +183,7 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
     nearest = [name for name in names if re.search(pattern, name)] or difflib.get_close_matches(
         literal, names, cutoff=0
     )
-    return f"the nearest names are {_listing(nearest)}" if nearest else "it has no modules"
+    return f"the nearest names are {_listing(nearest)}" if nearest else "the network has no modules"
 
 
 def _listing(names: Sequence[str]) -> str:
@@ -191,7 +192,7 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _require_unwrapped(net: nn.Module) -> None:
-    """Refuse wrappers that would ignore new layers: their gradients are not averaged, or they never run."""
+    """Reject wrappers under which new layers have unaveraged gradients (DDP) or never run (torch.compile)."""
     for module in net.modules():
         if isinstance(module, DistributedDataParallel):
             raise InsertionError("The network is wrapped in DistributedDataParallel; insert first, then wrap it.")
@@ -203,13 +204,13 @@ def _require_free(name: str, module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         raise InsertionError(f"The module '{name}' is compiled by TorchScript; insert before the network is compiled.")
     if has_attention(module):
-        raise InsertionError(f"Attention follows '{name}' already; call cbam.remove first to insert it anew.")
+        raise InsertionError(f"Attention already follows '{name}'; call cbam.remove before inserting it again.")
     if hasattr(module, "attention"):
-        raise InsertionError(f"The module '{name}' has a member 'attention' of its own; choose another module.")
+        raise InsertionError(f"The module '{name}' has its own attribute 'attention'; choose another module.")
 
 
 def _move_beside(layer: nn.Module, net: nn.Module, name: str) -> None:
-    """Move a layer to the device and dtype of the named module, or of the nearest module around it that has any."""
+    """Move a layer to the device and dtype of the named module, or of its nearest ancestor with parameters."""
     around = [*itertools.accumulate(name.split("."), "{}.{}".format)][::-1]
     parameters: Iterable[Tensor] = itertools.chain.from_iterable(
         net.get_submodule(parent).parameters() for parent in (*around, "")

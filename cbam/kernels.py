@@ -1,8 +1,7 @@
-"""The passes over the feature map of `cbam.closed_form`, as Triton kernels: those of `cbam.passes`, for CUDA.
+"""Triton kernels for CUDA: the passes over the feature map of `cbam.closed_form`, with the interface of `cbam.passes`.
 
 A feature map [N, C, H, W] is read as N x C x P with P = H W positions, contiguous or channels_last, a tile of positions
-and channels at a time. Everything of the size of a gate is fp32; every sum is taken in fp32 and in the same order each
-time: no atomics.
+and channels at a time. Gate-sized tensors are fp32. Sums are accumulated in fp32 and in a fixed order, without atomics.
 """
 
 from typing import Any
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = tl.constexpr(64)  # positions and channels of a tile: 32 values a thread, which Hopper's registers hold
+BLOCK = tl.constexpr(64)  # positions and channels of a tile: 32 values per thread fit Hopper's registers
 
 
 @triton.jit
@@ -34,7 +33,7 @@ def _pool_positions_kernel(x, mean, maximum, position, channels, positions, stri
         tile = tl.load(x + offsets, mask=inside, other=0).to(tl.float32)
         total += tl.sum(tile, axis=0)
         value, index = tl.max(tl.where(inside, tile, float("-inf")), axis=0, return_indices=True)
-        higher = value > highest  # not >=: the first of equals, as torch has it
+        higher = value > highest  # not >=: the first of equal values, as in torch
         where = tl.where(higher, start + index, where)
         highest = tl.where(higher, value, highest)
     pooled = n * channels + c
@@ -168,7 +167,7 @@ def _input_gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over the positions, [2, N, C], and the first position of the maximum, [N, C]. Reads x once."""
+    """Return mean and maximum over positions, [2, N, C], and the maximum's first position, [N, C]. Reads x once."""
     n, c = x.shape[:2]
     pooled = x.new_empty(2, n, c, dtype=torch.float32)
     position = x.new_empty(n, c, dtype=torch.int32)
@@ -177,7 +176,7 @@ def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_channels(x: Tensor, gate: Tensor, _out: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum of gate x over the channels, [N, 2, H, W], and the first channel of the maximum, [N, H, W].
+    """Return mean and maximum of gate x over channels, [N, 2, H, W], and the maximum's first channel, [N, H, W].
 
     Reads x once. The gate is [N, C].
     """
@@ -189,7 +188,7 @@ def pool_channels(x: Tensor, gate: Tensor, _out: Tensor) -> tuple[Tensor, Tensor
 
 
 def scale(x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, out: Tensor) -> None:
-    """Write x times factors [N, C] and [N, 1, H, W] to ``out``. Reads x once, writes once."""
+    """Write x times factors [N, C] and [N, 1, H, W] to ``out``. Reads x once and writes once."""
     n, c, h, w = x.shape
     _launch(_scale_kernel, (n, _blocks(h * w), _blocks(c)), x, channel_factor, spatial_factor, out)
 
@@ -197,7 +196,7 @@ def scale(x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, out: Tensor
 def factor_gradients(
     gradient: Tensor, x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, _out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Reads x and its output's gradient once."""
+    """Return the gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Reads x and ``gradient`` once."""
     n, c, h, w = x.shape
     spatial_gradient = torch.empty_like(spatial_factor)
     parts = x.new_empty(n, _blocks(h * w), c, dtype=torch.float32)
@@ -207,7 +206,7 @@ def factor_gradients(
 
 
 def gate_gradient(x: Tensor, plane_gradients: Tensor, channel: Tensor) -> Tensor:
-    """The gradient of `pool_channels` for its gate, [N, C]. Reads x once."""
+    """Return the gradient of `pool_channels` for its gate, [N, C]. Reads x once."""
     n, c = x.shape[:2]
     gradient = x.new_empty(n, c, dtype=torch.float32)
     _launch(_gate_gradient_kernel, (n, _blocks(c)), x, plane_gradients, channel, gradient)
@@ -224,9 +223,9 @@ def input_gradient(
     position: Tensor,
     out: Tensor,
 ) -> None:
-    """Write the gradient for x of all three, scale, pool_channels and pool_positions, to ``out``.
+    """Write the gradient for x, through scale, pool_channels and pool_positions, to ``out``.
 
-    Reads the gradient once, writes once.
+    Reads ``gradient`` once and writes once.
     """
     n, c, h, w = gradient.shape
     _launch(
@@ -245,8 +244,8 @@ def input_gradient(
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], feature_map: Tensor, *tensors: Tensor) -> None:
-    """Start a kernel on a feature map, which says where and in which layout, and further tensors."""
-    with torch.cuda.device_of(feature_map):  # Triton takes the current device
+    """Launch a kernel on a feature map, which determines the device and the layout, and further tensors."""
+    with torch.cuda.device_of(feature_map):  # Triton launches on the current device
         kernel[grid](feature_map, *tensors, *_layout(feature_map))
 
 
@@ -255,7 +254,7 @@ def _blocks(length: int) -> int:
 
 
 def _layout(x: Tensor) -> tuple[int, int, int, int]:
-    """Channels, positions, and the distances between two of each in memory."""
+    """Return the numbers of channels and positions, and the stride of each."""
     channels, positions = x.shape[1], x.shape[2] * x.shape[3]
     if x.is_contiguous():
         return channels, positions, positions, 1

@@ -1,9 +1,9 @@
-"""CBAM as a layer with one output, and the identity start that leaves a pretrained network as it is.
+"""CBAM as a layer with one output, and the identity start that preserves a pretrained network.
 
-With its gates at 0.5 the layer would scale its input by 0.25, or by 0.5 where it has one gate. The gain compensates: a
-power of two, so that in evaluation the network's outputs stay bitwise equal. The gain belongs to the layer and not to
-the pretrained parameters before it, because those would then learn at another pace than the baseline's: four times as
-large under a gradient four times as small.
+With its gates at 0.5, the layer would scale its input by 0.25, or by 0.5 if it has one gate. The gain compensates for
+this. It is a power of two, so that the network's outputs in evaluation are bitwise unchanged. The gain is not folded
+into the preceding pretrained parameters: they would be four times as large with gradients four times as small, and
+would learn at a different pace from the baseline's.
 """
 
 import torch
@@ -16,7 +16,7 @@ OUTPUTS = ("refined", "residual")
 
 
 class CBAMLayer(nn.Module):
-    """CBAM with one output: the refined map, as in the paper, or the residual one (refined + input).
+    """CBAM with one output: the refined map, as in the paper, or the residual map (refined + input).
 
     Args:
         planes: channels C of the feature map.
@@ -24,8 +24,8 @@ class CBAMLayer(nn.Module):
         options: keyword arguments of `cbam.CBAM`.
 
     Attributes:
-        gain: scalar that multiplies the output: 1, or the value that makes the layer the identity while its gates are
-            at 0.5.
+        gain: scalar that multiplies the output: 1, or the value that makes the layer the identity with its gates at
+            0.5.
 
     Raises:
         ValueError: if an option is out of range.
@@ -46,6 +46,6 @@ class CBAMLayer(nn.Module):
         return refined + self.gain * x if self.output == "residual" else refined
 
     def init_identity_(self) -> None:
-        """Make every gate exactly 0.5 and the layer the identity, up to rounding if its output is residual."""
+        """Set every gate to exactly 0.5 and make the layer the identity, up to rounding if its output is residual."""
         factor = self.cbam.zero_gates_()
         self.gain.fill_(1 / (factor + 1 if self.output == "residual" else factor))

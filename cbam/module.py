@@ -1,4 +1,4 @@
-"""CBAM, written for reading: plain PyTorch operations, equations numbered as in the paper."""
+"""CBAM in plain PyTorch operations; equations are numbered as in the paper."""
 
 import torch
 from torch import Tensor, nn
@@ -15,31 +15,32 @@ SPATIAL_POOLINGS = ("mean_max", "conv")
 class CBAM(nn.Module):
     """Channel gate, then spatial gate: F' = Mc(F) * F, F'' = Ms(F') * F' (equation 1).
 
-    The defaults are the paper's text; ``mlp_bias`` and ``spatial_norm`` together are the official implementation,
+    The defaults follow the paper's text. With both ``mlp_bias`` and ``spatial_norm`` it is the official implementation,
     whose parameter counts are those of the paper's tables.
 
     Args:
         in_planes: channels C of the feature map.
         ratio: reduction ratio of the channel gate's MLP.
         kernel_size: side of the spatial gate's convolution, odd.
-        pooling: of the channel gate: ``both``, ``avg`` or ``max`` (Table 1).
+        pooling: pooling of the channel gate: ``both``, ``avg`` or ``max`` (Table 1).
         mlp_bias: whether the channel gate's MLP has biases.
         spatial_pooling: ``mean_max``, or ``conv``: a learned 1x1 convolution to one plane (Table 2).
         spatial_norm: whether a BatchNorm follows the spatial gate's convolution.
-        order: ``channel_spatial``, ``spatial_channel``, ``parallel`` (both gates of F; the paper does not say how
-            they combine, here F'' = Mc(F) * Ms(F) * F), or one gate alone: ``channel``, ``spatial`` (Tables 2, 3).
+        order: ``channel_spatial``, ``spatial_channel``, ``parallel`` (both gates computed from F; the paper does
+            not specify their combination, here F'' = Mc(F) * Ms(F) * F), or one gate alone: ``channel``, ``spatial``
+            (Tables 2, 3).
 
     Raises:
-        ValueError: from the constructor for a value out of range, from a call for an input that is not a
-            non-empty [N, in_planes, H, W].
+        ValueError: in the constructor if a value is out of range, in a call if the input is not a non-empty
+            [N, in_planes, H, W].
 
     Attributes:
-        has_closed_form: whether it trains by `cbam.closed_form`, which keeps only its input for the backward pass and
-            takes less than half of the time of autograd: in its default order and poolings, without a norm.
-        fused: whether the closed form's passes over the map are Triton kernels on CUDA; False.
+        has_closed_form: whether training uses `cbam.closed_form`, which saves only its input for backward and takes
+            less than half the time of autograd. True for the default order and poolings without a norm.
+        fused: whether the closed form runs Triton kernels on CUDA. Default: False.
 
-    The closed form is for training, and computes the gates without calling their modules. The modules are called in
-    evaluation, under torch.compile, and if one of them has a hook.
+    The closed form is used in training only, and computes the gates without calling their modules. The modules are
+    called in evaluation, under torch.compile unless fused, and if one of them has a hook.
 
     >>> refined, residual = CBAM(64)(torch.rand(2, 64, 14, 14))
     >>> refined.shape, residual.shape
@@ -72,20 +73,20 @@ class CBAM(nn.Module):
         self.has_closed_form = (order, pooling, spatial_pooling, spatial_norm) == (ORDERS[0], "both", "mean_max", False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, C, H, W] -> (refined F'', F'' + x), each [N, C, H, W] in the dtype of x."""
+        """Return (refined F'', F'' + x), each [N, C, H, W] in the dtype of x."""
         refined = self.refine(x)
         return refined, refined + x
 
     def refine(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        """F'' alone, times a constant: what the paper's networks use, without the cost of the second output.
+        """Return F'' times a constant, as the paper's networks use it, without the cost of the second output.
 
         Args:
             x: [N, C, H, W].
-            gain: scalar; multiplied into the last gate, which is smaller than the map.
+            gain: scalar, multiplied into the last gate, which is smaller than the map.
         """
         if self.training and self.has_closed_form and not self._has_hooks() and closed_form.accepts(x, gain):
             fused = self.fused and closed_form.kernels_accept(x)
-            if fused or not torch.compiler.is_compiling():  # which fuses what follows by itself
+            if fused or not torch.compiler.is_compiling():  # it fuses the operations below
                 return self._refine_in_closed_form(x, gain, fused)
         if self.order == "channel_spatial":
             x = self.ca(x) * x
@@ -106,11 +107,11 @@ class CBAM(nn.Module):
         return closed_form.refine(x, *self.ca.mlp_parameters(), self.sa.conv.weight, gain, fused)
 
     def zero_gates_(self) -> float:
-        """Zero the last layer of each gate, so that it is exactly 0.5 whatever the input, and learns from there.
+        """Zero the last layer of each gate, so that the gate is exactly 0.5 for every input and can still learn.
 
         Returns:
-            The factor by which ``refine`` now scales its input: 0.25 with two gates, 0.5 with one. A power of two:
-            with its inverse as the gain, ``refine`` is the identity to the bit.
+            The factor by which ``refine`` now scales its input: 0.25 with two gates, 0.5 with one. It is a power of
+            two, so that ``refine`` with its inverse as the gain is bitwise the identity.
         """
         gates = [gate for gate in self.children() if isinstance(gate, ChannelAttention | SpatialAttention)]
         for gate in gates:

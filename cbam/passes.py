@@ -1,7 +1,7 @@
-"""The passes over the feature map of `cbam.closed_form`, as PyTorch operations: for any device and dtype.
+"""PyTorch operations for any device and dtype: the passes over the feature map of `cbam.closed_form`.
 
-Each pass reads and writes whole maps in place where it can: on a CPU, memory that is new costs more than arithmetic.
-Everything of the size of a gate comes in fp32 and is rounded to the dtype of the map where the two meet.
+Each pass works on whole maps, in place where possible: on a CPU, allocating memory costs more than arithmetic.
+Gate-sized tensors are fp32 and are rounded to the dtype of the map where the two are combined.
 """
 
 import torch
@@ -11,15 +11,15 @@ from cbam.maximum import maximum_of_channels, maximum_of_positions
 
 
 def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over the positions, [2, N, C], and the first position of the maximum, [N, C]."""
+    """Return mean and maximum over positions, [2, N, C], and the maximum's first position, [N, C]."""
     maximum, position = maximum_of_positions(x)
     return torch.stack([x.mean((2, 3)), maximum]).to(gate_dtype(x)), position
 
 
 def pool_channels(x: Tensor, gate: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum of gate x over the channels, [N, 2, H, W], and the first channel of the maximum, [N, H, W].
+    """Return mean and maximum of gate x over channels, [N, 2, H, W], and the maximum's first channel, [N, H, W].
 
-    Leaves gate x in ``out``, where `scale` expects it. The gate is [N, C].
+    Writes gate x to ``out``, where `scale` expects it. The gate is [N, C].
     """
     torch.mul(x, _of_channels(gate, x), out=out)
     maximum, channel = maximum_of_channels(out)
@@ -27,21 +27,21 @@ def pool_channels(x: Tensor, gate: Tensor, out: Tensor) -> tuple[Tensor, Tensor]
 
 
 def scale(_x: Tensor, _channel_factor: Tensor, spatial_factor: Tensor, out: Tensor) -> None:
-    """Write x times factors [N, C] and [N, 1, H, W] to ``out``, which `pool_channels` has multiplied by the first."""
+    """Write x times factors [N, C] and [N, 1, H, W] to ``out``, where `pool_channels` left x times the first."""
     out.mul_(spatial_factor.to(out.dtype))
 
 
 def factor_gradients(
     gradient: Tensor, x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Overwrites ``out``."""
+    """Return the gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Overwrites ``out``."""
     product = torch.mul(gradient, x, out=out).flatten(2)
     spatial_gradient = torch.bmm(channel_factor[:, None].to(x.dtype), product)
     return _sum_positions(product, spatial_factor), spatial_gradient.view_as(spatial_factor).to(gate_dtype(x))
 
 
 def gate_gradient(x: Tensor, plane_gradients: Tensor, channel: Tensor) -> Tensor:
-    """The gradient of `pool_channels` for its gate, [N, C]."""
+    """Return the gradient of `pool_channels` for its gate, [N, C]."""
     of_mean, of_maximum = plane_gradients[:, 0] / x.shape[1], plane_gradients[:, 1]
     gradient = _sum_positions(x.flatten(2), of_mean)
     attained = x.gather(1, channel[:, None])[:, 0] * of_maximum
@@ -58,9 +58,9 @@ def input_gradient(
     position: Tensor,
     out: Tensor,
 ) -> None:
-    """Write the gradient for x of all three, scale, pool_channels and pool_positions, to ``out``.
+    """Write the gradient for x, through scale, pool_channels and pool_positions, to ``out``.
 
-    Each scatter has one value for an element at most, so that its order does not matter.
+    Each scatter adds at most one value to an element, so that its order does not matter.
     """
     dtype, channels, positions = out.dtype, out.shape[1], out[0, 0].numel()
     of_mean, of_maximum = plane_gradients.to(dtype).split(1, dim=1)
@@ -72,7 +72,7 @@ def input_gradient(
 
 
 def gate_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of what has the size of a gate: fp32, or fp64 of an fp64 map."""
+    """Return the dtype of gate-sized tensors: fp32, or fp64 for an fp64 map."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -81,14 +81,14 @@ def _of_channels(factor: Tensor, x: Tensor) -> Tensor:
 
 
 def _sum_positions(x: Tensor, weight: Tensor) -> Tensor:
-    """The sum over the positions of x [N, C, P] times a weight [N, ..., P]: [N, C]."""
+    """Return the sum over the positions of x [N, C, P] times a weight [N, ..., P]: [N, C]."""
     n, c, p = x.shape
     return torch.bmm(weight.reshape(n, 1, p).to(x.dtype), x.mT).view(n, c).to(gate_dtype(x))
 
 
 def _add_by_channel(total: Tensor, channel: Tensor, values: Tensor) -> Tensor:
-    """Add values [N, P] to the channels [N, P] of a total [N, C], in the same order each time."""
-    if total.is_cuda:  # where scatter_add_ adds atomically, and an accumulating index_put_ sorts first
+    """Add values [N, P] to the channels [N, P] of a total [N, C], in a fixed order."""
+    if total.is_cuda:  # scatter_add_ adds atomically there; an accumulating index_put_ sorts first
         image = torch.arange(len(total), device=total.device)[:, None].expand_as(channel)
         return total.index_put_((image, channel), values, accumulate=True)
     return total.scatter_add_(1, channel, values)

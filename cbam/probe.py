@@ -1,7 +1,7 @@
-"""The shapes of modules' outputs, by a forward pass of a copy of the network on the meta device.
+"""Output shapes of modules, from a forward pass of a copy of the network on the meta device.
 
-The copy has stand-ins where attention would be inserted, by the same mechanism. A module after which attention would
-not run once, on a map [N, C, H, W], is therefore found before the network is changed.
+The copy has stand-ins where attention would be inserted, attached by the same mechanism. Before the network is changed,
+they detect a module after which attention would not run exactly once on a map [N, C, H, W].
 """
 
 import copy
@@ -16,7 +16,7 @@ Shapes = dict[str, torch.Size]
 
 
 class _StandIn(nn.Module):
-    """Stand in for attention: return the map unchanged, and keep its shape."""
+    """A stand-in for attention that returns the map unchanged and records its shape."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -26,29 +26,29 @@ class _StandIn(nn.Module):
     def forward(self, output: object) -> object:
         if self.shape is not None:
             raise InsertionError(
-                f"Attention after '{self.name}' would run more than once in a forward pass, because the module does, "
-                f"or because it iterates over its children; choose another module."
+                f"Attention after '{self.name}' would run more than once in a forward pass, because the module runs "
+                f"more than once or iterates over its children; choose another module."
             )
         if not isinstance(output, Tensor) or output.dim() != 4 or not output.is_floating_point():
             found = type(output).__name__
             if isinstance(output, Tensor):
                 found = f"{output.dtype} {tuple(output.shape)}"
             raise InsertionError(
-                f"The output of '{self.name}' is no floating-point map [N, C, H, W] ({found}); choose another module."
+                f"The output of '{self.name}' is {found}, not a floating-point map [N, C, H, W]; choose another module."
             )
         self.shape = output.shape
         return output
 
 
 def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shapes:
-    """Return the shapes of the outputs of modules, [1, C, H, W] each, for a square image.
+    """Return the output shape of each module, [1, C, H, W], for a square image.
 
-    The network is not run itself: its parameters, buffers, modes and hooks are untouched, and so is the state of the
-    random number generators.
+    Only a copy of the network is run: parameters, buffers, modes, hooks and the state of the random number generators
+    are unchanged.
 
     Raises:
-        InsertionError: if the network cannot be run, or the output of a module is no map [N, C, H, W] or not the only
-            one of a forward pass.
+        InsertionError: if the network cannot be run, or a module does not output exactly one map [N, C, H, W] in a
+            forward pass.
     """
     for device in ("meta", "cpu"):  # the CPU for networks whose forward pass depends on values
         try:
@@ -56,12 +56,12 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shap
             break
         except InsertionError:
             raise
-        except Exception as error:  # whatever a network's own code raises
+        except Exception as error:  # the network's own code may raise anything
             failure = error
     else:
         raise InsertionError(
-            f"The network cannot be run on one image of {image_size}x{image_size} pixels, which the insertion needs "
-            f"({type(failure).__name__}: {failure}); set image_size, or insert into the part that takes an image."
+            f"The network cannot be run on one image of {image_size}x{image_size} pixels "
+            f"({type(failure).__name__}: {failure}); set image_size, or insert into the submodule that takes an image."
         ) from failure
     try:
         narrow = _run(net, names, device, image_size, max(image_size - 32, image_size * 6 // 7))
@@ -71,7 +71,7 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shap
         if _is_channels_last(square[name], narrow[name]):
             raise InsertionError(
                 f"The output of '{name}' has its channels last (shape {tuple(square[name])}); choose a module whose "
-                f"output is [N, C, H, W], for example the one around it."
+                f"output is [N, C, H, W], for example its parent."
             )
     return square
 
@@ -94,7 +94,7 @@ def _run(net: nn.Module, names: Sequence[str], device: str, height: int, width: 
 
 
 def _copy(net: nn.Module, device: str) -> nn.Module:
-    """Return a deep copy on a device, without the hooks; on the meta device no data are copied."""
+    """Return a deep copy on a device, without hooks; to the meta device, no data are copied."""
     tensors = [tensor for module in net.modules() for tensor in _tensors(module)]
     twin = copy.deepcopy(net, {id(tensor): tensor.detach().to(device, copy=True) for tensor in tensors})
     for module in twin.modules():
@@ -119,7 +119,7 @@ def _dtype(net: nn.Module) -> torch.dtype:
 
 
 def _is_channels_last(square: torch.Size, narrow: torch.Size) -> bool:
-    """Decide by the two axes that are equal for a square image, or by the one that changes with the image's width."""
+    """Decide by the two axes that are equal for a square image, or by the axis that changes with the image's width."""
     _, first, second, third = square
     if first != second == third:
         return False

@@ -14,8 +14,8 @@ class SpatialAttention(nn.Module):
     Args:
         kernel_size: side of the bias-free convolution, odd; 7 in the paper. Padding keeps H and W.
         norm: whether a BatchNorm follows the convolution, as in the official implementation.
-        conv_planes: channels C of the feature map, to pool them into one plane by a learned bias-free 1x1
-            convolution in place of mean and maximum (Table 2, "1x1 conv"); None for mean and maximum.
+        conv_planes: channels C of the feature map, to pool it into one plane by a learned bias-free 1x1 convolution
+            (Table 2, "1x1 conv"); None for mean and maximum.
 
     Raises:
         ValueError: if ``kernel_size`` is not a positive odd integer.
@@ -26,15 +26,15 @@ class SpatialAttention(nn.Module):
         require_positive("kernel_size", kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd so that the map keeps its size; got {kernel_size}.")
-        # Table 2 counts 28.10M for ResNet-50 with it, against 28.09M: C weights a block fit, 2C would be 28.12M.
+        # One plane, not two: Table 2 gives 28.10M for ResNet-50, against 28.09M without; two planes would give 28.12M.
         self.reduce = None if conv_planes is None else nn.Conv2d(conv_planes, 1, 1, bias=False)
         pooled_planes = 2 if conv_planes is None else 1
         self.conv = nn.Conv2d(pooled_planes, 1, kernel_size, padding=kernel_size // 2, bias=False)
-        # The momentum of the official implementation; it makes the running statistics slow.
+        # The official implementation's momentum, under which the running statistics change slowly.
         self.norm = nn.BatchNorm2d(1, momentum=0.01) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate of a feature map: [N, C, H, W] floating point -> [N, 1, H, W] in (0, 1)."""
+        """Return the gate of a feature map: [N, C, H, W] floating point -> [N, 1, H, W] in (0, 1)."""
         require_feature_map(x)
         logits = convolve(self._pool(x), self.conv.weight)
         return torch.sigmoid(logits if self.norm is None else self.norm(logits))
@@ -46,8 +46,8 @@ class SpatialAttention(nn.Module):
         return torch.cat([mean, first_maximum(x, dim=1)], dim=1)
 
     def zero_(self) -> None:
-        """Zero the last layer, the norm where there is one, so that the gate is exactly 0.5 whatever the input."""
-        # Not the convolution before a norm: of a constant map the norm would make a gradient times 1 / sqrt(eps).
+        """Zero the last layer (the norm if there is one), so that the gate is exactly 0.5 for every input."""
+        # Not the convolution before a norm: on its constant output the norm scales the gradient by 1 / sqrt(eps).
         last = self.conv if self.norm is None else self.norm
         for parameter in last.parameters():
             nn.init.zeros_(parameter)

@@ -1,7 +1,7 @@
-"""Compiles the kernels for Hopper with bf16 maps, without a GPU: `python tests/cbam/compile_kernels.py NHWC`.
+"""Compile the kernels for Hopper with bf16 maps, without a GPU: `python tests/cbam/compile_kernels.py NHWC`.
 
-The layout is NCHW or NHWC, numbers of channels and positions dividing by 16, or `NHWC, odd sides`: channels alone.
-Prints for each kernel the bytes of registers that it spills to memory and how many loads are of a bf16 at a time.
+The layout is NCHW or NHWC, with numbers of channels and positions divisible by 16, or `NHWC, odd sides`, where only the
+number of channels is. Prints, for each kernel, the bytes of spilled registers and the number of loads of a single bf16.
 """
 
 import re
@@ -22,7 +22,7 @@ INTEGERS = ("channels", "positions", "stride_c", "stride_p")
 
 
 def compile_for_hopper(kernel: triton.JITFunction, layout: str) -> str:
-    """The PTX of a kernel, specialised as Triton does when it is called."""
+    """Return the PTX of a kernel, specialized as Triton specializes it when it is called."""
     adjacent = "stride_p" if layout == "NCHW" else "stride_c"
     odd = {adjacent} | ({"positions"} if layout.endswith("odd sides") else set())
     signature = dict.fromkeys(kernel.arg_names, "*fp32")
@@ -36,7 +36,7 @@ def compile_for_hopper(kernel: triton.JITFunction, layout: str) -> str:
 
 
 def spilled(ptx: str) -> str:
-    """Bytes of registers that the assembler has to keep in memory."""
+    """Return the bytes of registers that the assembler spills to memory."""
     (assembler,) = (Path(triton.__file__).parent / "backends/nvidia/bin").glob("ptxas")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.ptx"

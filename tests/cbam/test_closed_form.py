@@ -1,7 +1,7 @@
-"""CBAM in closed form against autograd in float64, its passes PyTorch operations or Triton kernels.
+"""Closed-form CBAM, as PyTorch operations and as Triton kernels, against autograd in float64.
 
-The kernels run on CUDA where there is one, else by Triton's interpreter. That the interpreter runs a kernel does not
-show that it compiles: it is compiled for Hopper too, which needs no GPU.
+The kernels run on CUDA if available, otherwise in Triton's interpreter. The interpreter does not show that a kernel
+compiles, so the kernels are also compiled for Hopper, which needs no GPU.
 """
 
 import copy
@@ -27,7 +27,7 @@ from tests.processes import REPOSITORY
 pytest.importorskip("triton", reason="the kernels need Triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Less than a tile, none whole, more than one; odd sides, one position, one channel.
+# Smaller than a tile, just over a tile, several tiles; odd sides, one position, one channel.
 SHAPES = [(2, 8, 7, 7), (2, 70, 9, 8), (3, 130, 5, 13), (2, 16, 1, 1), (1, 1, 3, 3)]
 GAIN = 4.0
 
@@ -55,7 +55,7 @@ def feature_map(kind: str, shape: tuple[int, ...], dtype: torch.dtype = torch.fl
 
 
 def results(module: CBAM, x: Tensor, gradient: Tensor, fused: bool) -> list[Tensor]:
-    """The refined map, and the gradients of the input and of every parameter."""
+    """Return the refined map and the gradients of the input and of every parameter."""
     return _backward(module, x, gradient, lambda x: module._refine_in_closed_form(x, GAIN, fused))
 
 
@@ -77,7 +77,7 @@ def gradient_of(tensor: Tensor) -> Tensor:
 
 
 def is_near(ours: list[Tensor], reference: list[Tensor], tolerance: float) -> bool:
-    """Each relative to the reference's length; a reference of zeros is to be met exactly."""
+    """Compare each tensor, relative to the norm of its reference; a zero reference must be matched exactly."""
     lengths = [tensor.double().norm().item() for tensor in reference]
     distances = [(a.double() - b.double()).norm().item() for a, b in zip(ours, reference, strict=True)]
     return all(d <= tolerance * length for d, length in zip(distances, lengths, strict=True))
@@ -122,7 +122,7 @@ def test_outputs_and_gradients_match_float64_autograd(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_half_precision_error_is_at_most_autograds(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Both round the map between the gates, so that nearly equal channels tie: the kernels do not."""
+    """Both round the map between the gates, which ties nearly equal channels; the kernels do not."""
     module, x = cbam(shape[1]), feature_map("random", shape, dtype)
     reference = autograd_results(copy.deepcopy(module).double(), x.double(), x.double())
     autograd = autograd_results(copy.deepcopy(module).to(dtype), x, x)
@@ -171,7 +171,7 @@ def test_no_feature_map_is_kept_but_the_input(fused: bool) -> None:
 
 @both_passes
 def test_torch_finds_the_operators_well_formed(fused: bool) -> None:
-    """Their schemas, their shapes without data, and that they can be compiled."""
+    """Checks their schemas, their shapes on the meta device and their compilation."""
     module, x = cbam(8, mlp_bias=True), feature_map("random", (2, 8, 5, 6))
     first, _, last = (layer.requires_grad_(False) for layer in module.ca.shared_MLP)
     kernel, gain = module.sa.conv.weight.detach(), torch.tensor(GAIN, device=DEVICE)
@@ -283,7 +283,7 @@ def test_unsupported_variant_is_refused_by_kernels(options: dict[str, object]) -
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each pass through a CBAM in closed form was by the kernels; they are taken to accept every input."""
+    """Record, for each closed-form CBAM, whether it used the kernels, which are made to accept every input."""
     found: list[bool] = []
     refine = closed_form.refine
 
@@ -302,7 +302,7 @@ def test_fused_network_uses_kernels_in_training_only(calls: list[bool]) -> None:
     plain = net.train()(images)
     assert calls == 8 * [False]
     models.fuse(net)
-    torch.testing.assert_close(net(images), plain, rtol=1e-2, atol=1e-3)  # norms over two images: rounding grows
+    torch.testing.assert_close(net(images), plain, rtol=1e-2, atol=1e-3)  # norms over two images amplify rounding
     assert calls == 8 * [False] + 8 * [True]
     net.eval()(images)
     assert len(calls) == 16

@@ -1,4 +1,4 @@
-"""CBAM goes into any CNN: attention that cannot run is refused, and attention that no longer runs is found."""
+"""Insertion of CBAM into any CNN: attention that cannot run is refused, attention that no longer runs is detected."""
 
 import copy
 import io
@@ -26,7 +26,7 @@ from tests.networks import randomize_norms
 
 
 class Block(nn.Module):
-    """A residual block, with every kind of module that attention follows or must not follow."""
+    """A residual block with every kind of module that attention can or must not follow."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def network() -> nn.Module:
 
 
 def trained() -> nn.Module:
-    """The network with attention that is not the identity."""
+    """Return the network with attention that is not the identity."""
     net = network()
     cbam.insert(net, AFTER, start="random")
     return net
@@ -95,7 +95,7 @@ def test_fixed_size_and_value_dependent_networks() -> None:
 
 
 def test_module_iterating_over_children_is_refused() -> None:
-    """Attention would be one of them, and run twice."""
+    """Attention would be one of the children and run twice."""
 
     class Iterating(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
@@ -147,16 +147,19 @@ def test_places_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("after", "complaint"),
     [
-        (r"bn2", "matches the whole name of no module; the nearest names are 'layer1.0.bn2', 'layer1.1.bn2'."),
+        (r"bn2", "does not match any module's full name; the nearest names are 'layer1.0.bn2', 'layer1.1.bn2'."),
         (r"layer\d\.\d+\.bn3", "the nearest names are 'layer1.0.bn2', 'layer1.1.bn2'"),
-        (["stem", "layer1.0.bn9"], "'layer1.0.bn9' matches the whole name of no module; the nearest names are 'layer1"),
-        ([], "No module is named"),
+        (
+            ["stem", "layer1.0.bn9"],
+            "'layer1.0.bn9' does not match any module's full name; the nearest names are 'layer1",
+        ),
+        ([], "The list of modules is empty"),
         (r"layer1\.(", "is not a regular expression"),
         (r"layer1\.0\.relu", "Attention after 'layer1.0.relu' would run more than once"),
         ("unused", "'unused' never runs"),
-        ("fc", r"The output of 'fc' is no floating-point map [N, C, H, W] (torch.float32 (1, 5))"),
+        ("fc", r"The output of 'fc' is torch.float32 (1, 5), not a floating-point map [N, C, H, W]"),
         ("last", r"The output of 'last' has its channels last (shape (1, 112, 112, 16))"),
-        ("owner", "'owner' has a member 'attention' of its own"),
+        ("owner", "'owner' has its own attribute 'attention'"),
     ],
 )
 def test_refused_places_are_named(after: str, complaint: str) -> None:
@@ -177,9 +180,9 @@ def test_channels_last_is_found_with_equal_sizes() -> None:
 
 def test_attention_that_is_there_is_not_matched_again() -> None:
     net = trained()
-    with pytest.raises(InsertionError, match=r"Attention follows 'layer1\.0\.bn2' already; call cbam.remove first"):
+    with pytest.raises(InsertionError, match=r"Attention already follows 'layer1\.0\.bn2'; call cbam.remove before"):
         cbam.insert(net, AFTER)
-    with pytest.raises(InsertionError, match="matches the whole name of no module"):
+    with pytest.raises(InsertionError, match="does not match any module's full name"):
         cbam.insert(net, r".*\.sa\.conv")
 
 
@@ -198,7 +201,7 @@ def test_layout_is_found_from_a_square_image() -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_compiled_network_is_refused(in_place: bool) -> None:
-    """It would go on without the attention."""
+    """The compiled network would keep running without attention."""
     net = network()
     compiled = torch.compile(net, backend="eager")
     if in_place:
@@ -313,10 +316,10 @@ def _train_half(rank: int, folder: Path) -> None:
 
 
 def test_conversion_to_syncbatchnorm_comes_first() -> None:
-    """It replaces modules, whose hooks are lost without an error."""
+    """The conversion replaces modules and silently drops their hooks."""
     net = trained()
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
-    assert torch.equal(converted(IMAGES), network()(IMAGES))  # no attention runs, although its parameters are there
+    assert torch.equal(converted(IMAGES), network()(IMAGES))  # attention does not run, but its parameters exist
     with pytest.raises(InsertionError, match=r"no longer runs after 'layer1\.0\.bn2', 'layer1\.1\.bn2': .*first"):
         cbam.check(converted)
     with pytest.raises(InsertionError, match="no longer runs"):
@@ -364,7 +367,7 @@ def test_intermediate_layers() -> None:
 
 @pytest.mark.parametrize("after", [AFTER, r"layer1\.\d\.conv1"])
 def test_features_by_fx(after: str) -> None:
-    """Attention that a Sequential calls is traced as one layer if it is named as a leaf."""
+    """Attention inside a Sequential is traced as one layer if CBAMLayer is a leaf."""
     net = network()
     cbam.insert(net, after, start="random")
     extractor = create_feature_extractor(net, {"layer1": "map"}, tracer_kwargs={"leaf_modules": [CBAMLayer]})

@@ -1,4 +1,4 @@
-"""CBAM goes into a network of every family without a change to its parameters' names and its logits."""
+"""Insertion of CBAM into a network of every family, without changes to its parameter names or logits."""
 
 import pytest
 import torch

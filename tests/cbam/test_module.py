@@ -1,4 +1,4 @@
-"""CBAM against an independent computation of the paper's formula, gradients derived by hand, in float64."""
+"""CBAM against an independent implementation of the paper's formula in float64, with gradients derived by hand."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ def sigmoid(z: Array) -> Array:
 
 @dataclass
 class Reference:
-    """Equations 1 to 3 in loops over positions; a maximum passes its gradient to the first one that attains it."""
+    """Equations 1 to 3 in loops over positions; a maximum's gradient goes to the first position that attains it."""
 
     w0: Array  # [hidden, C]
     w1: Array  # [C, hidden]
@@ -75,7 +75,7 @@ class Reference:
 
 def feature_map(kind: str, shape: tuple[int, ...]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(7)
-    if kind == "ties":  # three values only: nearly every maximum is attained many times
+    if kind == "ties":  # only three values, so that most maxima are attained many times
         return torch.randint(-1, 2, shape, generator=generator).double()
     if kind == "zeros":
         return torch.zeros(shape, dtype=torch.float64)
@@ -128,7 +128,7 @@ def test_residual_gradient_is_refined_plus_input() -> None:
 
 
 def random_normed(module: CBAM) -> CBAM:
-    """In evaluation mode, in float64, with the norm's statistics as after training."""
+    """Return the module in evaluation mode and float64, with norm statistics as after training."""
     for name, value in module.state_dict().items():
         if ".norm." in name and value.is_floating_point():
             value.uniform_(0.5, 1.5)
@@ -136,7 +136,7 @@ def random_normed(module: CBAM) -> CBAM:
 
 
 def variant(module: CBAM, x: Array, order: str, pooling: str) -> Array:
-    """The formula of a variant in numpy, from the parameters that the module has."""
+    """Compute a variant's formula in numpy from the module's parameters."""
     p = {name: value.numpy() for name, value in module.state_dict().items()}
 
     def mlp(v: Array) -> Array:

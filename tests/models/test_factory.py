@@ -194,7 +194,7 @@ def test_a_closed_gate_leaves_the_shortcut() -> None:
 def test_attention_goes_where_it_is_told() -> None:
     net = models.build("resnet18_cbam", num_classes=CLASSES, after=r"layer[34]")
     assert cbam.check(net) == ["layer3", "layer4"]
-    with pytest.raises(models.ModelError, match=r"matches the whole name of no module"):
+    with pytest.raises(models.ModelError, match=r"does not match any module's full name"):
         models.build("resnet18_cbam", after="layer9")
 
 
