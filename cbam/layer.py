@@ -1,9 +1,9 @@
 """CBAM as a layer with one output, and the identity start that leaves a pretrained network as it is.
 
 With its gates at 0.5 the layer would scale its input by 0.25, or by 0.5 where it has one gate. The gain compensates: a
-power of two, so that in evaluation the network's outputs stay bitwise equal. The gain belongs to the layer and not to
-the pretrained parameters before it, because those would then learn at another pace than the baseline's: four times as
-large under a gradient four times as small.
+power of two, so that in evaluation the network's outputs stay bitwise equal in fp32 and bf16. In fp16 half of a value
+below 2^-13 is not exact. The gain belongs to the layer and not to the pretrained parameters before it, because those
+would then learn at another pace than the baseline's: four times as large under a gradient four times as small.
 """
 
 import torch
