@@ -59,8 +59,9 @@ def insert(
     Args:
         net: a network that takes one image argument [N, C, H, W].
         after: a regular expression that must match the whole name of a module, or a list of names.
-        start: `identity` leaves the network's outputs bitwise unchanged (for `output="residual"` up to rounding);
-            `random` initializes the gates as PyTorch initializes convolutions, in the order of the modules.
+        start: `identity` leaves the network's outputs bitwise unchanged in fp32 and bf16 (in fp16, and for
+            `output="residual"`, up to rounding); `random` initializes the gates as PyTorch initializes convolutions, in
+            the order of the modules.
         image_size: side of the square image on which a copy of the network is run on the meta device.
         options: keyword arguments of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
 

@@ -14,6 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
 import models
 from engine import cli
 from models import factory, pretrained

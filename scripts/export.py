@@ -13,6 +13,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()
+    from engine import cli
+
+    cli.check_arguments("export")  # before the imports that take seconds
+
 import models
 from engine import cli
 from engine.analysis.export import export

@@ -11,9 +11,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()
+    from engine import cli
+
+    cli.check_arguments("train")  # before the imports that take seconds
+
+import torch
 
 from engine import cli
 from engine.cluster import world_info_from_env

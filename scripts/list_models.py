@@ -11,9 +11,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
+import torch
 
 import models
 from engine.analysis import complexity

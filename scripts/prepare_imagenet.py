@@ -19,6 +19,11 @@ from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
 from tqdm import tqdm
 
 from engine import cli

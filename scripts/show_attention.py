@@ -11,6 +11,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
 import torch
 from torch import nn
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
+import models
 from models import pretrained
-from tests.commands import assert_one_line
+from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 from tests.processes import REPOSITORY
 
@@ -15,6 +16,7 @@ def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> 
     common = ["data.name=small", "data.total_classes=3", f"data.root={folders}"]
     assert_one_line(command("evaluate.py", *common), "There is no finished run in", "train one first")
     assert_one_line(command("evaluate.py", *common, "runs=[nowhere]"), "There is no finished run in nowhere")
+    assert_one_line(command("evaluate.py", *common, "runs=a,b"), "There is no finished run in a, b")
     assert_one_line(command("evaluate.py", *common, "runs=[]"), "runs=[] and published=[] leave nothing to compare")
 
 
@@ -51,3 +53,13 @@ def test_published_weights_need_no_run(command: Command, tmp_path: Path) -> None
     assert "as published" not in done.stdout  # which was measured at 224 pixels
     (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["runs"]
     assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)
+
+
+def test_starts_from_two_contents_of_one_file_are_not_paired(command: Command, folders: Path, tmp_path: Path) -> None:
+    for seed, model in enumerate(("mobilenet_v3_small", "mobilenet_v3_small_cbam")):
+        torch.manual_seed(seed)
+        torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "start.pt")
+        given = arguments(folders, f"model={model}", "model.weights=start.pt", "recipe.epochs=1")
+        assert command("train.py", *given).returncode == 0
+    done = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu")
+    assert_one_line(done, "was trained differently from the other runs: digest of the backbone's start weights=")

@@ -193,9 +193,9 @@ def test_a_run_that_other_code_began_says_so(folders: Path, tmp_path: Path) -> N
     os.kill(process.pid, signal.SIGTERM)
     assert process.result().returncode == os.EX_TEMPFAIL
     file = tmp_path / "run" / "record.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"code_revision": "before"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"code_revision": "before", "threads": 7}))
     (process,) = start(tmp_path, folders, "run")
-    assert "were made with another code_revision; the record says so" in process.result().stdout
+    assert "were made with another code_revision, threads; the record says so" in process.result().stdout
     record = json.loads(file.read_text())
-    assert [origin["code_revision"] for origin in record["earlier_origins"]] == ["before"]
+    assert [(origin["code_revision"], origin["threads"]) for origin in record["earlier_origins"]] == [("before", 7)]
     assert record["code_revision"] != "before"

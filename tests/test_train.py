@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
         assert done.returncode == 0, done.stderr
         assert "epoch 2/2; train loss" in done.stdout
         assert done.stderr == ""
+        assert f"Compare it: {shlex.join(['python', 'evaluate.py', *arguments(folders)[:6]])}\n" in done.stdout
     run = tmp_path / "runs" / "small" / "resnet18_cbam" / "seed51"
     records = [
         json.loads((run.parent.parent / m / "seed51" / "record.json").read_text())
@@ -94,6 +96,12 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
     assert evaluated.returncode == 0, evaluated.stderr
     check_table(tmp_path / "table", evaluated.stdout, records)
 
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("lr: 0.01", "lr: 0.02"))
+    edited = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
+    assert_one_line(edited, "last.pt is not a checkpoint of the run in", "they differ in recipe.lr")
+    (run / "config.yaml").write_text(config)
+
     corrupt_one_prediction(run / "predictions.npz")
     refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
     assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz do not match their recorded digest")
@@ -105,7 +113,7 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
     other = command(
         "train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
     )
-    assert_one_line(other, "contains a run that differs in recipe.lr (0.01 there, 0.5 here)")
+    assert_one_line(other, "contains a run that differs in recipe.lr (0.01 there, 0.5 here); set run.dir or run.root")
 
 
 def test_killed_run_resumes_on_the_same_images_only(
@@ -148,6 +156,8 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
         (["recipe.epochs=many"], "recipe.epochs=many"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
+        (["run.dir=a (b)"], "Quote a value with special characters twice"),
+        (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention"),
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, batch_size"),
         (["recipe=null"], "do not compose to a configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
@@ -175,3 +185,14 @@ def test_user_errors_are_one_line(
 def test_absent_imagenet_says_where_it_looked(command: Command, tmp_path: Path) -> None:
     done = command("train.py", "model=resnet50_cbam")
     assert_one_line(done, str(tmp_path / "data" / "imagenet"), "data.root", "data=shapes")
+
+
+def fill_stdout() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def test_a_run_ends_well_though_its_output_cannot_be_written(command: Command, folders: Path, tmp_path: Path) -> None:
+    given = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1", "run.dir=run")
+    done = command("train.py", *given, prepare=fill_stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Finished" in (tmp_path / "run" / "log.txt").read_text()

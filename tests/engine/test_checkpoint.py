@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -44,3 +45,17 @@ def test_dead_worker_is_not_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="is killed by signal"):
         atomic_write(tmp_path / "last.pt", write)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_machines_that_write_one_file_do_not_share_a_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process numbers repeat from machine to machine."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"first")
+        monkeypatch.setattr("socket.gethostname", lambda: "other")
+        atomic_write(tmp_path / "list", lambda draft: draft.write(b"second"))
+        monkeypatch.undo()
+
+    atomic_write(tmp_path / "list", write)
+    assert (tmp_path / "list").read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 1

@@ -17,7 +17,11 @@ def run_out_on_the_cpu() -> None:
     torch.empty(2**55)
 
 
-@pytest.mark.parametrize("run_out", [run_out_on_a_gpu, run_out_on_the_cpu])
+def run_out_in_onednn() -> None:
+    raise RuntimeError("could not create a primitive")
+
+
+@pytest.mark.parametrize("run_out", [run_out_on_a_gpu, run_out_on_the_cpu, run_out_in_onednn])
 def test_too_little_memory_elsewhere_is_one_line(
     run_out: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

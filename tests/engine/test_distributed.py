@@ -137,9 +137,11 @@ def hide_an_image() -> None:
         file_index._read = less
 
 
-@pytest.mark.parametrize("script", ["train.py", "scripts/hash_batches.py"])
+@pytest.mark.parametrize("script", ["train.py", "scripts/hash_batches.py", "evaluate.py"])
 def test_processes_with_different_images_are_refused(script: str, folders: Path, tmp_path: Path) -> None:
-    given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
+    given = arguments(folders)[:6]
+    if script != "evaluate.py":
+        given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
     for process in start_ranks(2, script, given, tmp_path, hide_an_image):
         assert_one_line(process.result(), "Process 1 of 2 found other images than process 0; give all nodes the same")
     assert not (tmp_path / "run").exists()

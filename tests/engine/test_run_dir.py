@@ -17,6 +17,7 @@ from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
 from engine.run_identity import mismatches, result_config
+from engine.signals import Interrupted
 from tests.commands import RECORD
 from tests.processes import REPOSITORY
 
@@ -192,3 +193,39 @@ def test_the_evaluation_batch_decides_bits() -> None:
     assert mismatches({"identity": result_config(CONFIG)}, other) == ["runtime.eval_batch_size"]
     earlier = {key: value for key, value in result_config(CONFIG).items() if key != "runtime.eval_batch_size"}
     assert not mismatches({"identity": earlier}, other)
+
+
+def test_weights_that_are_gone_are_not_called_damaged(tmp_path: Path) -> None:
+    run = run_with_states(tmp_path)
+    run.last.unlink()
+    with pytest.raises(UserError, match=r"The weights .*last\.pt are gone; restore them, or repeat the run"):
+        run.final_state()
+
+
+@pytest.mark.parametrize("key", ["model", "optimizer", "scaler", "position"])
+def test_a_checkpoint_that_lacks_a_key_is_named(key: str, tmp_path: Path) -> None:
+    run = run_with_states(tmp_path)
+    state = checkpoint.load(run.last)
+    del state[key]
+    checkpoint.save(state, run.last)
+    with pytest.raises(UserError, match=rf"last\.pt lacks the key {key}\. Restore the file\."):
+        run.load_state(CONFIG)
+
+
+@pytest.mark.parametrize(("job", "outcome"), [("7", Interrupted), ("8", UserError)])
+def test_a_lock_that_outlived_the_node_of_this_job_is_no_mistake_of_the_user(
+    job: str, outcome: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFSv3 keeps the lock of a node that is down; Slurm has requeued the job."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = RunDirectory(tmp_path / "run")
+    first.start(CONFIG)
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+
+    def is_held(*_: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("fcntl.lockf", is_held)
+    with pytest.raises(outcome, match=r"If .*, delete .*lock\."):
+        RunDirectory(tmp_path / "run").start(CONFIG)

@@ -28,8 +28,9 @@ def test_signal_before_training_exits_75(number: signal.Signals) -> None:
 
 
 def test_signal_is_answered_during_a_c_call() -> None:
-    code = "from engine.startup import prepare_process; prepare_process(); import ctypes; "
-    code += "print('ready', flush=True); libc = ctypes.CDLL(None); [libc.sleep(9) for _ in range(3)]"
+    code = "from engine.startup import prepare_process; prepare_process(); import ctypes; libc = ctypes.CDLL(None); "
+    code += "mutex = ctypes.create_string_buffer(64); libc.pthread_mutex_lock(mutex); print('ready', flush=True); "
+    code += "libc.pthread_mutex_lock(mutex)"  # waits for ever, and no signal interrupts it
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -37,7 +38,10 @@ def test_signal_is_answered_during_a_c_call() -> None:
     process.stdout.readline()
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == os.EX_TEMPFAIL
+    try:
+        assert process.wait(5) == os.EX_TEMPFAIL
+    finally:
+        process.kill()
 
 
 def test_missing_packages_say_what_to_do() -> None:

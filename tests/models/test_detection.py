@@ -34,3 +34,8 @@ def test_torchvision_detector_trains_on_a_backbone() -> None:
     assert all(value.isfinite().all() for value in after.values())
     for part in ("conv1", "cbam.ca", "cbam.sa", "fpn", "rpn", "roi_heads"):
         assert any(part in name and not torch.equal(value, before[name]) for name, value in after.items()), part
+
+
+def test_a_network_without_all_strides_is_refused() -> None:
+    with pytest.raises(models.ModelError, match=r"SqueezeNet has no feature maps of stride 8, 16, 32"):
+        models.backbone("squeezenet1_1")

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -211,3 +212,18 @@ def test_wrapper_prefixes_are_dropped(tmp_path: Path) -> None:
 def test_the_plain_state_leaves_attention_out() -> None:
     plain, cbam = models.build("resnet18", num_classes=CLASSES), models.build("resnet18_cbam", num_classes=CLASSES)
     assert models.plain_state(cbam).keys() == plain.state_dict().keys()
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    state = models.build("resnet18", num_classes=CLASSES).state_dict()
+    safetensors.save_file(state, tmp_path / "weights.safetensors")
+    net = models.build("resnet18", weights=str(tmp_path / "weights.safetensors"), num_classes=CLASSES)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_safetensors_without_the_package_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(models.ModelError, match="needs the package safetensors: pip install safetensors"):
+        models.build("resnet18", weights=str(tmp_path / "weights.safetensors"))

@@ -172,3 +172,12 @@ def test_what_is_missing_is_counted(archives: Path, tmp_path: Path) -> None:
     next((target / "val").rglob("*.JPEG")).unlink()
     with pytest.raises(UserError, match=r"val holds 5 images in 3 classes, not 6 in 3"):
         prepare("none", str(target))
+
+
+def test_a_class_is_on_the_disk_before_it_has_its_name(
+    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, named = tmp_path / "imagenet" / "train", []
+    monkeypatch.setattr("os.sync", lambda: named.append(len([f for f in train.iterdir() if f.suffix != ".draft"])))
+    prepare(str(archives), str(tmp_path / "imagenet"))
+    assert named == [0, 1, 2]

@@ -33,6 +33,11 @@ def test_changed_run_does_not_verify(command: Command, folders: Path, tmp_path: 
     assert verified.returncode == 0, verified.stderr
     assert "agree with the record" in verified.stdout
     assert "repeated to the same bits" in verified.stdout
+    file = tmp_path / "run" / "record.json"
+    record = file.read_text()
+    file.write_text(record.replace('"model": "mobilenet_v3_small"', '"model": "mobilenet_v3_large"'))
+    assert_one_line(command("scripts/verify_run.py", "run"), "model is mobilenet_v3_large in run/record.json, but")
+    file.write_text(record)
     state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt", weights_only=True)
     state["model"]["classifier.3.bias"][0] += 1
     torch.save(state, tmp_path / "run" / "checkpoint" / "last.pt")

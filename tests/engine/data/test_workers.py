@@ -1,5 +1,6 @@
-"""Worker processes that die or fail."""
+"""Worker processes that are signaled, die or fail."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -14,7 +15,9 @@ from engine.data import transforms
 from engine.data.datasets import open_dataset
 from engine.data.loader import TrainLoader
 from engine.distributed import ProcessGroup
+from engine.signals import SIGNALS
 from engine.tasks.classification import TrainSamples
+from tests.engine.data.small import config, loader
 
 
 def test_a_killed_worker_is_named(
@@ -40,3 +43,23 @@ def test_worker_error_is_not_a_dead_worker(folders: Path, monkeypatch: pytest.Mo
     loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 51, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(RuntimeError, match="a fault"), cli.one_line_errors():
         list(loader.epoch(0))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_the_group_ends_no_worker(number: signal.Signals, folders: Path) -> None:
+    batches = loader(open_dataset(config(folders)), workers=2, batch_size=2).epoch(0)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+    assert len(list(batches)) == 23
+
+
+def test_a_dead_worker_interrupts_nothing_but_the_wait_for_its_batch(folders: Path) -> None:
+    batches = loader(open_dataset(config(folders)), workers=1, batch_size=2).epoch(0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    worker.join()  # where torch would raise
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(batches)

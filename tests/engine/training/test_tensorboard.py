@@ -17,6 +17,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torchvision.io import decode_image
 
+from engine.errors import UserError
 from engine.training.tensorboard import TensorBoardLogger
 from tests.commands import arguments
 from tests.processes import Process, free_port
@@ -184,3 +185,9 @@ def test_a_clock_set_back_hides_no_curve(tmp_path: Path) -> None:
             written.rename(tmp_path / re.sub(r"tfevents\.\d+", f"tfevents.{seconds}", written.name))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("val/top1")] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"TensorBoard's file in .*/file cannot be written \("):
+        TensorBoardLogger(tmp_path / "file", purge_from=0)
