@@ -1,8 +1,8 @@
 # `make help` lists the targets. Each builds .venv from the exact pins first.
 PYTHON ?= python3
 VENV := .venv
-# What is pinned besides the packages that training needs; `bench` is for scripts/benchmark.py alone.
-EXTRAS := figures export slurm prepare dev
+# The extras of pyproject.toml that are pinned: `experiment` is what training needs.
+EXTRAS := experiment figures timm export slurm prepare dev
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test test-fast check format lock

@@ -64,13 +64,14 @@ def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     run.final_state()  # refuses files that do not belong together
     config, record = run.config(), run.record()
     model = models.build(
-        config.model.name,
+        config.model.network,
         config.model.attention,
         weights=str(run.last),
         num_classes=record["classes"],
+        image_size=config.data.image_size,
         **config.attention_options,
     )
-    return TableEntry.of_run(run, model, task, models.published_entry(config.model.name, config.model.weights))
+    return TableEntry.of_run(run, model, task, models.published_entry(config.model.network, config.model.weights))
 
 
 def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry:

@@ -59,7 +59,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
             raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
 
     task = Classification.from_config(config)
-    preprocessing = task.preprocessing(models.transforms(config.model.name, config.model.weights))
+    preprocessing = task.preprocessing(models.transforms(config.model.network, config.model.weights))
     facts = record.initial_record(
         config, data, model, checkpoint.sha256(models.plain_state(model)), preprocessing, device, group
     )
@@ -94,10 +94,11 @@ def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Modu
     # A started run contains its weights: the file that it started from may be gone.
     weights = None if run.has_checkpoint else config.model.weights
     model = models.build(
-        config.model.name,
+        config.model.network,
         config.model.attention,
         weights,
         num_classes=classes,
+        image_size=config.data.image_size,
         sync_batchnorm=config.runtime.sync_batchnorm,
         **config.attention_options,
     )

@@ -102,7 +102,7 @@ def _help(name: str) -> str:
         defaults = OmegaConf.to_yaml(compose(name)).strip()
         presets = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
     if "model" in presets:
-        presets["model"] = [*config.default_weights(), "each also as NAME_cbam and NAME_se"]
+        presets["model"] = [*config.default_weights(), "each also as NAME_cbam and NAME_se", "timm", "custom"]
     lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in presets.items())
     program = (sys.modules["__main__"].__doc__ or "").strip()
     return (

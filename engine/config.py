@@ -1,6 +1,7 @@
 """Every key of the configuration, typed, with its unit and its range. `configs/` holds the values."""
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,28 @@ NETWORKS = CONFIGS / "networks.yaml"
 class ModelConfig:
     """The network and what it starts from."""
 
-    name: str = MISSING  # a backbone: `resnet50`; models.names() lists them
+    name: str = MISSING  # a backbone: `resnet50`; models.names() lists them, timm.list_models() those of library=timm
+    library: str = "torchvision"  # torchvision: models.names() | timm | custom: model.factory
+    factory: str | None = None  # of library=custom: package.module:function, which takes num_classes
     attention: str = "none"  # none | cbam | se
-    weights: str | None = None  # a published name, the path of a file, or null for random ones
+    weights: str | None = None  # a published name (`default` of timm), the path of a file, or null for random ones
+
+    def check(self) -> None:
+        _one_of("model.library", self.library, ("torchvision", "timm", "custom"))
+        if self.library == "custom" and not re.fullmatch(r"[\w.]+:\w+", self.factory or ""):
+            raise UserError(f"model=custom needs model.factory=package.module:function; got {self.factory or 'none'}.")
+        if self.library != "custom" and self.factory is not None:
+            raise UserError(f"model.factory={self.factory} needs model=custom.")
+
+    @property
+    def network(self) -> str:
+        """The name for `models.build`: `resnet50`, `timm/convnext_atto`, `package.module:function`."""
+        return self.factory or (f"timm/{self.name}" if self.library == "timm" else self.name)
+
+    @property
+    def label(self) -> str:
+        """The network's name in records, tables and run directories: `timm.convnext_atto`."""
+        return re.sub(r"[/:]", ".", self.network)
 
 
 @dataclass
@@ -218,7 +238,7 @@ class TrainConfig:
     seed: int = 51
 
     def check(self) -> None:
-        for part in (self.data, self.recipe, self.runtime, self.run):
+        for part in (self.model, self.data, self.recipe, self.runtime, self.run):
             part.check()
         self.attention.options(self.model.attention)
         _between("seed", self.seed, 0, 2**63 - 1)
@@ -228,8 +248,7 @@ class TrainConfig:
         """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`."""
         if self.model.attention == "none":
             return "none"
-        changed = self.attention.changed().items()
-        texts = {key: re.sub(r"[^\w.]+", "_", str(value)).strip("_") for key, value in changed}
+        texts = {key: _file_name(str(value)) for key, value in self.attention.changed().items()}
         return "-".join(
             [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
         )
@@ -243,7 +262,7 @@ class TrainConfig:
     def model_label(self) -> str:
         """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio.8`."""
         attention = self.attention_label
-        return self.model.name if attention == "none" else f"{self.model.name}_{attention}"
+        return self.model.label if attention == "none" else f"{self.model.label}_{attention}"
 
     @property
     def run_directory(self) -> str:
@@ -261,6 +280,7 @@ class ExportConfig:
     file: str = MISSING  # where to: NAME.onnx, or NAME.pt2 for torch.export
 
     def check(self) -> None:
+        self.model.check()
         _at_least("image_size", self.image_size, 1)
         if not self.file.endswith((".onnx", ".pt2")):
             raise UserError(f"file={self.file} has to end in .onnx or .pt2.")
@@ -319,6 +339,8 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(group="model", name="timm", node={"library": "timm", "weights": "default"})
+    store.store(group="model", name="custom", node={"library": "custom", "name": "custom"})
     for name, weights in default_weights().items():
         store.store(group="model", name=name, node={"name": name, "weights": weights})
         for attention in ("cbam", "se"):
@@ -359,6 +381,12 @@ def _filled(key: str, value: str) -> None:
 def _name(key: str, value: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", value):
         raise UserError(f"{key}={value!r} is no name for a folder; use letters, digits, '_', '-' and '.'.")
+
+
+def _file_name(text: str) -> str:
+    """Return a text without special characters; with a digest where any was lost, so that two never become one."""
+    name = re.sub(r"[^\w.]+", "_", text).strip("_")
+    return name if name == text else f"{name[:60]}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _one_of(key: str, value: str, choices: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "triton", "numpy", "hydra-core", "omegaconf")
+_PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy", "hydra-core", "omegaconf")
 
 
 # The keys of `collect_env`.

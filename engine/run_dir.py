@@ -140,7 +140,7 @@ class RunDirectory:
         recorded = {key: record[key] for key in ("model", "attention", "seed", "epochs")}
         recorded["attention"] = current_label(recorded["attention"])
         configured = {
-            "model": config.model.name,
+            "model": config.model.label,
             "attention": config.attention_label,
             "seed": config.seed,
             "epochs": config.recipe.epochs,

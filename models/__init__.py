@@ -8,8 +8,8 @@
 from models.attention import fuse, gates, plain_state
 from models.detection import backbone
 from models.errors import ModelError
-from models.factory import build, names
-from models.pretrained import published, published_entry, transforms
+from models.factory import build, names, transforms
+from models.pretrained import published, published_entry
 
 __all__ = [
     "ModelError",

@@ -1,12 +1,14 @@
 """Every network by name, with or without attention, at its start."""
 
+from typing import Any
+
 from torch import nn
 
 import cbam
 from models import attention as attention_layers
+from models import custom, pretrained, timm_networks
 from models import weights as start_weights
 from models.errors import ModelError
-from models.pretrained import image_size
 from models.registry import BACKBONES, BackboneSpec
 
 STARTS = ("identity", "random")
@@ -17,12 +19,24 @@ def names() -> list[str]:
     return list(BACKBONES)
 
 
-def parse(name: str, attention: str | None = None) -> tuple[BackboneSpec, str]:
+def transforms(name: str, weights: str | None) -> Any | None:
+    """Return the preprocessing of a network that starts from these weights, in the form of torchvision's transforms.
+
+    timm's networks have one for all weights. Of the others, only published weights have one; None for any other.
+    """
+    return parse(name)[0].transforms or pretrained.transforms(name, weights)
+
+
+def parse(name: str, attention: str | None = None, image_size: int | None = None) -> tuple[BackboneSpec, str]:
     """`resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
 
     Raises:
         ModelError: if there is no such backbone, or an attention is given beside a name that says one.
     """
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.spec(name), attention or "none"
+    if ":" in name:
+        return custom.spec(name, image_size or 224), attention or "none"
     for kind in attention_layers.KINDS:
         if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
             if attention is not None:
@@ -44,6 +58,7 @@ def build(
     new_head: bool = True,
     after: str | None = None,
     sync_batchnorm: bool = False,
+    image_size: int | None = None,
     **options: object,
 ) -> nn.Module:
     """Build a network in training mode.
@@ -51,7 +66,8 @@ def build(
     Under one seed of torch, the backbone's random parameters are the same with and without attention.
 
     Args:
-        name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`).
+        name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`); `timm/NAME` for a network of
+            timm; `package.module:function` for one that a function makes.
         attention: `none`, `cbam` or `se`; None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
         num_classes: outputs of the head.
@@ -62,25 +78,34 @@ def build(
         after: the modules that attention follows, a regular expression that matches their whole names; None for the
             places of the backbone's family (`models.registry`).
         sync_batchnorm: whether BatchNorm takes its statistics over the images of all processes.
+        image_size: side of the images that the network will be trained on, pixels; None for that of its published
+            weights.
         options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
             `cbam.CBAM`.
 
     Raises:
         ModelError: if a name is unknown, the weights cannot be had or do not fit, or an option is out of range.
     """
-    backbone, kind = parse(name, attention)
+    backbone, kind = parse(name, attention, image_size)
     if start is not None and start not in STARTS:
         raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
     if num_classes < 1:
         raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
+    if image_size is not None and image_size < backbone.smallest:
+        raise ModelError(
+            f"{backbone.name} needs images of at least {backbone.smallest} pixels for its auxiliary classifier; got "
+            f"{image_size}. Set data.image_size={backbone.smallest}."
+        )
     net = backbone.build(num_classes)
     if sync_batchnorm:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # first: it replaces modules, and so drops their attention
-    places = backbone.places(net) if after is None else after
-    layers = attention_layers.insert(net, kind, places, options, image_size(backbone.name))
+    layers: list[attention_layers.AttentionLayer] = []
+    if kind != "none":
+        places = backbone.places(net) if after is None else after
+        layers = attention_layers.insert(net, kind, places, options, backbone.image_size)
     has_learned_attention = False
     if weights is not None:
-        start_from = start_weights.read(backbone.name, weights)
+        start_from = start_weights.read(backbone, weights)
         start_weights.require_same_attention(start_from, weights, kind, options)
         has_learned_attention = start_weights.load(net, backbone, start_from, new_head)
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":

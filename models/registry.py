@@ -7,14 +7,17 @@ networks without shortcuts it follows a stage or a module of the paper that intr
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.squeezenet import Fire
 
 from models.deterministic import with_average_pool
+from models.errors import ModelError
 from models.mobilenet_v1 import MobileNetV1
+from models.pretrained import image_size
 from models.wide_resnet18 import WideResNet18
 
 # The modules that attention follows: a regular expression that matches their whole names, or a function of the network.
@@ -33,6 +36,11 @@ class BackboneSpec:
         heads: dotted names of the layers that have an output for each class, the main one first.
         body: dotted name of the module whose children, called in turn, are the convolutional part; empty for the
             network itself.
+        image_size: side of the images of its published weights, pixels.
+        smallest: side of the smallest images that it can be trained on, pixels, where that is worth a message.
+        transforms: its preprocessing, in the form of torchvision's `weights.transforms()`; None for that of the
+            published weights that it starts from.
+        pretrained: returns the state dict of the weights `default`; None where published weights have names.
     """
 
     name: str
@@ -41,10 +49,22 @@ class BackboneSpec:
     after: Places
     heads: tuple[str, ...]
     body: str = ""
+    image_size: int = 224
+    smallest: int = 1
+    transforms: Any | None = None
+    pretrained: Callable[[], dict[str, Tensor]] | None = None
 
     def places(self, net: nn.Module) -> str | list[str]:
         """Return the modules that attention follows in a network that `build` returned, as for `cbam.insert`."""
         return self.after if isinstance(self.after, str) else self.after(net)
+
+
+def no_default_places(net: nn.Module) -> list[str]:
+    """Refuse a network whose blocks are unknown."""
+    raise ModelError(
+        f"There is no default place for attention in {type(net).__name__}; set attention.after=REGEX, which matches "
+        "the whole names of the modules that attention follows."
+    )
 
 
 def before_max_pooling(net: nn.Module) -> list[str]:
@@ -113,6 +133,9 @@ _OWN: dict[str, Callable[[int], nn.Module]] = {
 # Side of the pooling before the classifier.
 _POOLING = {"VGG": 7, "AlexNet": 6}
 
+# The auxiliary classifier of Inception v3 convolves 5x5 maps without padding.
+_SMALLEST = {"Inception v3": 299}
+
 
 def _builder(name: str, family: str) -> Callable[[int], nn.Module]:
     if name in _OWN:
@@ -132,7 +155,8 @@ def _specs() -> Iterator[BackboneSpec]:
     for family, (after, heads, body, names) in _FAMILIES.items():
         for name in names.split():
             title = family.removesuffix(" (basic)")
-            yield BackboneSpec(name, title, _builder(name, family), after, tuple(heads.split()), body)
+            sizes = (image_size(name), _SMALLEST.get(family, 1))
+            yield BackboneSpec(name, title, _builder(name, family), after, tuple(heads.split()), body, *sizes)
 
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in _specs()}

@@ -51,19 +51,21 @@ class StartWeights:
         return "start" in self.attention
 
 
-def read(backbone: str, weights: str) -> StartWeights:
+def read(backbone: BackboneSpec, weights: str) -> StartWeights:
     """Return the weights of a published name or a file.
 
     Raises:
         ModelError: if the name is unknown, the file absent or unreadable, or published weights cannot be had.
     """
-    entry = published_entry(backbone, weights)
+    if backbone.pretrained is not None and weights == "default":
+        return StartWeights(backbone.pretrained(), {})
+    entry = published_entry(backbone.name, weights)
     if entry is not None:
-        return read_file(fetch(backbone, entry))
+        return read_file(fetch(backbone.name, entry))
     if not Path(weights).is_file():
-        known = ", ".join(published(backbone)) or "none"
+        known = "default" if backbone.pretrained else ", ".join(published(backbone.name)) or "none"
         raise ModelError(
-            f"model.weights={weights} is neither a file nor published for {backbone}; published are {known}."
+            f"model.weights={weights} is neither a file nor published for {backbone.name}; published are {known}."
         )
     return read_file(Path(weights))
 

@@ -32,10 +32,11 @@ from engine.run_dir import RunDirectory
 def run(config: ExportConfig) -> None:
     _require_as_trained(config)
     model = models.build(
-        config.model.name,
+        config.model.network,
         config.model.attention,
         config.model.weights,
         num_classes=config.classes,
+        image_size=config.image_size,
         new_head=False,
         **config.attention.options(config.model.attention),
     )
@@ -54,8 +55,8 @@ def _require_as_trained(config: ExportConfig) -> None:
     if not file.is_file() or file.parent != run.last.parent or not run.config_file.is_file():
         return
     trained = run.config()
-    there: dict[str, Any] = {"model.name": trained.model.name, "model.attention": trained.model.attention}
-    here: dict[str, Any] = {"model.name": config.model.name, "model.attention": config.model.attention}
+    there: dict[str, Any] = {"model.name": trained.model.network, "model.attention": trained.model.attention}
+    here: dict[str, Any] = {"model.name": config.model.network, "model.attention": config.model.attention}
     for options, found in ((trained.attention, there), (config.attention, here)):
         found |= {f"attention.{key}": value for key, value in vars(options).items() if key != "init"}
     there["classes"], here["classes"] = run.record()["classes"], config.classes

@@ -23,7 +23,6 @@ import torch
 import models
 from engine.analysis import complexity
 from engine.comparison import paper_results
-from models.pretrained import image_size
 from models.registry import BACKBONES, BackboneSpec
 
 _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
@@ -34,14 +33,14 @@ def row(backbone: BackboneSpec) -> list[str]:
     with torch.device("cpu" if backbone.family == "RegNet" else "meta"):
         net = models.build(backbone.name)
     with torch.device("meta"):
-        gflops = complexity.gflops(net.to("meta"), image_size(backbone.name))
+        gflops = complexity.gflops(net.to("meta"), backbone.image_size)
     found = [paper_results.errors(backbone.name, kind) for kind in ("none", "se", "cbam")]
     return [
         backbone.name,
         backbone.family,
         f"{complexity.parameters(net) / 1e6:.2f}M",
         f"{gflops:.3f}",
-        str(image_size(backbone.name)),
+        str(backbone.image_size),
         ", ".join(models.published(backbone.name)) or "-",
         *("-" if errors is None else f"{errors[0]:.2f} / {errors[1]:.2f}" for errors in found),
     ]

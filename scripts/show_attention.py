@@ -72,10 +72,11 @@ def _title(record: dict[str, Any]) -> str:
 def _network(run: RunDirectory) -> nn.Module:
     config = run.config()
     return models.build(
-        config.model.name,
+        config.model.network,
         config.model.attention,
         weights=str(run.last),
         num_classes=run.record()["classes"],
+        image_size=config.data.image_size,
         **config.attention_options,
     )
 

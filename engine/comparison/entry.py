@@ -94,7 +94,15 @@ class TableEntry:
 START_WEIGHTS = "digest of the backbone's start weights"
 
 # The keys that the table compares; all others must be equal.
-_FREE = ("model.name", "model.attention", "attention.", "seed", "runtime.eval_batch_size")
+_FREE = (
+    "model.name",
+    "model.library",
+    "model.factory",
+    "model.attention",
+    "attention.",
+    "seed",
+    "runtime.eval_batch_size",
+)
 
 
 def _portable(config: TrainConfig) -> str:

@@ -49,13 +49,15 @@ class Preprocessing:
 
         Args:
             data: its `resize` is None where it leaves it open.
-            transforms: torchvision's `weights.transforms()`, None for weights that are not published.
+            transforms: torchvision's `weights.transforms()`, None for weights that are not published. Images are
+                normalized by its mean and std in each case.
         """
-        if data.resize is not None:
-            return cls(data.resize, data.image_size)
-        if transforms is None or transforms.crop_size[0] != data.image_size:
-            return cls(round(data.image_size * 256 / 224), data.image_size)
-        return cls.published(transforms)
+        if transforms is not None and data.resize is None and transforms.crop_size[0] == data.image_size:
+            return cls.published(transforms)
+        resize = round(data.image_size * 256 / 224) if data.resize is None else data.resize
+        if transforms is None:
+            return cls(resize, data.image_size)
+        return cls(resize, data.image_size, mean=tuple(transforms.mean), std=tuple(transforms.std))
 
     @classmethod
     def published(cls, transforms: Any) -> "Preprocessing":

@@ -55,8 +55,10 @@ def initial_record(
         preprocessing: of the images in evaluation.
     """
     return {
-        "model": config.model.name,
+        "model": config.model.label,
+        "factory": config.model.factory,
         "attention": config.attention_label,
+        "attention_after": config.attention.after,
         "seed": config.seed,
         "epochs": config.recipe.epochs,
         "data": data.name,

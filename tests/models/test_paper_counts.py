@@ -80,7 +80,10 @@ def test_tables_1_to_3_parameter_counts(options: str) -> None:
         (["model=resnet50_se"], "resnet50_se"),
         (["model=resnet50_cbam", "attention.ratio=8"], "resnet50_cbam-ratio.8"),
         (["model=resnet50_cbam", "attention=cbam_official"], "resnet50_cbam-mlp_bias-spatial_norm"),
-        (["model=resnet50_cbam", r"attention.after='layer\d'"], "resnet50_cbam-after.layer_d"),
+        (["model=resnet50_cbam", "attention.after=layer4"], "resnet50_cbam-after.layer4"),
+        (["model=resnet50_cbam", r"attention.after='layer\d'"], "resnet50_cbam-after.layer_d.989190"),
+        (["model=timm", "model.name=convnext_atto", "attention=cbam"], "timm.convnext_atto_cbam"),
+        (["model=custom", "model.factory=own.networks:net"], "own.networks.net"),
     ],
 )
 def test_run_name_has_what_differs(arguments: list[str], label: str) -> None:

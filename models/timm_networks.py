@@ -1,0 +1,95 @@
+"""timm's networks (github.com/huggingface/pytorch-image-models), of the optional extra `timm`.
+
+timm's own mechanism builds them and loads their pretrained weights; its data config gives the preprocessing.
+"""
+
+import difflib
+import importlib.util
+import re
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from models.errors import ModelError
+from models.registry import BackboneSpec, no_default_places
+
+PREFIX = "timm/"
+
+# timm's names: places.
+_PLACES = {
+    r"(se)?resnet(10|18|34)[dt]?": r"layer\d\.\d+\.bn2",
+    r"(wide_|se)?res(net|next)\d+([cdst]|_gn)?(_\d+x\d+d|_2)?": r"layer\d\.\d+\.bn3",
+    r"(tf_)?efficientnetv2_\w+": r"blocks\.0\.\d+\.bn1|blocks\.[12]\.\d+\.bn2|blocks\.[3-9]\.\d+\.bn3",
+    r"(tf_)?(efficientnet_(b\d|lite\d|l2)|mobilenetv2|mobilenetv3_(small|large|rw))\w*": (
+        r"blocks\.0\.\d+\.bn2|blocks\.[1-9]\.\d+\.bn3"
+    ),
+    r"convnext(v2)?_\w+": r"stages\.\d\.blocks\.\d+\.drop_path",
+    r"regnet[xy]_\w+": r"s\d\.b\d+\.conv3",
+    r"densenet\d+\w*": r"features\.denseblock\d\.denselayer\d+\.conv2",
+}
+
+
+def spec(name: str) -> BackboneSpec:
+    """Return the network of a name such as `timm/convnext_atto` or `timm/convnext_atto.d2_in1k`.
+
+    Raises:
+        ModelError: if timm is not installed or has no such network.
+    """
+    if importlib.util.find_spec("timm") is None:
+        raise ModelError("model=timm needs timm, which is not installed; run `pip install timm`.")
+    import timm
+
+    own_name = name.removeprefix(PREFIX)
+    architecture = own_name.partition(".")[0]
+    if not timm.is_model(own_name):
+        near = difflib.get_close_matches(architecture, timm.list_models())
+        guess = f"; perhaps {' or '.join(near)}" if near else ""
+        raise ModelError(f"timm has no network '{own_name}'{guess}. timm.list_models() lists them.")
+    try:
+        config = timm.models.get_pretrained_cfg(own_name)
+    except RuntimeError as error:
+        known = ", ".join(timm.list_pretrained(architecture))
+        raise ModelError(f"timm has no weights '{own_name}'; it has {known or 'none'}.") from error
+    values = {} if config is None else config.to_dict()
+    transforms = _transforms(timm.data.resolve_data_config(pretrained_cfg={"architecture": architecture, **values}))
+    classifier = values.get("classifier") or ()
+    return BackboneSpec(
+        name,
+        architecture,
+        lambda classes: timm.create_model(own_name, num_classes=classes),
+        after=next((after for names, after in _PLACES.items() if re.fullmatch(names, architecture)), no_default_places),
+        heads=(classifier,) if isinstance(classifier, str) else tuple(classifier),
+        image_size=transforms.crop_size[0],
+        transforms=transforms,
+        pretrained=partial(_pretrained_state, own_name),
+    )
+
+
+def _transforms(data_config: dict[str, Any]) -> ImageClassification:
+    """Return timm's preprocessing in torchvision's form: the shorter side is scaled, and the center cropped."""
+    size = data_config["input_size"][-1]
+    return ImageClassification(
+        crop_size=size,
+        resize_size=int(size / data_config["crop_pct"]),
+        mean=data_config["mean"],
+        std=data_config["std"],
+        interpolation=InterpolationMode(data_config["interpolation"]),
+    )
+
+
+def _pretrained_state(own_name: str) -> dict[str, Tensor]:
+    """Return the state dict of timm's pretrained network, from its download cache or the Hugging Face Hub."""
+    import timm
+
+    try:
+        net: nn.Module = timm.create_model(own_name, pretrained=True)
+    except Exception as error:  # those of the Hub, of HTTP and of timm have no common base
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"timm cannot load the pretrained weights of {own_name} ({reason}); start from a file or from random "
+            "weights (model.weights=PATH or null), or download them where there is internet and copy the cache."
+        ) from error
+    return net.state_dict()
