@@ -1,16 +1,21 @@
 """Every key of the configuration, typed, with its unit and its range. `configs/` holds the values."""
 
 import dataclasses
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from engine.checks import at_least as _at_least
+from engine.checks import between as _between
+from engine.checks import filled as _filled
+from engine.checks import named as _name
+from engine.checks import one_of as _one_of
 from engine.errors import UserError
+from engine.recipe import RecipeConfig
 
 
 @dataclass
@@ -98,57 +103,6 @@ class DataConfig:
 
 
 @dataclass
-class RecipeConfig:
-    """How the network is trained: SGD with momentum."""
-
-    epochs: int = MISSING
-    batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
-    accumulation_steps: int = (
-        1  # parts that each batch is worked through in, to save memory; norms see one part at a time
-    )
-    lr: float = MISSING  # peak learning rate, for the whole batch
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = MISSING
-    decay_norms_and_biases: bool = False  # whether weight decay is applied to them too
-    warmup_epochs: float = 0.0  # linear, from 0
-    schedule: str = "cosine"  # after the warm-up: cosine to 0 | step: times step_factor every step_epochs
-    step_epochs: int = 30
-    step_factor: float = 0.1
-    label_smoothing: float = 0.0
-
-    def check(self) -> None:
-        _at_least("recipe.epochs", self.epochs, 1)
-        _at_least("recipe.batch_size", self.batch_size, 1)
-        _at_least("recipe.accumulation_steps", self.accumulation_steps, 1)
-        self.check_parts(1)
-        _at_least("recipe.lr", self.lr, 0.0)
-        _between("recipe.momentum", self.momentum, 0.0, 1.0)
-        if self.nesterov and self.momentum == 0:
-            raise UserError("recipe.nesterov=true needs a recipe.momentum above 0.")
-        _at_least("recipe.weight_decay", self.weight_decay, 0.0)
-        _between("recipe.warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
-        _one_of("recipe.schedule", self.schedule, ("cosine", "step"))
-        _at_least("recipe.step_epochs", self.step_epochs, 1)
-        _between("recipe.step_factor", self.step_factor, 0.0, 1.0)
-        _between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
-
-    def check_parts(self, processes: int) -> None:
-        """Whether the batch divides among so many processes, and each one's share into its parts."""
-        parts = processes * self.accumulation_steps
-        divisor = f"recipe.accumulation_steps={self.accumulation_steps}" + (
-            f" times {processes} processes" if processes > 1 else ""
-        )
-        if self.batch_size % parts:
-            raise UserError(f"recipe.batch_size={self.batch_size} does not divide by {divisor}.")
-        if self.batch_size // parts < 2:
-            raise UserError(
-                f"recipe.batch_size={self.batch_size} divided by {divisor} is 1; "
-                "batch normalisation needs at least 2 images."
-            )
-
-
-@dataclass
 class RuntimeConfig:
     """How it is computed."""
 
@@ -221,14 +175,22 @@ class TrainConfig:
 
     @property
     def attention_label(self) -> str:
-        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`."""
-        if self.model.attention == "none":
-            return "none"
-        changed = self.attention.changed().items()
+        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`.
+
+        A factor of the last norms' learning rate belongs to it as well: it makes another row of a table.
+        """
+        changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
+        if self.recipe.last_norms_lr_factor != 1:
+            changed.append(("last_norms_lr", self.recipe.last_norms_lr_factor))
         texts = {key: re.sub(r"[^\w.]+", "_", str(value)).strip("_") for key, value in changed}
         return "-".join(
             [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
         )
+
+    @property
+    def attention_lr_factor(self) -> float:
+        """The factor of attention's learning rate; 1 for a network without attention."""
+        return 1.0 if self.model.attention == "none" else self.recipe.attention_lr_factor
 
     @property
     def attention_options(self) -> dict[str, Any]:
@@ -342,28 +304,3 @@ def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
             raise UserError(f"There is no key {prefix}{key}; known are {', '.join(sorted(known))}.")
         if dataclasses.is_dataclass(value):
             _refuse_unknown_keys(value, f"{prefix}{key}.")
-
-
-def _filled(key: str, value: str) -> None:
-    if not value:
-        raise UserError(f"{key} is empty; give it a path.")
-
-
-def _name(key: str, value: str) -> None:
-    if not re.fullmatch(r"\w[\w.-]*", value):
-        raise UserError(f"{key}={value!r} is no name for a folder; use letters, digits, '_', '-' and '.'.")
-
-
-def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"{key}={value} is not known; it is one of {', '.join(choices)}.")
-
-
-def _at_least(key: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:
-        raise UserError(f"{key}={value} is out of range; it is at least {low}.")
-
-
-def _between(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{key}={value} is out of range; it is between {low} and {high}.")

@@ -5,10 +5,11 @@
 >>> models.names()
 """
 
-from models.attention import fuse, gates, plain_state
+from models.attention import fuse, gate_gains, gates, plain_state
 from models.detection import backbone
 from models.errors import ModelError
 from models.factory import build, default_weights, names
+from models.parts import parts, stages
 from models.pretrained import published, published_entry, transforms
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "build",
     "default_weights",
     "fuse",
+    "gate_gains",
     "gates",
     "names",
+    "parts",
     "plain_state",
     "published",
     "published_entry",
+    "stages",
     "transforms",
 ]
