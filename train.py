@@ -65,7 +65,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
         data = data.cached()
 
     train_samples = task.train_samples(data.train, config.seed)
-    train_loader = TrainLoader(train_samples, config.recipe.batch_size, config.seed, runtime.workers, device, group)
+    train_loader = TrainLoader.from_config(train_samples, config, device, group)
     parts = network_parts(config, model)
     trainer = Trainer(model, task, preprocessing, train_loader, config, group, parts)
     facts = record.start_or_resume(run, trainer, facts, config)
