@@ -33,6 +33,7 @@ from engine.run_dir import RunDirectory
 from engine.tasks.classification import Classification
 from engine.training import record
 from engine.training.fit import first_unlogged, fit
+from engine.training.parts import NetworkParts
 from engine.training.tensorboard import TensorBoardLogger
 from engine.training.trainer import Trainer
 from engine.training.validator import Validator
@@ -63,13 +64,13 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     facts = record.initial_record(
         config, data, model, checkpoint.sha256(models.plain_state(model)), preprocessing, device, group
     )
-    gates = models.gates(model)
     if runtime.cache_images:
         data = data.cached()
 
     train_samples = task.train_samples(data.train, config.seed)
-    train_loader = TrainLoader(train_samples, config.recipe.batch_size, config.seed, runtime.workers, device, group)
-    trainer = Trainer(model, task, preprocessing, train_loader, config, group)
+    train_loader = TrainLoader.from_config(train_samples, config, device, group)
+    parts = network_parts(config, model)
+    trainer = Trainer(model, task, preprocessing, train_loader, config, group, parts)
     facts = record.start_or_resume(run, trainer, facts, config)
     tensorboard = TensorBoardLogger(run.directory if run.writes else None, first_unlogged(trainer))
     texts = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
@@ -77,14 +78,14 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
 
     val_samples = task.eval_samples(data.val, [preprocessing])
     val_loader = EvalLoader(val_samples, runtime.eval_batch_size, runtime.workers, device, group)
-    validate = Validator(
-        task, trainer.model, preprocessing, gates, data, val_loader, trainer.precision, group, config.run.pictures
-    )
-    predictions = fit(trainer, validate, tensorboard, run, config).predictions
+    net, pictures = trainer.evaluated, config.run.pictures
+    gates, gains = models.gates(net), models.gate_gains(net)
+    validate = Validator(task, net, preprocessing, gates, gains, data, val_loader, trainer.precision, group, pictures)
+    validation = fit(trainer, validate, tensorboard, run, config)
 
     if run.writes:
-        predictions.save(run.predictions)
-    facts = record.final_record(trainer, predictions, facts)
+        validation.predictions.save(run.predictions)
+    facts = record.final_record(trainer, validation, facts)
     run.write_record(facts)
     record.log_result(trainer, run, config, facts)
 
@@ -105,6 +106,12 @@ def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Modu
     if config.runtime.fused_cbam:
         models.fuse(model)
     return model
+
+
+def network_parts(config: TrainConfig, model: nn.Module) -> NetworkParts:
+    """Return the parts of the network that the recipe treats differently."""
+    stages = models.stages(config.model.name) if config.recipe.layer_decay < 1 else {}
+    return NetworkParts(**models.parts(model, config.model.name), stages=stages)
 
 
 if __name__ == "__main__":

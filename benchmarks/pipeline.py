@@ -14,13 +14,14 @@ from torchvision.datasets.folder import default_loader
 from benchmarks.clock import Typical
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
+from engine.data.augmentation import NO_AUGMENTATION, Augmentation
 from engine.data.datasets import Split
 from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing, normalize
 from engine.distributed import ProcessGroup
 from engine.tasks.classification import TrainSamples
 
-HERE, NORMALIZED = "here", "here, normalized"
+HERE, NORMALIZED, AUGMENTED = "here", "here, normalized", "here, TrivialAugment and erasing"
 ROUNDS, WORKERS, BATCH, SIZE = 5, 2, 32, 224
 WAY = Preprocessing(resize=256, crop=SIZE)
 
@@ -47,6 +48,7 @@ def measure(images: Path, device: torch.device) -> Section:
     ways: dict[str, Callable[[], Iterable]] = {
         HERE: lambda: _loader(split, device).epoch(0),
         NORMALIZED: lambda: ((normalize(images, WAY, torch.contiguous_format),) for (images,), *_ in ways[HERE]()),
+        AUGMENTED: lambda: _loader(split, device, Augmentation("trivialaugment", erase=0.1)).epoch(0),
         "here, second epoch": lambda: _second_epoch(_loader(split, device)),
         "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), device)),
         "torchvision's reference": lambda: _reference(split),
@@ -96,8 +98,9 @@ def _rate(batches: Iterable) -> float:
     return count / (ended - started)
 
 
-def _loader(split: Split, device: torch.device) -> TrainLoader:
-    return TrainLoader(TrainSamples(split, 51, SIZE, 0.08), BATCH, 51, WORKERS, device, ProcessGroup())
+def _loader(split: Split, device: torch.device, augmentation: Augmentation = NO_AUGMENTATION) -> TrainLoader:
+    samples = TrainSamples(split, 51, SIZE, 0.08, augmentation)
+    return TrainLoader(samples, BATCH, 51, WORKERS, device, ProcessGroup())
 
 
 def _second_epoch(loader: TrainLoader) -> Iterable:

@@ -2,9 +2,8 @@
 
 import dataclasses
 import hashlib
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from engine.checks import at_least, between, filled, named, one_of
 from engine.errors import UserError
+from engine.recipe import RecipeConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NETWORKS = CONFIGS / "networks.yaml"
@@ -29,7 +30,7 @@ class ModelConfig:
     weights: str | None = None  # a published name (`default` of timm), the path of a file, or null for random ones
 
     def check(self) -> None:
-        _one_of("model.library", self.library, ("torchvision", "timm", "custom"))
+        one_of("model.library", self.library, ("torchvision", "timm", "custom"))
         if self.library == "custom" and not re.fullmatch(r"[\w.]+:\w+", self.factory or ""):
             raise UserError(f"model=custom needs model.factory=package.module:function; got {self.factory or 'none'}.")
         if self.library != "custom" and self.factory is not None:
@@ -95,16 +96,16 @@ class DataConfig:
     crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
 
     def check(self) -> None:
-        _name("data.name", self.name)
-        _filled("data.root", self.root)
-        _one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
-        _at_least("data.total_classes", self.total_classes, 1)
+        named("data.name", self.name)
+        filled("data.root", self.root)
+        one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
+        at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
-            _between("data.classes", self.classes, 1, self.total_classes)
-        _between("data.image_size", self.image_size, 8, 4096)
+            between("data.classes", self.classes, 1, self.total_classes)
+        between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
-            _between("data.resize", self.resize, self.image_size, 8192)
-        _between("data.crop_scale", self.crop_scale, 0.0, 1.0)
+            between("data.resize", self.resize, self.image_size, 8192)
+        between("data.crop_scale", self.crop_scale, 0.0, 1.0)
 
     @property
     def num_classes(self) -> int:
@@ -119,57 +120,6 @@ class DataConfig:
     def label(self) -> str:
         """`tiny_imagenet`, or `tiny_imagenet_20` where not all classes are taken."""
         return self.name if self.num_classes == self.total_classes else f"{self.name}_{self.num_classes}"
-
-
-@dataclass
-class RecipeConfig:
-    """How the network is trained: SGD with momentum."""
-
-    epochs: int = MISSING
-    batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
-    accumulation_steps: int = (
-        1  # parts that each batch is worked through in, to save memory; norms see one part at a time
-    )
-    lr: float = MISSING  # peak learning rate, for the whole batch
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = MISSING
-    decay_norms_and_biases: bool = False  # whether weight decay is applied to them too
-    warmup_epochs: float = 0.0  # linear, from 0
-    schedule: str = "cosine"  # after the warm-up: cosine to 0 | step: times step_factor every step_epochs
-    step_epochs: int = 30
-    step_factor: float = 0.1
-    label_smoothing: float = 0.0
-
-    def check(self) -> None:
-        _at_least("recipe.epochs", self.epochs, 1)
-        _at_least("recipe.batch_size", self.batch_size, 1)
-        _at_least("recipe.accumulation_steps", self.accumulation_steps, 1)
-        self.check_parts(1)
-        _at_least("recipe.lr", self.lr, 0.0)
-        _between("recipe.momentum", self.momentum, 0.0, 1.0)
-        if self.nesterov and self.momentum == 0:
-            raise UserError("recipe.nesterov=true needs a recipe.momentum above 0.")
-        _at_least("recipe.weight_decay", self.weight_decay, 0.0)
-        _between("recipe.warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
-        _one_of("recipe.schedule", self.schedule, ("cosine", "step"))
-        _at_least("recipe.step_epochs", self.step_epochs, 1)
-        _between("recipe.step_factor", self.step_factor, 0.0, 1.0)
-        _between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
-
-    def check_parts(self, processes: int) -> None:
-        """Whether the batch divides among so many processes, and each one's share into its parts."""
-        parts = processes * self.accumulation_steps
-        divisor = f"recipe.accumulation_steps={self.accumulation_steps}" + (
-            f" times {processes} processes" if processes > 1 else ""
-        )
-        if self.batch_size % parts:
-            raise UserError(f"recipe.batch_size={self.batch_size} does not divide by {divisor}.")
-        if self.batch_size // parts < 2:
-            raise UserError(
-                f"recipe.batch_size={self.batch_size} divided by {divisor} is 1; "
-                "batch normalisation needs at least 2 images."
-            )
 
 
 @dataclass
@@ -190,11 +140,11 @@ class RuntimeConfig:
     eval_batch_size: int = 256  # images at a time, on each process
 
     def check(self) -> None:
-        _one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("runtime.precision", self.precision, ("fp32", "bf16", "fp16"))
+        one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
+        one_of("runtime.precision", self.precision, ("fp32", "bf16", "fp16"))
         if self.workers is not None:
-            _between("runtime.workers", self.workers, 0, 1024)
-        _between("runtime.eval_batch_size", self.eval_batch_size, 1, 65536)
+            between("runtime.workers", self.workers, 0, 1024)
+        between("runtime.eval_batch_size", self.eval_batch_size, 1, 65536)
 
 
 @dataclass
@@ -209,13 +159,13 @@ class RunConfig:
     pictures: int = 4  # validation images to draw after each epoch, with where the network looks; needs matplotlib
 
     def check(self) -> None:
-        _filled("run.root", self.root)
+        filled("run.root", self.root)
         if self.checkpoint_every_steps is not None:
-            _at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
+            at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
         if self.checkpoint_every_minutes is not None:
-            _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0.0)
-        _at_least("run.log_every_steps", self.log_every_steps, 1)
-        _between("run.pictures", self.pictures, 0, 64)
+            at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0.0)
+        at_least("run.log_every_steps", self.log_every_steps, 1)
+        between("run.pictures", self.pictures, 0, 64)
 
 
 @dataclass
@@ -241,17 +191,26 @@ class TrainConfig:
         for part in (self.model, self.data, self.recipe, self.runtime, self.run):
             part.check()
         self.attention.options(self.model.attention)
-        _between("seed", self.seed, 0, 2**63 - 1)
+        between("seed", self.seed, 0, 2**63 - 1)
 
     @property
     def attention_label(self) -> str:
-        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`."""
-        if self.model.attention == "none":
-            return "none"
-        texts = {key: _file_name(str(value)) for key, value in self.attention.changed().items()}
+        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`.
+
+        A factor of the last norms' learning rate belongs to it as well: it makes another row of a table.
+        """
+        changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
+        if self.recipe.last_norms_lr_factor != 1:
+            changed.append(("last_norms_lr", self.recipe.last_norms_lr_factor))
+        texts = {key: _file_name(str(value)) for key, value in changed}
         return "-".join(
             [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
         )
+
+    @property
+    def attention_lr_factor(self) -> float:
+        """The factor of attention's learning rate; 1 for a network without attention."""
+        return 1.0 if self.model.attention == "none" else self.recipe.attention_lr_factor
 
     @property
     def attention_options(self) -> dict[str, Any]:
@@ -281,7 +240,7 @@ class ExportConfig:
 
     def check(self) -> None:
         self.model.check()
-        _at_least("image_size", self.image_size, 1)
+        at_least("image_size", self.image_size, 1)
         if not self.file.endswith((".onnx", ".pt2")):
             raise UserError(f"file={self.file} has to end in .onnx or .pt2.")
 
@@ -296,7 +255,7 @@ class TableConfig:
 
     def check(self) -> None:
         if self.throughput_batch_size is not None:
-            _at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
+            at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
 
 
 @dataclass
@@ -373,32 +332,7 @@ def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
             _refuse_unknown_keys(value, f"{prefix}{key}.")
 
 
-def _filled(key: str, value: str) -> None:
-    if not value:
-        raise UserError(f"{key} is empty; give it a path.")
-
-
-def _name(key: str, value: str) -> None:
-    if not re.fullmatch(r"\w[\w.-]*", value):
-        raise UserError(f"{key}={value!r} is no name for a folder; use letters, digits, '_', '-' and '.'.")
-
-
 def _file_name(text: str) -> str:
     """Return a text without special characters; with a digest where any was lost, so that two never become one."""
     name = re.sub(r"[^\w.]+", "_", text).strip("_")
     return name if name == text else f"{name[:60]}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def _one_of(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UserError(f"{key}={value} is not known; it is one of {', '.join(choices)}.")
-
-
-def _at_least(key: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:
-        raise UserError(f"{key}={value} is out of range; it is at least {low}.")
-
-
-def _between(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UserError(f"{key}={value} is out of range; it is between {low} and {high}.")

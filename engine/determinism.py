@@ -16,6 +16,7 @@ class RngPurpose(enum.IntEnum):
     STEP = 2  # dropout in one training step
     SHAPES = 3  # the generated data set
     BOOTSTRAP = 4  # resampled images behind a confidence interval
+    MIXING = 5  # mixup and CutMix of one batch
 
 
 def rng(seed: int, purpose: RngPurpose, epoch: int = 0, index: int = 0) -> np.random.Generator:

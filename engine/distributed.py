@@ -96,7 +96,7 @@ class ProcessGroup:
             model: with the same weights on all.
             deterministic: whether a resumed run has to repeat the bits of one that was not interrupted.
         """
-        if self.world_size == 1:
+        if self.world_size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
         # Otherwise gradients are grouped anew after a process's first step. The sums of more than two numbers depend
         # on the grouping, so that this first step would not be what it is in a run that goes on.

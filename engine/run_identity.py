@@ -8,6 +8,9 @@ from engine.config import RENAMED_KEYS, TrainConfig, renamed
 # Where a run is computed and what it writes on the way do not change its result.
 _NOT_RESULT = ("run.", "data.root", "runtime.device", "runtime.workers", "runtime.cache_images")
 
+# What changes nothing without attention has its default there.
+_WITHOUT_ATTENTION = {"recipe.attention_lr_factor": 1.0, "recipe.decay_attention": True}
+
 
 def result_config(config: TrainConfig) -> dict[str, Any]:
     """Return the keys that decide the result of a run, with dots: {"recipe.lr": 0.01, ...}."""
@@ -17,6 +20,8 @@ def result_config(config: TrainConfig) -> dict[str, Any]:
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
             flat[section] = values
+    if config.model.attention == "none":
+        flat |= _WITHOUT_ATTENTION
     return {key: value for key, value in flat.items() if not key.startswith(_NOT_RESULT)}
 
 

@@ -5,10 +5,11 @@
 >>> models.names()
 """
 
-from models.attention import fuse, gates, plain_state
+from models.attention import fuse, gate_gains, gates, plain_state
 from models.detection import backbone
 from models.errors import ModelError
 from models.factory import build, names, transforms
+from models.parts import parts, stages
 from models.pretrained import published, published_entry
 
 __all__ = [
@@ -16,10 +17,13 @@ __all__ = [
     "backbone",
     "build",
     "fuse",
+    "gate_gains",
     "gates",
     "names",
+    "parts",
     "plain_state",
     "published",
     "published_entry",
+    "stages",
     "transforms",
 ]

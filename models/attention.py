@@ -60,6 +60,16 @@ def gates(net: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def gate_gains(net: nn.Module) -> dict[str, float]:
+    """Return the gain of each of `gates`: 2 where its layer has the gain of the identity start, 1 without.
+
+    A gate times its gain is 1 where it leaves the map as it is.
+    """
+    layers = {name.removesuffix(".attention"): module for name, module in net.named_modules()}
+    gains = {gate: layers[gate.rpartition(" ")[0]].gain for gate in gates(net)}
+    return {gate: 1.0 if float(gain) == 1 else 2.0 for gate, gain in gains.items()}
+
+
 def plain_state(net: nn.Module) -> dict[str, Tensor]:
     """Return the state dict of a network without the parameters and buffers of its attention."""
     layers = [name for name, module in net.named_modules() if isinstance(module, AttentionLayer)]

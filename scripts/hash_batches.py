@@ -28,6 +28,7 @@ from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import Batch, TrainLoader, digest
+from engine.data.mixing import partners
 from engine.distributed import ProcessGroup, init_distributed
 from engine.tasks.classification import Classification
 
@@ -40,19 +41,30 @@ def print_digests(config: TrainConfig) -> None:
         if config.runtime.cache_images:
             data = data.cached()
         samples = Classification.from_config(config).train_samples(data.train, config.seed)
-        cpu, workers = torch.device("cpu"), config.runtime.workers
-        loader = TrainLoader(samples, config.recipe.batch_size, config.seed, workers, cpu, group)
+        loader = TrainLoader.from_config(samples, config, torch.device("cpu"), group)
         lines = [f"files {data.fingerprint}"]
-        lines += [f"epoch {epoch + 1} {digest(whole_batches(loader.epoch(epoch), group))}" for epoch in range(2)]
+        lines += [
+            f"epoch {epoch + 1} {digest(whole_batches(map(mixed, loader.epoch(epoch)), group))}" for epoch in range(2)
+        ]
         if group.is_main_process:
             print(*lines, sep="\n")
+
+
+def mixed(batch: Batch) -> Batch:
+    """Return the batch with its images mixed, and as further targets the other labels and the shares."""
+    if batch.mixing is None:
+        return batch
+    labels, *_ = batch.targets
+    share = torch.full((len(labels),), batch.mixing.share)
+    images = [batch.mixing.images(view.float()) for view in batch.views]
+    return Batch(images, (labels, partners(labels), share), batch.indices)
 
 
 def whole_batches(shards: Iterable[Batch], group: ProcessGroup) -> Iterator[Batch]:
     """Yield the batches of all processes, concatenated in the order of the ranks."""
     for shard in shards:
         shards_of_batch = group.all_gather_object(shard)
-        views, targets, indices = zip(*shards_of_batch, strict=True)
+        views, targets, indices, _ = zip(*shards_of_batch, strict=True)
         yield Batch(
             [torch.cat(view) for view in zip(*views, strict=True)],
             tuple(torch.cat(target) for target in zip(*targets, strict=True)),

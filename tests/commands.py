@@ -23,6 +23,13 @@ RECORD: dict[str, object] = {
     "history": [],
 }
 
+# A recipe with everything that draws random numbers or keeps a state of its own.
+EVERYTHING = [
+    *("recipe.augment=trivialaugment", "recipe.erase=0.5", "recipe.mixup=0.2", "recipe.cutmix=1.0"),
+    *("recipe.repeated_augmentation=2", "recipe.optimizer=adamw", "recipe.lr=0.001", "recipe.layer_decay=0.8"),
+    *("recipe.attention_lr_factor=10", "recipe.ema_decay=0.99", "recipe.ema_every_steps=2", "recipe.clip_grad_norm=1"),
+]
+
 
 def arguments(root: Path, *more: str) -> list[str]:
     """A training run of seconds: three classes of 32-pixel images, two epochs."""

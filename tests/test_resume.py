@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.commands import arguments
+from tests.commands import EVERYTHING, arguments
 from tests.processes import Process, start_ranks
 
 COMMON = ["model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", "run.checkpoint_every_steps=1"]
@@ -185,6 +185,25 @@ def test_four_ranks_continue_to_the_same_bits(undisturbed: Undisturbed, folders:
     assert [process.result().returncode for process in processes] == [os.EX_TEMPFAIL] * 4
     finish(tmp_path, folders, "run", 4)
     assert outcome(tmp_path / "run") == undisturbed(4)[0]
+
+
+def test_every_part_of_a_recipe_continues_to_the_same_bits(folders: Path, tmp_path: Path) -> None:
+    """Moving average, AdamW, mixing and augmentation, killed after the second checkpoint."""
+
+    def begin(run: str) -> Process:
+        return Process("train.py", arguments(folders, *COMMON, *EVERYTHING, f"run.dir={run}"), tmp_path, {})
+
+    straight = begin("straight")
+    assert straight.result().returncode == 0
+    killed = begin("killed")
+    await_second_checkpoint(tmp_path / "killed")
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.result().returncode == -signal.SIGKILL
+    assert begin("killed").result().returncode == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "straight")
+    record = json.loads((tmp_path / "killed" / "record.json").read_text())
+    assert record["weights"] == "moving average"
+    assert "train_mixed_top1" in record["history"][-1]
 
 
 def test_a_run_that_other_code_began_says_so(folders: Path, tmp_path: Path) -> None:

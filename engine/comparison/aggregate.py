@@ -12,10 +12,11 @@ from engine.tasks.paired_stats import standard_deviation
 Row = dict[str, Any]
 
 _SHARED = ("model", "attention", "parameters", "gflops", "epochs", "recipe_deviation", "published")
+_SHARED_SINCE = ("attention_lr_factor", "weights")  # tables of earlier versions have none
 
 
 def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | None], task: type[Task]) -> list[Row]:
-    """Return one row for each (backbone, attention, recipe), in the order of its first run.
+    """Return one row for each (backbone, attention, its learning rate's factor, recipe), in order of the first run.
 
     Args:
         runs: `baseline` is the position of a run's baseline, or None.
@@ -23,7 +24,8 @@ def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | Non
     """
     groups: dict[tuple, list[int]] = {}
     for position, run in enumerate(runs):
-        key = (run["model"], run["attention"], run["recipe_deviation"], run["seed"] is None)
+        factor = run.get("attention_lr_factor")  # tables of earlier versions have none
+        key = (run["model"], run["attention"], factor, run["recipe_deviation"], run["seed"] is None)
         groups.setdefault(key, []).append(position)
     members = list(groups.values())
     return [_row(positions, members, runs, predictions, task) for positions in members]
@@ -37,15 +39,28 @@ def _row(
     task: type[Task],
 ) -> Row:
     own = [runs[i] for i in positions]
-    row = {key: own[0][key] for key in _SHARED}
+    row = {key: own[0][key] for key in _SHARED} | {key: own[0].get(key) for key in _SHARED_SINCE}
     row |= {"runs": positions, "seeds": [run["seed"] for run in own if run["seed"] is not None]}
     for key in (f"{task.table_metrics[0]}_start", *task.table_metrics):
         values = [run[key] for run in own if run[key] is not None]
         row[key] = float(np.mean(values)) if values else None
         row[f"{key}_sd"] = standard_deviation(np.array(values))
+    row |= _movement(own)
     gaps = [run["published_gap"] for run in own if run["published_gap"] is not None]
     row["published_gap"] = max(gaps, key=abs, default=None)
     return row | _against_baseline(positions, members, runs, predictions, task)
+
+
+def _movement(runs: Sequence[Row]) -> Row:
+    """Return how far the gates went: the mean over the seeds, and the largest of all."""
+    means, largest = (
+        [run[key] for run in runs if run.get(key) is not None]
+        for key in ("gate_movement_mean", "gate_movement_largest")
+    )
+    return {
+        "gate_movement_mean": float(np.mean(means)) if means else None,
+        "gate_movement_largest": max(largest, default=None),
+    }
 
 
 def _against_baseline(

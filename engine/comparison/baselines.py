@@ -55,7 +55,7 @@ def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> l
     seen: dict[tuple, str] = {}
     for entry, deviation in zip(entries, deviating, strict=True):
         row = entry.row
-        key = (row["model"], row["attention"], row["seed"], deviation)
+        key = (row["model"], row["attention"], row.get("attention_lr_factor"), row["seed"], deviation)
         if key in seen:
             raise UserError(
                 f"{seen[key]} and {row['source']} are the same network under the same seed; "

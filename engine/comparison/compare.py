@@ -186,5 +186,6 @@ def _raw(run: Row, taken: Sequence[str]) -> str:
     seed = "published" if run["seed"] is None else f"seed{run['seed']}"
     name = f"runs/{run['model']}{attention}_{seed}"
     if not run["recipe_deviation"]:
-        return name
+        # Runs that differ in this factor alone share the name; the first of them has it as it is.
+        return f"{name}_lr_factor{run['attention_lr_factor']:g}" if name in taken else name
     return f"{name}_mixed{sum(other.startswith(f'{name}_mixed') for other in taken) + 1}"

@@ -57,6 +57,9 @@ class TableEntry:
         primary = task.table_metrics[0]
         row = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
+            "attention_lr_factor": config.attention_lr_factor,
+            **_movement(record),
+            "weights": record.get("weights", "last step"),
             f"{primary}_start": start[primary],
             "recorded": final[primary],
             "published": _published(task, start_weights, config.data, preprocessing),
@@ -65,6 +68,8 @@ class TableEntry:
         if config.model.attention != "none" and config.attention.init == "random":
             row["published"] = None  # changed before the first step
         shared = {key: value for key, value in result_config(config).items() if not key.startswith(_FREE)}
+        if config.model.attention == "none":
+            del shared["recipe.decay_attention"]
         if config.model.attention != "cbam":
             del shared["runtime.fused_cbam"]
         if record.get("backbone_start_sha256"):
@@ -81,6 +86,9 @@ class TableEntry:
             "attention": "none",
             "seed": None,
             "epochs": 0,
+            "attention_lr_factor": 1.0,
+            **_movement({}),
+            "weights": "published",
             "parameters": complexity.parameters(model),
             "gflops": complexity.gflops(model, preprocessing.crop),
             f"{task.table_metrics[0]}_start": None,
@@ -95,14 +103,15 @@ START_WEIGHTS = "digest of the backbone's start weights"
 
 # The keys that the table compares; all others must be equal.
 _FREE = (
-    "model.name",
-    "model.library",
-    "model.factory",
-    "model.attention",
-    "attention.",
-    "seed",
-    "runtime.eval_batch_size",
+    *("model.name", "model.library", "model.factory", "model.attention", "attention.", "seed"),
+    *("runtime.eval_batch_size", "recipe.attention_lr_factor", "recipe.last_norms_lr_factor"),
 )
+
+
+def _movement(record: dict[str, Any]) -> dict[str, float | None]:
+    """Return how far the gates went, None where the record of an earlier version or of a baseline does not say."""
+    movement = record.get("gate_movement", {})
+    return {f"gate_movement_{key}": movement.get(key) for key in ("mean", "largest")}
 
 
 def _portable(config: TrainConfig) -> str:

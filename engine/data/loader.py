@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from engine.config import TrainConfig
 from engine.data.datasets import Split
+from engine.data.mixing import Mixer, Mixing
 from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
 from engine.data.workers import WorkerContext, starting_workers
 from engine.determinism import RngPurpose, rng
@@ -48,18 +50,20 @@ class Batch(NamedTuple):
         views: for each view of the images uint8 [B, 3, H, W].
         targets: tensors whose first dimension is B.
         indices: int64 [B] on the host, positions in the split.
+        mixing: how the images are still to be mixed; None where they are not.
     """
 
     views: list[Tensor]
     targets: tuple[Tensor, ...]
     indices: Tensor
+    mixing: Mixing | None = None
 
     def chunk(self, parts: int) -> Iterator["Batch"]:
         """Split the batch into `parts` equal micro-batches, in order."""
         columns = [tensor.chunk(parts) for tensor in (*self.views, *self.targets, self.indices)]
         count = len(self.views)
         for views, targets in zip(zip(*columns[:count], strict=True), zip(*columns[count:], strict=True), strict=True):
-            yield Batch(list(views), targets[:-1], targets[-1])
+            yield Batch(list(views), targets[:-1], targets[-1], self.mixing)
 
 
 class EpochBatches:
@@ -67,12 +71,17 @@ class EpochBatches:
 
     Set `epoch` and `first` (batches to skip) before iterating. The order depends on (seed, epoch) alone. What does
     not fill a batch is left out.
+
+    With `repetitions` a batch is so many copies of a smaller one, one after the other, and an epoch sees that share of
+    the images (Hoffer et al., CVPR 2020). Copy r of epoch e is sampled as (repetitions * e + r, index): each copy is
+    augmented in its own way.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int, group: ProcessGroup) -> None:
+    def __init__(self, images: int, batch_size: int, seed: int, group: ProcessGroup, repetitions: int = 1) -> None:
         if images < batch_size:
             raise UserError(f"recipe.batch_size={batch_size} is more than the {images} training images; set it lower.")
         self.images, self.batch_size, self.seed, self.group = images, batch_size, seed, group
+        self.repetitions = repetitions
         self.epoch = 0
         self.first = 0
 
@@ -82,9 +91,11 @@ class EpochBatches:
     def __iter__(self) -> Iterator[Sequence[tuple[int, int]]]:
         epoch, first = self.epoch, self.first
         order = rng(self.seed, RngPurpose.ORDER, epoch).permutation(self.images)
+        distinct = self.batch_size // self.repetitions
+        draws = range(self.repetitions * epoch, self.repetitions * (epoch + 1))
         for step in range(first, self.images // self.batch_size):
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self.group.shard([(epoch, int(index)) for index in batch])
+            batch = order[step * distinct : (step + 1) * distinct]
+            yield self.group.shard([(draw, int(index)) for draw in draws for index in batch])
 
 
 class TrainLoader:
@@ -98,24 +109,43 @@ class TrainLoader:
         workers: int | None,
         device: torch.device,
         group: ProcessGroup,
+        mixer: Mixer | None = None,
+        repetitions: int = 1,
     ) -> None:
         """
         Args:
             samples: by (epoch, index).
             batch_size: images of all processes together.
             workers: processes that read images; None for one per processor, 8 at most.
+            mixer: of the images of a batch, None to leave them as they are.
+            repetitions: differently augmented copies of each image in a batch.
         """
-        self.batches = EpochBatches(len(samples), batch_size, seed, group)
+        self.mixer = mixer
+        self.batches = EpochBatches(len(samples), batch_size, seed, group, repetitions)
         shard = -(-batch_size // group.world_size)
         self.reader = _Reader(samples, shard, workers, device, group, batch_sampler=self.batches)
         self.split = samples.split
         self.device = device
         self.steps_per_epoch = len(self.batches)
 
+    @classmethod
+    def from_config(
+        cls, samples: Samples, config: TrainConfig, device: torch.device, group: ProcessGroup
+    ) -> "TrainLoader":
+        """Return the loader of a training run."""
+        recipe = config.recipe
+        mixer = Mixer(config.seed, samples.shapes[0], recipe.mixup, recipe.cutmix) if recipe.mixes else None
+        return cls(
+            *(samples, recipe.batch_size, config.seed, config.runtime.workers, device, group),
+            mixer=mixer,
+            repetitions=recipe.repeated_augmentation,
+        )
+
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch, skipping the `first` ones."""
         self.batches.epoch, self.batches.first = epoch, first
-        yield from self.reader
+        for step, batch in enumerate(self.reader, start=first):
+            yield batch._replace(mixing=self.mixer.draw(epoch, step)) if self.mixer else batch
 
 
 class EvalLoader:

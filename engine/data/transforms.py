@@ -44,17 +44,18 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     @classmethod
-    def choose(cls, data: DataConfig, transforms: Any | None) -> "Preprocessing":
+    def choose(cls, data: DataConfig, transforms: Any | None, resize_ratio: float = 256 / 224) -> "Preprocessing":
         """What the data set asks for, or where it leaves that open, what the start weights were published with.
 
         Args:
             data: its `resize` is None where it leaves it open.
             transforms: torchvision's `weights.transforms()`, None for weights that are not published. Images are
                 normalized by its mean and std in each case.
+            resize_ratio: of the shorter side to the crop, where neither says it.
         """
         if transforms is not None and data.resize is None and transforms.crop_size[0] == data.image_size:
             return cls.published(transforms)
-        resize = round(data.image_size * 256 / 224) if data.resize is None else data.resize
+        resize = round(data.image_size * resize_ratio) if data.resize is None else data.resize
         if transforms is None:
             return cls(resize, data.image_size)
         return cls(resize, data.image_size, mean=tuple(transforms.mean), std=tuple(transforms.std))

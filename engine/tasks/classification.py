@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from engine.analysis import grad_cam
 from engine.config import DataConfig, TrainConfig
 from engine.data import transforms
+from engine.data.augmentation import NO_AUGMENTATION, Augmentation
 from engine.data.datasets import Dataset, Split
 from engine.data.loader import Batch, Sample, Samples
+from engine.data.mixing import partners
 from engine.data.transforms import Preprocessing, normalize
 from engine.determinism import RngPurpose, rng
 from engine.tasks import columns
@@ -62,6 +64,7 @@ class TrainSamples:
     seed: int
     size: int
     crop_scale: float
+    augmentation: Augmentation = NO_AUGMENTATION
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -74,6 +77,7 @@ class TrainSamples:
         epoch, index = key
         random = rng(self.seed, RngPurpose.SAMPLE, epoch, index)
         image = transforms.augment(self.split.image(index), self.size, self.crop_scale, random)
+        image = self.augmentation(image, random)
         return [image], (int(self.split.labels[index]),), index
 
 
@@ -105,11 +109,17 @@ class Classification(Task):
         data: how the images are cut.
         label_smoothing: of the training loss.
         memory_format: of the images in training.
+        augmentation: of a training crop, besides its flip.
+        train_size_ratio: side of the training crops by that of evaluation's.
+        resize_ratio: of an image's shorter side to the crop in evaluation, where neither data nor weights say it.
     """
 
     data: DataConfig
     label_smoothing: float = 0.0
     memory_format: torch.memory_format = torch.channels_last
+    augmentation: Augmentation = NO_AUGMENTATION
+    train_size_ratio: float = 1.0
+    resize_ratio: float = 256 / 224
 
     name: ClassVar = "classification"
     primary_metric: ClassVar = "top1"
@@ -124,6 +134,7 @@ class Classification(Task):
         Column("Top-1 error (%)", lambda row: columns.mean(row, "top1_error")),
         Column("Top-5 error (%)", lambda row: columns.mean(row, "top5_error")),
         Column("Difference in top-1 error (points) [95% interval]", columns.difference),
+        Column("Gates moved: mean (largest)", columns.gate_movement),
         Column("Won : lost (images)", lambda row: "" if row["baseline"] is None else f"{row['won']} : {row['lost']}"),
         Column("p", columns.p_value),
         Column("Images/s", lambda row: columns.number(row["images_per_second"], ".0f")),
@@ -147,11 +158,18 @@ class Classification(Task):
     @classmethod
     def from_config(cls, config: TrainConfig) -> "Classification":
         """Return the task of a training run."""
-        memory_format = torch.channels_last if config.runtime.channels_last else torch.contiguous_format
-        return cls(config.data, config.recipe.label_smoothing, memory_format)
+        recipe = config.recipe
+        return (MixedClassification if recipe.mixes else cls)(
+            config.data,
+            recipe.label_smoothing,
+            torch.channels_last if config.runtime.channels_last else torch.contiguous_format,
+            Augmentation(recipe.augment, recipe.erase),
+            recipe.train_size_ratio,
+            recipe.resize_ratio,
+        )
 
     def preprocessing(self, published: Any | None) -> Preprocessing:
-        return Preprocessing.choose(self.data, published)
+        return Preprocessing.choose(self.data, published, self.resize_ratio)
 
     def published_preprocessing(self, published: Any) -> Preprocessing:
         # Networks for other sizes of images than ImageNet's usual one are measured at their own.
@@ -159,24 +177,37 @@ class Classification(Task):
         return Preprocessing.published(published) if is_default else self.preprocessing(published)
 
     def train_samples(self, split: Split, seed: int) -> Samples:
-        return TrainSamples(split, seed, self.data.image_size, self.data.crop_scale)
+        size = round(self.data.image_size * self.train_size_ratio)
+        return TrainSamples(split, seed, size, self.data.crop_scale, self.augmentation)
 
     def eval_samples(self, split: Split, preprocessings: Sequence[Preprocessing]) -> Samples:
         return EvalSamples(split, tuple(preprocessings))
 
     def training_step(self, model: Model, batch: Batch, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
         (images,), (labels,) = batch.views, batch.targets
-        outputs = model(normalize(images, preprocessing, self.memory_format))
+        images = normalize(images, preprocessing, self.memory_format)
+        targets = [(1.0, labels)]
+        if batch.mixing:
+            images = batch.mixing.images(images)
+            targets = [(batch.mixing.share, labels), (1 - batch.mixing.share, partners(labels))]
+        outputs = model(images)
         logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self._loss(logits, targets)
         for other in auxiliary:
-            loss = loss + AUXILIARY_WEIGHTS[type(outputs).__name__] * F.cross_entropy(
-                other.float(), labels, label_smoothing=self.label_smoothing
-            )
-        hits = logits.detach().topk(min(TOP_K, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = loss + AUXILIARY_WEIGHTS[type(outputs).__name__] * self._loss(other.float(), targets)
+        _, dominant = max(targets, key=lambda target: target[0])
+        hits = logits.detach().topk(min(TOP_K, logits.shape[1]), dim=1).indices == dominant[:, None]
         sums = torch.stack([loss.detach() * len(labels), hits[:, 0].sum(), hits.sum()]).double()
         return loss, sums
+
+    def _loss(self, logits: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
+        """Return the cross-entropy against labels, each with its share."""
+        (share, labels), *others = targets
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if not others:
+            return loss
+        return share * loss + sum(part * self._loss(logits, [(1.0, label)]) for part, label in others)
 
     def predict(self, model: Model, images: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
         (labels,) = targets
@@ -214,3 +245,21 @@ class Classification(Task):
         if not data.is_imagenet_1k or preprocessing != Preprocessing.published(entry.transforms()):
             return None
         return 100 - float(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])
+
+
+@dataclass(frozen=True)
+class MixedClassification(Classification):
+    """Classification that is trained on mixed images.
+
+    Its training accuracy is another quantity: it counts the label of the larger share, on mixtures.
+    """
+
+    training_metrics: ClassVar = {"loss": 1.0, "mixed_top1": 100.0, "mixed_top5": 100.0}
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        if "mixed_top1" not in metrics:
+            return super().describe(metrics)
+        return (
+            f"on mixed images top-1 {metrics['mixed_top1']:.2f}%, top-5 {metrics['mixed_top5']:.2f}% of the larger "
+            "share's label"
+        )

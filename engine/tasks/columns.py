@@ -34,6 +34,18 @@ def difference(row: Row) -> str:
     return f"{row['difference']:+.2f}{spread} {interval}{verdict}{mark}"
 
 
+def lr_factor(row: Row) -> str:
+    """Format the factor of attention's learning rate; return an empty text for a network without attention."""
+    factor = row.get("attention_lr_factor")
+    return "" if factor is None or row["attention"].startswith("none") else f"{factor:g}"
+
+
+def gate_movement(row: Row) -> str:
+    """Format how far the gates went from leaving the map as it is: the mean, and the largest value."""
+    mean, largest = row.get("gate_movement_mean"), row.get("gate_movement_largest")
+    return "" if mean is None or largest is None else f"{mean:.3g} ({largest:.3g})"
+
+
 def p_value(row: Row) -> str:
     """Format the p-value of the difference."""
     if row["baseline"] is None:
@@ -57,6 +69,7 @@ def is_as_published(row: Row) -> bool:
 NETWORK = (
     Column("Backbone", lambda row: row["model"] + (f" {DAGGER}" if row["recipe_deviation"] else "")),
     Column("Attention", lambda row: row["attention"]),
+    Column("Attention's lr factor", lr_factor),
     Column("Params (M)", lambda row: f"{row['parameters'] / 1e6:.2f}"),
     Column("GFLOPs", lambda row: f"{row['gflops']:.3f}"),
     Column("Epochs", lambda row: str(row["epochs"])),

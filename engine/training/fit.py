@@ -92,7 +92,7 @@ def _fit(
         trainer.end_epoch()
         _end_row(trainer, checkpoints, train_metrics, validation)
         if state.history[-1][primary] > best:
-            best_state = {"model": trainer.model.state_dict(), "epoch": state.epoch}
+            best_state = {"model": trainer.evaluated.state_dict(), "epoch": state.epoch}
             checkpoints.run.save_best(best_state, checkpoints.config)
         checkpoints.save()
     return validation

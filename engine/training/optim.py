@@ -1,12 +1,13 @@
-"""The learning rate as a pure function of the step, and which parameters decay."""
+"""The optimizer, and the learning rate as a pure function of the step."""
 
 import math
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
-from engine.config import RecipeConfig
+from engine.recipe import RecipeConfig
+from engine.training.parts import NetworkParts
 
 
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:
@@ -26,31 +27,50 @@ def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> floa
 
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_factor", 1.0)  # checkpoints of earlier versions have no factor
 
 
-def build_optimizer(model: nn.Module, recipe: RecipeConfig, fused: bool) -> SGD:
-    """SGD over two groups: what weight decay is applied to, and the rest.
+def build_optimizer(
+    model: nn.Module, recipe: RecipeConfig, fused: bool, parts: NetworkParts | None = None
+) -> Optimizer:
+    """SGD or AdamW over the parameters that learn.
 
     Args:
         fused: by one kernel, which a GradScaler starts even where it skips the step: the momentum of a first step that
             is skipped would then be memory that nobody has written.
+        parts: of the model, whose learning rates the recipe may multiply.
     """
-    decayed, rest = param_groups_weight_decay(model, recipe.decay_norms_and_biases)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-    return SGD(
-        [group for group in groups if group["params"]],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=fused or None,  # None: as torch chooses
-    )
+    groups = parameter_groups(model, recipe, parts or NetworkParts())
+    common: dict[str, Any] = {
+        "lr": recipe.lr,
+        "weight_decay": recipe.weight_decay,
+        "fused": fused or None,
+    }  # None: as torch chooses
+    if recipe.optimizer == "adamw":
+        return AdamW(groups, **common)
+    return SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
-def param_groups_weight_decay(model: nn.Module, everything: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(decayed, not decayed): weights of one dimension are those of norms and biases, whatever their name."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if everything:
-        return parameters, []
-    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+def parameter_groups(model: nn.Module, recipe: RecipeConfig, parts: NetworkParts) -> list[dict[str, Any]]:
+    """Return the parameters that learn in groups of one weight decay and one factor of the learning rate.
+
+    Groups that weight decay is applied to come first.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = _decays(name, parameter, recipe, parts), parts.learning_rate_factor(name, recipe)
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        return [{"params": []}]  # nothing learns
+    return [
+        {"params": parameters, "lr_factor": factor} | ({} if decays else {"weight_decay": 0.0})
+        for (decays, factor), parameters in sorted(groups.items(), key=lambda group: not group[0][0])
+    ]
+
+
+def _decays(name: str, parameter: nn.Parameter, recipe: RecipeConfig, parts: NetworkParts) -> bool:
+    """Return whether weight decay is applied: weights of one dimension are those of norms and biases, by any name."""
+    if not recipe.decay_attention and parts.contains("attention", name):
+        return False
+    return recipe.decay_norms_and_biases or parameter.ndim > 1

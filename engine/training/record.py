@@ -19,8 +19,8 @@ from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
 from engine.run_dir import RunDirectory
-from engine.tasks.base import Predictions
 from engine.training.trainer import Trainer
+from engine.training.validator import Validation
 
 
 def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
@@ -91,6 +91,7 @@ def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any],
     Raises:
         UserError: if the directory cannot be written, or its state is not of this configuration.
     """
+    record = record | {"trained_parameters": trainer.trained_parameters}
     run.start(config)
     if run.writes:
         log_to_file(run.log_file)
@@ -104,17 +105,17 @@ def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any],
     return record
 
 
-def final_record(trainer: Trainer, predictions: Predictions, record: dict[str, Any]) -> dict[str, Any]:
+def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a finished run.
 
     Args:
-        predictions: of the trained model.
+        validation: of the trained model.
         record: what `start_or_resume` returned.
     """
     task, history = trainer.task, trainer.state.history
     primary = task.primary_metric
     best = max(history[1:], key=lambda row: row[f"val_{primary}"])
-    metrics = predictions.metrics()
+    predictions, metrics = validation.predictions, validation.predictions.metrics()
     return {
         "status": "finished",
         **{f"{name}_start": history[0][f"val_{name}"] for name in task.metrics},
@@ -123,7 +124,9 @@ def final_record(trainer: Trainer, predictions: Predictions, record: dict[str, A
         f"best_{primary}": best[f"val_{primary}"],
         "best_epoch": best["epoch"],
         "predictions_sha256": predictions.sha256(),
-        "weights_sha256": checkpoint.sha256(trainer.model.state_dict()),
+        "weights_sha256": checkpoint.sha256(trainer.evaluated.state_dict()),
+        "weights": "moving average" if trainer.average else "last step",
+        "gate_movement": validation.movement.summary(),
         **record,
         "history": history,
     }
@@ -203,6 +206,12 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
         f"recipe epochs {recipe.epochs}, batch {recipe.batch_size}{'' if micro_batch == recipe.batch_size else split}, "
         f"peak lr {recipe.lr}, seed {config.seed}; {runtime.precision} on {record['device']}"
     )
+    if recipe.train != "all":
+        share = record["trained_parameters"] / record["parameters"]
+        log.info(
+            f"train  {recipe.train}: {record['trained_parameters']:,} of {record['parameters']:,} parameters "
+            f"({share:.2%}); the rest is frozen, running statistics included"
+        )
     log.info(f"into   {run.directory}")
     if runtime.compile:
         log.info("The first step waits for torch.compile, on a CPU for minutes.")

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.config import RecipeConfig, TrainConfig
+from engine.config import TrainConfig
 from engine.data.loader import Batch, TrainLoader
 from engine.data.transforms import Preprocessing
 from engine.determinism import seed_step
 from engine.device import PRECISIONS, to_device
 from engine.distributed import ProcessGroup, accumulating
 from engine.errors import UserError
+from engine.recipe import RecipeConfig
 from engine.tasks.base import Task
 from engine.training import optim
+from engine.training.ema import WeightAverage
+from engine.training.parts import NetworkParts, freeze
 
 
 @dataclass
@@ -75,23 +78,37 @@ class Trainer:
         loader: TrainLoader,
         config: TrainConfig,
         group: ProcessGroup,
+        parts: NetworkParts | None = None,
     ) -> None:
+        """
+        Args:
+            parts: of the model; needed where the recipe treats them differently.
+        """
         self.task, self.preprocessing, self.loader, self.group = task, preprocessing, loader, group
         self.recipe: RecipeConfig = config.recipe
         self.seed = config.seed
         self.device = loader.device
         self.precision = PRECISIONS[config.runtime.precision]
         self.model = to_device(model, self.device, config.runtime.channels_last)
+        parts = parts or NetworkParts()
+        self.frozen_norms = freeze(self.model, parts, config.recipe)
+        self.trained_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        self.average = None if config.recipe.ema_decay is None else WeightAverage(self.model, config.recipe)
         self.parallel = group.wrap_ddp(self.model, config.runtime.deterministic)
         if config.runtime.compile:
             torch.compiler.reset()  # it compiles a class a few times only, those of a multirun's earlier runs included
         self.forward = torch.compile(self.parallel) if config.runtime.compile else self.parallel
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         fused = self.device.type == "cuda" and not self.scaler.is_enabled()
-        self.optimizer = optim.build_optimizer(model, config.recipe, fused)
+        self.optimizer = optim.build_optimizer(model, config.recipe, fused, parts)
         self.state = TrainState(self._zero_totals())
         self.timer = StepTimer()
         self._unchecked: list[_UncheckedStep] = []
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is validated and kept: with the averaged weights, if the recipe averages them."""
+        return self.average.model if self.average else self.model
 
     @property
     def steps_done(self) -> int:
@@ -110,16 +127,22 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that decides how training continues: tensors and plain values."""
-        return {
-            "model": self.model.state_dict(),
+        state = {
+            "model": self.evaluated.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": vars(self.state),
         }
+        if self.average:
+            state |= {"training_model": self.model.state_dict(), "average": self.average.state_dict()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
+        self.evaluated.load_state_dict(state["model"])
+        if self.average:
+            self.model.load_state_dict(state["training_model"])
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.state = TrainState(**state["position"])
@@ -128,6 +151,8 @@ class Trainer:
     def steps(self) -> Iterator[None]:
         """Train to the end of the current epoch; yield after each step."""
         self.model.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         self.timer = StepTimer()
         started = time.perf_counter()
         for batch in self.loader.epoch(self.state.epoch, first=self.state.step):
@@ -194,16 +219,22 @@ class Trainer:
             with accumulating(self.parallel, is_last=number == micro_batches):
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     loss, sums = self.task.training_step(self.forward, micro_batch, self.preprocessing)
-                self.scaler.scale(loss / micro_batches).backward()
+                if self.trained_parameters:  # a baseline of attention alone has none
+                    self.scaler.scale(loss / micro_batches).backward()
             totals += sums
         local_loss = totals[0].clone()
         totals = self.group.all_reduce_sum(totals)
         mean_loss = totals[0] / self.recipe.batch_size
         self._unchecked.append(_UncheckedStep(self.steps_done, mean_loss, local_loss, batch.indices))
         self.state.totals += totals
+        if self.recipe.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model, self.state.epoch, self.state.step)
 
     def _zero_totals(self) -> Tensor:
         return torch.zeros(len(self.task.training_metrics), dtype=torch.float64, device=self.device)

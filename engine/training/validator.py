@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.analysis.gate_movement import GateMovement, gather_movement, measure_movement
 from engine.analysis.gate_stats import gate_statistics, record_gates
 from engine.data.datasets import Dataset
 from engine.data.loader import EvalLoader
@@ -23,11 +24,13 @@ class Validation:
 
     Attributes:
         predictions: for every validation image.
-        gates: statistics of the attention's gates over the first images.
+        movement: of the attention's gates, over all images.
+        gates: statistics of the attention's gates over the first images, and their movement, as curves.
         picture: uint8 [height, width, 3]; None where none is drawn.
     """
 
     predictions: Predictions
+    movement: GateMovement
     gates: dict[str, float] = field(default_factory=dict)
     picture: np.ndarray | None = None
 
@@ -38,6 +41,7 @@ class Validator:
 
     Attributes:
         gates: the model's gates, by name.
+        gate_gains: of each gate: what makes it 1 where it leaves the map as it is.
         loader: of the validation images, with the one view of `preprocessing`.
         pictures: number of images that the main process draws; 0 for none.
     """
@@ -46,6 +50,7 @@ class Validator:
     model: nn.Module
     preprocessing: Preprocessing
     gates: Mapping[str, nn.Module]
+    gate_gains: Mapping[str, float]
     data: Dataset
     loader: EvalLoader
     precision: torch.dtype
@@ -56,11 +61,13 @@ class Validator:
         """Validate the model as it is, unless a stop is requested."""
         self.group.broadcast_buffers(self.model)
         evaluated = EvalModel(self.model, self.preprocessing)
-        with record_gates(self.gates) as recorded:
+        with record_gates(self.gates) as recorded, measure_movement(self.gates, self.gate_gains) as measured:
             (predictions,) = evaluate(
                 self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group, stop
             )
-        return Validation(predictions, gate_statistics(recorded), self._picture())
+        movement = gather_movement(measured, self.group)
+        curves = gate_statistics(recorded) | movement.scalars()
+        return Validation(predictions, movement, curves, self._picture())
 
     def _picture(self) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))

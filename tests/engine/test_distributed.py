@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from engine import checkpoint, cluster, distributed
 from engine.cluster import ClusterEnvironment
-from engine.config import RecipeConfig
 from engine.data import file_index
 from engine.data.loader import EpochBatches
 from engine.device import require_one_each
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.recipe import RecipeConfig
 from tests.commands import arguments, assert_one_line
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY, free_port, start_ranks

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from engine import checkpoint
-from engine.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
+from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.errors import UserError
+from engine.recipe import RecipeConfig
 from engine.run_dir import RunDirectory
 from engine.run_identity import mismatches, result_config
 from engine.signals import Interrupted

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from tests.commands import arguments
+import pytest
+
+from tests.commands import EVERYTHING, arguments
 from tests.conftest import Command
+from tests.processes import start_ranks
 
 
 def test_digests_tell_equal_data_from_different_data(command: Command, folders: Path) -> None:
@@ -16,3 +19,18 @@ def test_digests_tell_equal_data_from_different_data(command: Command, folders: 
     assert digests[0] == digests[1]
     assert digests[0][0] == digests[2][0]  # the same files
     assert digests[0][1:] != digests[2][1:]
+
+
+@pytest.mark.parametrize("more", [EVERYTHING, ["recipe.augment=randaugment"], ["recipe.augment=colorjitter"]])
+def test_augmented_and_mixed_batches_are_the_same_for_workers_and_ranks(
+    more: list[str], command: Command, folders: Path, tmp_path: Path
+) -> None:
+    common = [*arguments(folders, "model.weights=null"), *more]
+    digests = [
+        command("scripts/hash_batches.py", *common, f"runtime.workers={workers}").stdout.splitlines()
+        for workers in (0, 1, 4)
+    ]
+    ranks = [rank.result() for rank in start_ranks(2, "scripts/hash_batches.py", common, tmp_path)]
+    digests.append(ranks[0].stdout.splitlines())
+    assert digests == [digests[0]] * 4
+    assert len(set(digests[0])) == 3

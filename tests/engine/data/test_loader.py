@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from engine.data.datasets import open_dataset
-from engine.data.loader import EvalLoader
+from engine.data.loader import EvalLoader, TrainLoader
+from engine.data.mixing import Mixer
 from engine.data.shared_batches import SharedBatchRing, Slot
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
@@ -42,7 +43,7 @@ def test_batches_do_not_depend_on_workers_or_start(folders: Path) -> None:
 
 def test_one_loader_serves_epoch_after_epoch(folders: Path) -> None:
     train = loader(open_dataset(config(folders)), workers=2)
-    orders = [torch.cat([indices for _, _, indices in train.epoch(epoch)]).tolist() for epoch in (0, 1, 0)]
+    orders = [torch.cat([batch.indices for batch in train.epoch(epoch)]).tolist() for epoch in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(48))
 
@@ -97,5 +98,25 @@ def test_evaluation_decodes_every_image_exactly_once(folders: Path) -> None:
     data = open_dataset(config(folders))
     ways = (Preprocessing(32, 32), Preprocessing(40, 24))
     batches = list(EvalLoader(EvalSamples(data.val, ways), 8, 2, CPU, ProcessGroup()))
-    assert torch.cat([indices for _, _, indices in batches]).tolist() == list(range(21))
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(21))
     assert [tuple(image.shape) for image in batches[-1][0]] == [(5, 3, 32, 32), (5, 3, 24, 24)]
+
+
+def test_copies_of_repeated_augmentation_lie_apart_and_differ(folders: Path) -> None:
+    samples = TrainSamples(open_dataset(config(folders)).train, 51, 32, 0.25)
+    repeated = TrainLoader(samples, 8, 51, 0, CPU, ProcessGroup(), repetitions=4)
+    assert repeated.steps_per_epoch == 6
+    batches = list(repeated.epoch(1))
+    for batch in batches:
+        assert batch.indices.tolist() == batch.indices[:2].tolist() * 4
+        assert len({batch.views[0][i].numpy().tobytes() for i in range(0, 8, 2)}) == 4
+    assert len(set(torch.cat([batch.indices for batch in batches]).tolist())) == 12
+    assert all(map(equal, batches[2:], repeated.epoch(1, first=2)))
+
+
+def test_a_resumed_epoch_is_mixed_as_a_whole_one(folders: Path) -> None:
+    samples = TrainSamples(open_dataset(config(folders)).train, 51, 32, 0.25)
+    mixing = TrainLoader(samples, 8, 51, 0, CPU, ProcessGroup(), mixer=Mixer(51, (32, 32), 0.2, 1.0))
+    whole = [batch.mixing for batch in mixing.epoch(1)]
+    assert [batch.mixing for batch in mixing.epoch(1, first=3)] == whole[3:]
+    assert len(set(whole)) == 6

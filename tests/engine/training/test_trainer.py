@@ -13,12 +13,13 @@ from torch import nn
 from engine import checkpoint
 from engine.analysis import complexity
 from engine.atomic_io import atomic_write
-from engine.config import DataConfig, ModelConfig, RecipeConfig, RuntimeConfig, TrainConfig
+from engine.config import DataConfig, ModelConfig, RuntimeConfig, TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.recipe import RecipeConfig
 from engine.tasks.classification import Classification, ClassPredictions, EvalSamples
 from engine.tasks.evaluator import EvalModel, evaluate
 from engine.training import optim
@@ -46,12 +47,12 @@ def test_step_schedule_is_the_papers() -> None:
 
 def test_norms_and_biases_do_not_decay_unless_asked() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decayed, rest = optim.param_groups_weight_decay(net, everything=False)
-    assert [tuple(p.shape) for p in decayed] == [(4, 3, 3, 3), (2, 4)]
-    assert [tuple(p.shape) for p in rest] == [(4,), (4,), (4,), (2,)]
-    assert len(optim.param_groups_weight_decay(net, everything=True)[0]) == 6
-    groups = optim.build_optimizer(net, RECIPE, fused=False).param_groups
-    assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
+    decayed, rest = optim.build_optimizer(net, RECIPE, fused=False).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3, 3, 3), (2, 4)]
+    assert [tuple(p.shape) for p in rest["params"]] == [(4,), (4,), (4,), (2,)]
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (1e-4, 0.0)
+    (everything,) = optim.build_optimizer(net, replace(RECIPE, decay_norms_and_biases=True), fused=False).param_groups
+    assert len(everything["params"]) == 6
 
 
 def trainer(root: Path, net: nn.Module, **recipe: object) -> Trainer:

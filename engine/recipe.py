@@ -1,0 +1,118 @@
+"""The keys of `recipe`: how a network is trained."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from engine.checks import above, at_least, between, one_of
+from engine.errors import UserError
+
+AUGMENTATIONS = ("none", "trivialaugment", "randaugment", "colorjitter")
+TRAINED = ("all", "attention", "attention_and_head", "head")
+
+
+@dataclass
+class RecipeConfig:
+    """How the network is trained."""
+
+    epochs: int = MISSING
+    batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
+    accumulation_steps: int = (
+        1  # parts that each batch is worked through in, to save memory; norms see one part at a time
+    )
+    # What is optimized, and how.
+    train: str = "all"  # all | attention | attention_and_head | head; the rest is frozen, running statistics included
+    optimizer: str = "sgd"  # sgd | adamw
+    lr: float = MISSING  # peak learning rate, for the whole batch
+    attention_lr_factor: float = 1.0  # multiplies the learning rate of attention's parameters
+    last_norms_lr_factor: float = 1.0  # likewise of the norms that attention follows, or would follow
+    head_lr_factor: float = 1.0  # likewise of the head
+    layer_decay: float = 1.0  # multiplies the learning rate once for each stage between a layer and the head
+    momentum: float = 0.9  # SGD's
+    nesterov: bool = False  # SGD's
+    weight_decay: float = MISSING
+    decay_norms_and_biases: bool = False  # whether weight decay is applied to them too
+    decay_attention: bool = True  # whether weight decay is applied to attention, whose last layers start from zero
+    clip_grad_norm: float | None = None  # largest norm of all gradients together; null: not clipped
+    warmup_epochs: float = 0.0  # linear, from 0
+    schedule: str = "cosine"  # after the warm-up: cosine to 0 | step: times step_factor every step_epochs
+    step_epochs: int = 30
+    step_factor: float = 0.1
+    label_smoothing: float = 0.0
+    ema_decay: float | None = None  # of an exponential moving average of the weights, which is evaluated; null: none
+    ema_every_steps: int = 32  # steps between updates of the average
+    # What is learned from.
+    augment: str = "none"  # besides crop and flip: none | trivialaugment | randaugment | colorjitter
+    erase: float = 0.0  # probability that a rectangle of an image is erased
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), from which the share of an image in its mixture comes; 0: off
+    cutmix: float = 0.0  # likewise of the rectangle that replaces a part of an image; with both, either is as likely
+    repeated_augmentation: int = 1  # differently augmented copies of each image in a batch
+    train_size_ratio: float = 1.0  # side of the training crops by data.image_size: 0.7857 for 176 px of 224
+    resize_ratio: float = 256 / 224  # resize by crop in evaluation, where neither data.resize nor weights say it
+
+    def check(self) -> None:
+        at_least("recipe.epochs", self.epochs, 1)
+        at_least("recipe.batch_size", self.batch_size, 1)
+        at_least("recipe.accumulation_steps", self.accumulation_steps, 1)
+        self.check_parts(1)
+        self._check_optimization()
+        self._check_data()
+
+    def _check_optimization(self) -> None:
+        one_of("recipe.train", self.train, TRAINED)
+        one_of("recipe.optimizer", self.optimizer, ("sgd", "adamw"))
+        at_least("recipe.lr", self.lr, 0.0)
+        for key in ("attention_lr_factor", "last_norms_lr_factor", "head_lr_factor"):
+            at_least(f"recipe.{key}", getattr(self, key), 0.0)
+        between("recipe.layer_decay", self.layer_decay, 0.0, 1.0)
+        between("recipe.momentum", self.momentum, 0.0, 1.0)
+        if self.nesterov and self.momentum == 0:
+            raise UserError("recipe.nesterov=true needs a recipe.momentum above 0.")
+        at_least("recipe.weight_decay", self.weight_decay, 0.0)
+        if self.clip_grad_norm is not None:
+            above("recipe.clip_grad_norm", self.clip_grad_norm, 0.0)
+        between("recipe.warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
+        one_of("recipe.schedule", self.schedule, ("cosine", "step"))
+        at_least("recipe.step_epochs", self.step_epochs, 1)
+        between("recipe.step_factor", self.step_factor, 0.0, 1.0)
+        between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        if self.ema_decay is not None:
+            between("recipe.ema_decay", self.ema_decay, 0.0, 1.0)
+        at_least("recipe.ema_every_steps", self.ema_every_steps, 1)
+
+    def _check_data(self) -> None:
+        one_of("recipe.augment", self.augment, AUGMENTATIONS)
+        between("recipe.erase", self.erase, 0.0, 1.0)
+        at_least("recipe.mixup", self.mixup, 0.0)
+        at_least("recipe.cutmix", self.cutmix, 0.0)
+        at_least("recipe.repeated_augmentation", self.repeated_augmentation, 1)
+        if self.batch_size % self.repeated_augmentation:
+            raise UserError(
+                f"recipe.batch_size={self.batch_size} does not divide by "
+                f"recipe.repeated_augmentation={self.repeated_augmentation}."
+            )
+        between("recipe.train_size_ratio", self.train_size_ratio, 0.1, 2.0)
+        between("recipe.resize_ratio", self.resize_ratio, 1.0, 2.0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and labels are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check_parts(self, processes: int) -> None:
+        """Whether the batch divides among so many processes, and each one's share into its parts."""
+        parts = processes * self.accumulation_steps
+        divisor = f"recipe.accumulation_steps={self.accumulation_steps}" + (
+            f" times {processes} processes" if processes > 1 else ""
+        )
+        if self.batch_size % parts:
+            raise UserError(f"recipe.batch_size={self.batch_size} does not divide by {divisor}.")
+        if self.batch_size // parts < 2:
+            raise UserError(
+                f"recipe.batch_size={self.batch_size} divided by {divisor} is 1; "
+                "batch normalisation needs at least 2 images."
+            )
+        if self.mixes and self.batch_size // parts % 2:
+            raise UserError(
+                f"recipe.batch_size={self.batch_size} divided by {divisor} is odd; mixup and cutmix need pairs."
+            )

@@ -1,0 +1,54 @@
+"""An exponential moving average of the weights, by the schedule of torchvision's reference training."""
+
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from engine.recipe import RecipeConfig
+
+
+def effective_decay(recipe: RecipeConfig) -> float:
+    """Return the decay of one update: `ema_decay`, adjusted to the images between updates and the length of training.
+
+    As in torchvision's references/classification: 1 - ema_decay is multiplied by batch_size * ema_every_steps / epochs,
+    and at most 1.
+    """
+    assert recipe.ema_decay is not None
+    share = (1 - recipe.ema_decay) * recipe.batch_size * recipe.ema_every_steps / recipe.epochs
+    return 1 - min(1.0, share)
+
+
+class WeightAverage:
+    """The average of a model's parameters and buffers.
+
+    Attributes:
+        model: with the averaged weights.
+    """
+
+    def __init__(self, model: nn.Module, recipe: RecipeConfig) -> None:
+        self.recipe = recipe
+        average = get_ema_multi_avg_fn(effective_decay(recipe))
+        self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._averaged.module
+
+    def update(self, model: nn.Module, epoch: int, step: int) -> None:
+        """Take the weights in after a step, if an update is due.
+
+        Args:
+            epoch: completed epochs; during those of the warm-up the average is a copy of the weights.
+            step: of the epoch, counted from 0.
+        """
+        if step % self.recipe.ema_every_steps == 0:
+            self._averaged.update_parameters(model)
+            if epoch < self.recipe.warmup_epochs:
+                self._averaged.n_averaged.fill_(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": int(self._averaged.n_averaged)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._averaged.n_averaged.fill_(state["updates"])

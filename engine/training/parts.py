@@ -1,0 +1,70 @@
+"""The parts of a network: which of them learn, and how fast each of them does."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from engine.errors import UserError
+from engine.recipe import RecipeConfig
+
+# The parts that learn, by `recipe.train`.
+_LEARNING = {"attention": ("attention",), "attention_and_head": ("attention", "head"), "head": ("head",)}
+
+
+@dataclass(frozen=True)
+class NetworkParts:
+    """The modules of each part of a network, by name.
+
+    Attributes:
+        attention: the attention layers.
+        head: what produces the output.
+        last_norms: the norms that attention follows, or would follow.
+        stages: of each parameter outside attention, 0 the nearest to the image; empty where layers do not decay.
+    """
+
+    attention: Sequence[str] = ()
+    head: Sequence[str] = ()
+    last_norms: Sequence[str] = ()
+    stages: Mapping[str, int] = field(default_factory=dict)
+
+    def contains(self, part: str, name: str) -> bool:
+        """Return whether a parameter or module is in `attention`, `head` or `last_norms`."""
+        return f"{name}.".startswith(tuple(f"{module}." for module in getattr(self, part)))
+
+    def learning_rate_factor(self, name: str, recipe: RecipeConfig) -> float:
+        """Return the factor of a parameter's learning rate."""
+        if self.contains("attention", name):
+            return recipe.attention_lr_factor
+        if self.contains("head", name):
+            return recipe.head_lr_factor
+        own = recipe.last_norms_lr_factor if self.contains("last_norms", name) else 1.0
+        if not self.stages:
+            return own
+        return own * recipe.layer_decay ** (1 + max(self.stages.values()) - self.stages[name])
+
+
+def freeze(model: nn.Module, parts: NetworkParts, recipe: RecipeConfig) -> list[nn.Module]:
+    """Let only those parameters learn that the recipe says, in place.
+
+    Returns:
+        The frozen norms, which have to stay in evaluation mode: their running statistics would change otherwise.
+
+    Raises:
+        UserError: if the network does not have what the recipe says.
+    """
+    if recipe.last_norms_lr_factor != 1 and not parts.last_norms:
+        raise UserError(
+            "recipe.last_norms_lr_factor is set, but there is no norm where attention would be; leave it out."
+        )
+    if recipe.train == "all":
+        return []
+    learning = _LEARNING[recipe.train]
+
+    def learns(name: str) -> bool:
+        return any(parts.contains(part, name) for part in learning)
+
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns(name))
+    return [module for name, module in model.named_modules() if isinstance(module, _NormBase) and not learns(name)]

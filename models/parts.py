@@ -1,0 +1,83 @@
+"""The parts of a network that a recipe treats differently: attention, head, stages, and the norms before attention."""
+
+import re
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from models.attention import AttentionLayer
+from models.factory import parse
+from models.pretrained import image_size
+
+
+def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
+    """Return the names of the modules of each part of a network that `models.build` returned.
+
+    Returns:
+        `attention`: the attention layers; `head`: the layers that have an output for each class; `last_norms`: for each
+        place of attention its norm, or the last norm inside it.
+    """
+    backbone, _ = parse(name)
+    attention = [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
+    places = [module.removesuffix(".attention") for module in attention] or _places(name)
+    return {"attention": attention, "head": list(backbone.heads), "last_norms": _last_norms(net, places, attention)}
+
+
+def stages(name: str) -> dict[str, int]:
+    """Return the stage of each parameter of a network without attention, head included, by name.
+
+    A stage is the layers, in the order of the forward pass, whose outputs have the same resolution; 0 is the first.
+    The network is run on the meta device.
+    """
+    backbone, _ = parse(name)
+    net = _on_meta(name)
+    found: dict[str, int] = {}
+    resolutions = [0]
+
+    def note(module: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        # Outputs of one pixel are those of squeeze-and-excitation and of the last pooling: no stage.
+        if isinstance(output, Tensor) and output.dim() == 4 and 1 < output.shape[2] < (resolutions[-1] or 2**16):
+            resolutions.append(output.shape[2])
+        found.setdefault(module, len(resolutions) - 2)
+
+    for module, layer in net.named_modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(partial(note, module))
+    size = image_size(backbone.name)
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, 3, size, size, device="meta"))
+    return {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}
+
+
+def _stage(owner: str, found: dict[str, int]) -> int:
+    """Return the stage of a module: of the first layer inside it that ran, or the last stage if none did."""
+    inside = [stage for module, stage in found.items() if f"{module}.".startswith(f"{owner}.")]
+    return min(inside, default=max(found.values()))
+
+
+def _places(name: str) -> list[str]:
+    """Return the modules that attention would follow, sorted as the network has them."""
+    backbone, _ = parse(name)
+    net = _on_meta(name)
+    after = backbone.places(net)
+    if isinstance(after, list):
+        return after
+    return [module for module, _ in net.named_modules() if re.fullmatch(after, module)]
+
+
+def _on_meta(name: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return parse(name)[0].build(1000)
+
+
+def _last_norms(net: nn.Module, places: list[str], attention: list[str]) -> list[str]:
+    inserted = tuple(f"{layer}." for layer in attention)
+    norms = [
+        module
+        for module, layer in net.named_modules()
+        if isinstance(layer, _NormBase | nn.LayerNorm | nn.GroupNorm) and not module.startswith(inserted)
+    ]
+    last = {place: [norm for norm in norms if f"{norm}.".startswith(f"{place}.")][-1:] for place in places}
+    return [norm for found in last.values() for norm in found]
