@@ -6,15 +6,17 @@
 """
 
 from models.attention import fuse, gates, plain_state
-from models.detection import backbone
+from models.detection import DetectorSpec, backbone, build_detector
 from models.errors import ModelError
 from models.factory import build, default_weights, names
 from models.pretrained import published, published_entry, transforms
 
 __all__ = [
+    "DetectorSpec",
     "ModelError",
     "backbone",
     "build",
+    "build_detector",
     "default_weights",
     "fuse",
     "gates",
