@@ -30,7 +30,7 @@ from engine.logging import open_streams, print_line
 from engine.signals import Interrupted, exit_interrupted, ignore_signals
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("model", "attention", "data", "recipe", "runtime")
+GROUPS = ("model", "attention", "data", "detector", "recipe", "runtime")
 
 
 def run(
@@ -67,6 +67,8 @@ def run(
             print_line(_help(name, networks))
             return
         _refuse_earlier_keys(sys.argv[1:])
+        if name == "train":
+            sys.argv[1:] = with_usual_presets(sys.argv[1:])
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
         except ValueError as error:
@@ -74,6 +76,22 @@ def run(
                 raise
             raise UserError(f"The arguments do not compose to a configuration: {error}.") from error
     ignore_signals()
+
+
+def with_usual_presets(arguments: Sequence[str]) -> list[str]:
+    """Add the detector that a data set names, and the recipe that a detector names, unless the arguments choose one.
+
+    Hydra's own way, an override in the data set's preset, would need both groups in the evaluation too.
+    """
+    chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    usual = []
+    for group, wanted in (("data", "detector"), ("detector", "recipe")):
+        file = CONFIGS / group / f"{chosen.get(group)}.yaml"
+        preset = OmegaConf.select(OmegaConf.load(file), wanted) if file.is_file() else None
+        if preset is not None and wanted not in chosen:
+            chosen[wanted] = preset
+            usual.append(f"{wanted}={preset}")
+    return [*arguments, *usual]
 
 
 def _help(name: str, networks: Iterable[str]) -> str:

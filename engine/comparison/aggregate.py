@@ -23,7 +23,7 @@ def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | Non
     """
     groups: dict[tuple, list[int]] = {}
     for position, run in enumerate(runs):
-        key = (run["model"], run["attention"], run["recipe_deviation"], run["seed"] is None)
+        key = (run["model"], run.get("detector"), run["attention"], run["recipe_deviation"], run["seed"] is None)
         groups.setdefault(key, []).append(position)
     members = list(groups.values())
     return [_row(positions, members, runs, predictions, task) for positions in members]
@@ -38,6 +38,8 @@ def _row(
 ) -> Row:
     own = [runs[i] for i in positions]
     row = {key: own[0][key] for key in _SHARED}
+    if "detector" in own[0]:
+        row["detector"] = own[0]["detector"]
     row |= {"runs": positions, "seeds": [run["seed"] for run in own if run["seed"] is not None]}
     for key in (f"{task.table_metrics[0]}_start", *task.table_metrics):
         values = [run[key] for run in own if run[key] is not None]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from engine.data.datasets import Split
 from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
 from engine.data.workers import WorkerContext, starting_workers
 from engine.determinism import RngPurpose, rng
@@ -22,6 +21,14 @@ from engine.errors import UserError
 Sample = tuple[list[Tensor], tuple[Any, ...], int]
 
 
+class ImageSplit(Protocol):
+    """The images of a split, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> str: ...
+
+
 class Samples(Protocol):
     """Samples by key, as a task makes them of a split's images.
 
@@ -31,7 +38,7 @@ class Samples(Protocol):
     """
 
     @property
-    def split(self) -> Split: ...
+    def split(self) -> ImageSplit: ...
 
     @property
     def shapes(self) -> Sequence[tuple[int, int]]: ...

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import nn
 
 from engine.analysis.gate_stats import gate_statistics, record_gates
-from engine.data.datasets import Dataset
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.signals import GracefulStop
-from engine.tasks.base import Predictions, Task
+from engine.tasks.base import AnyDataset, Predictions, Task
 from engine.tasks.evaluator import EvalModel, evaluate
 
 
@@ -31,6 +31,11 @@ class Validation:
     gates: dict[str, float] = field(default_factory=dict)
     picture: np.ndarray | None = None
 
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the predictions."""
+        return self.predictions.metrics()
+
 
 @dataclass(frozen=True)
 class Validator:
@@ -46,7 +51,7 @@ class Validator:
     model: nn.Module
     preprocessing: Preprocessing
     gates: Mapping[str, nn.Module]
-    data: Dataset
+    data: AnyDataset
     loader: EvalLoader
     precision: torch.dtype
     group: ProcessGroup
