@@ -13,6 +13,7 @@ from torch import nn
 from engine import checkpoint, environment
 from engine.analysis import complexity
 from engine.config import TrainConfig
+from engine.data.boxes import BoxDataset
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
@@ -53,6 +54,9 @@ def initial_record(
         backbone_sha256: digest of the model's start weights without attention.
         preprocessing: of the images in evaluation.
     """
+    annotations = {}
+    if isinstance(data, BoxDataset):
+        annotations = {"annotation_problems": {s: [*map(str, found)] for s, found in data.problems.items()}}
     detector = {} if config.detector.architecture == "none" else {"detector": config.detector.name}
     return {
         "model": config.model.name,
@@ -66,6 +70,7 @@ def initial_record(
         "train_images": len(data.train),
         "val_images": len(data.val),
         "data_fingerprint": data.fingerprint,
+        **annotations,
         "parameters": complexity.parameters(model),
         "gflops": complexity.gflops(model, preprocessing.crop),
         "preprocessing": asdict(preprocessing),
