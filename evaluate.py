@@ -26,14 +26,14 @@ from engine.comparison import report
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
 from engine.config import EvaluateConfig
-from engine.data.datasets import open_dataset
 from engine.determinism import set_determinism
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
 from engine.logging import log, print_line, setup_logging
 from engine.run_dir import RunDirectory
 from engine.tasks.base import Task
-from engine.tasks.classification import Classification
+from engine.tasks.registry import TASKS
+from train import build_model
 
 
 def main(config: EvaluateConfig) -> None:
@@ -44,10 +44,10 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
+    task = TASKS[config.data.task].of_data(config.data)
     with group.main_process_first():
-        data = open_dataset(config.data)
+        data = task.open()
     data.require_same_images(group)
-    task = Classification(config.data)
     with group.main_process_first():
         entries = [published_entry(name, task, config) for name in config.published]
     # Named by the main process alone: another run may finish in this moment.
@@ -61,16 +61,20 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     """Return the entry of a finished run, with its final weights."""
-    run.final_state()  # refuses files that do not belong together
+    state = run.final_state()  # refuses files that do not belong together
     config, record = run.config(), run.record()
-    model = models.build(
-        config.model.network,
-        config.model.attention,
-        weights=str(run.last),
-        num_classes=record["classes"],
-        image_size=config.data.image_size,
-        **config.attention_options,
-    )
+    if config.detector.architecture == "none":
+        model = models.build(
+            config.model.network,
+            config.model.attention,
+            weights=str(run.last),
+            num_classes=record["classes"],
+            image_size=config.data.image_size,
+            **config.attention_options,
+        )
+    else:
+        model = build_model(config, record["class_names"], read_weights=False)
+        model.load_state_dict(state["model"])
     return TableEntry.of_run(run, model, task, models.published_entry(config.model.network, config.model.weights))
 
 

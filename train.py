@@ -15,6 +15,7 @@ if __name__ == "__main__":
     cli.check_arguments("train")  # before the imports that take seconds
 
 import os
+from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 from torch import nn
@@ -23,14 +24,13 @@ import models
 from engine import checkpoint, cli
 from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
-from engine.data.datasets import open_dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.determinism import set_determinism
 from engine.device import resolve_device
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
-from engine.tasks.classification import Classification
+from engine.tasks.registry import TASKS
 from engine.training import record
 from engine.training.fit import first_unlogged, fit
 from engine.training.parts import NetworkParts
@@ -50,16 +50,17 @@ def main(config: TrainConfig) -> None:
 def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     runtime = config.runtime
     device = resolve_device(runtime.device, group)
+    task = TASKS[config.data.task].from_config(config)
     with group.main_process_first():
-        data = open_dataset(config.data)
+        data = task.open()
     data.require_same_images(group)
     with group.main_process_first():
-        model = build_model(config, run, len(data.classes))
+        # A started run contains its weights: the file that it started from may be gone.
+        model = build_model(config, data.classes, read_weights=not run.has_checkpoint)
     for key in ("fused_cbam", "sync_batchnorm"):
         if getattr(runtime, key) and device.type != "cuda":
             raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
 
-    task = Classification.from_config(config)
     preprocessing = task.preprocessing(models.transforms(config.model.network, config.model.weights))
     facts = record.initial_record(
         config, data, model, checkpoint.sha256(models.plain_state(model)), preprocessing, device, group
@@ -77,7 +78,8 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     tensorboard.describe(record.hyperparameters(config, facts), texts, task.metrics)
 
     val_samples = task.eval_samples(data.val, [preprocessing])
-    val_loader = EvalLoader(val_samples, runtime.eval_batch_size, runtime.workers, device, group)
+    eval_batch_size = task.eval_batch_size or runtime.eval_batch_size
+    val_loader = EvalLoader(val_samples, eval_batch_size, runtime.workers, device, group)
     net, pictures = trainer.evaluated, config.run.pictures
     gates, gains = models.gates(net), models.gate_gains(net)
     validate = Validator(task, net, preprocessing, gates, gains, data, val_loader, trainer.precision, group, pictures)
@@ -90,19 +92,29 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     record.log_result(trainer, run, config, facts)
 
 
-def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Module:
-    """Return the network at its start."""
-    # A started run contains its weights: the file that it started from may be gone.
-    weights = None if run.has_checkpoint else config.model.weights
-    model = models.build(
-        config.model.network,
-        config.model.attention,
-        weights,
-        num_classes=classes,
-        image_size=config.data.image_size,
-        sync_batchnorm=config.runtime.sync_batchnorm,
-        **config.attention_options,
-    )
+def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool) -> nn.Module:
+    """Return the network at its start, or with random weights if the start weights are not read."""
+    options = {"sync_batchnorm": config.runtime.sync_batchnorm, **config.attention_options}
+    if config.detector.architecture == "none":
+        model = models.build(
+            config.model.network,
+            config.model.attention,
+            config.model.weights if read_weights else None,
+            num_classes=len(classes),
+            image_size=config.data.image_size,
+            **options,
+        )
+    else:
+        model = models.build_detector(
+            models.DetectorSpec(**config.detector.options),
+            config.model.network,
+            config.model.attention,
+            config.model.weights,
+            classes,
+            at=config.attention.at,
+            read_weights=read_weights,
+            **options,
+        )
     if config.runtime.fused_cbam:
         models.fuse(model)
     return model
@@ -110,8 +122,8 @@ def build_model(config: TrainConfig, run: RunDirectory, classes: int) -> nn.Modu
 
 def network_parts(config: TrainConfig, model: nn.Module) -> NetworkParts:
     """Return the parts of the network that the recipe treats differently."""
-    stages = models.stages(config.model.name) if config.recipe.layer_decay < 1 else {}
-    return NetworkParts(**models.parts(model, config.model.name), stages=stages)
+    stages = models.stages(config.model.network) if config.recipe.layer_decay < 1 else {}
+    return NetworkParts(**models.parts(model, config.model.network), stages=stages)
 
 
 if __name__ == "__main__":

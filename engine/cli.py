@@ -28,7 +28,7 @@ from engine.errors import UserError
 from engine.logging import open_streams, print_line
 from engine.signals import Interrupted, exit_interrupted, ignore_signals
 
-GROUPS = ("model", "attention", "data", "recipe", "runtime")
+GROUPS = ("model", "attention", "data", "detector", "recipe", "runtime")
 
 
 def check_arguments(name: str) -> None:
@@ -37,7 +37,7 @@ def check_arguments(name: str) -> None:
     Args:
         name: the primary config.
     """
-    with _arguments():
+    with _arguments(name):
         if {"--help", "-h"} & set(sys.argv):
             print_line(_help(name))
             sys.exit()
@@ -68,7 +68,7 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
             _require_one_attention(composed)
             command(config.parse(composed))
 
-    with _arguments():
+    with _arguments(name):
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
         except ValueError as error:
@@ -83,7 +83,7 @@ def _does_not_compose(error: ValueError) -> UserError:
 
 
 @contextmanager
-def _arguments() -> Iterator[None]:
+def _arguments(name: str) -> Iterator[None]:
     """While entered, Hydra finds the configurations, and errors of the arguments end in one line."""
     open_streams()
     config.register()
@@ -92,7 +92,25 @@ def _arguments() -> Iterator[None]:
     with one_line_errors(HydraException, OmegaConfBaseException):
         sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
         _refuse_earlier_keys(sys.argv[1:])
+        if name == "train":
+            sys.argv[1:] = with_usual_presets(sys.argv[1:])
         yield
+
+
+def with_usual_presets(arguments: Sequence[str]) -> list[str]:
+    """Add the detector that a data set names, and the recipe that a detector names, unless the arguments choose one.
+
+    Hydra's own way, an override in the data set's preset, would need both groups in the evaluation too.
+    """
+    chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    usual = []
+    for group, wanted in (("data", "detector"), ("detector", "recipe")):
+        file = CONFIGS / group / f"{chosen.get(group)}.yaml"
+        preset = OmegaConf.select(OmegaConf.load(file), wanted) if file.is_file() else None
+        if preset is not None and wanted not in chosen:
+            chosen[wanted] = preset
+            usual.append(f"{wanted}={preset}")
+    return [*arguments, *usual]
 
 
 def _help(name: str) -> str:

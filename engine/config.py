@@ -49,7 +49,7 @@ class ModelConfig:
 
 @dataclass
 class AttentionConfig:
-    """Options of the attention module; squeeze-and-excitation has `ratio`, `init` and `after` alone."""
+    """Options of the attention module; squeeze-and-excitation has `ratio`, `init`, `after` and `at` alone."""
 
     ratio: int = 16  # reduction of the channel gate's MLP
     kernel_size: int = 7  # side of the spatial gate's convolution, odd
@@ -61,6 +61,7 @@ class AttentionConfig:
     output: str = "refined"  # refined: F''; residual: F'' + F
     after: str | None = None  # the modules that attention follows, a regular expression; null: those of the family
     init: str | None = None  # identity | random; null: identity with start weights, random without
+    at: str = "backbone"  # of a detector: backbone | heads: on each feature map before its prediction head | both
 
     def options(self, kind: str) -> dict[str, Any]:
         """The keyword arguments of `models.build` for attention of this kind.
@@ -69,12 +70,12 @@ class AttentionConfig:
             UserError: naming an option that is set and that this kind does not have.
         """
         options = dataclasses.asdict(self)
-        known = {"none": ("init",), "se": ("ratio", "init", "after")}.get(kind, tuple(options))
+        known = {"none": ("init",), "se": ("ratio", "init", "after", "at")}.get(kind, tuple(options))
         for key in self.changed():
             if key not in known:
                 advice = "add attention=cbam, or " if kind == "none" else ""
                 raise UserError(f"attention.{key} is no option of attention={kind}; {advice}leave it out.")
-        return {"start" if key == "init" else key: options[key] for key in known}
+        return {"start" if key == "init" else key: options[key] for key in known if key != "at"}
 
     def changed(self) -> dict[str, Any]:
         """The options that differ from the defaults."""
@@ -84,32 +85,56 @@ class AttentionConfig:
 
 @dataclass
 class DataConfig:
-    """The images and how they are cut."""
+    """The images, what is learned from them, and how they are cut."""
 
     name: str = MISSING  # in run directories and tables
-    layout: str = "folders"  # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
+    # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
+    # with boxes: coco | voc | voc2007: 2007 and 2012 trainval, 2007 test | shapes_boxes: generated
+    layout: str = "folders"
     root: str = MISSING  # folder of the data set
-    total_classes: int = MISSING  # classes in the whole data set
-    classes: int | None = None  # take only the first so many by id; null: all
-    image_size: int = MISSING  # side of the crops, pixels
+    total_classes: int = 0  # classes in the whole data set; those of boxes are named by the annotations or by `classes`
+    # Take only the first so many classes by id; null: all. Of layout=voc: the names of its classes.
+    classes: Any = None
+    image_size: int = 0  # side of the crops, pixels; images with boxes have their detector's size
     resize: int | None = None  # shorter side before the centre crop in evaluation, pixels; null: the weights' own
     crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
+    task: str = "classification"  # classification | detection: COCO's metric | voc_detection: the VOC devkit's
+    detector: str | None = None  # preset of the detector that is trained unless detector=NAME is given
+    train_list: str = "train"  # of layout=voc: the file of ImageSets/Main that lists the training images
+    val_list: str = "val"  # likewise, the validation images
 
     def check(self) -> None:
         named("data.name", self.name)
         filled("data.root", self.root)
+        one_of("data.task", self.task, ("classification", "detection", "voc_detection"))
+        if self.task != "classification":
+            self._check_boxes()
+            return
         one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
         at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
+            if not isinstance(self.classes, int):
+                raise UserError(f"data.classes={self.classes} is no number of classes to take.")
             between("data.classes", self.classes, 1, self.total_classes)
         between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
             between("data.resize", self.resize, self.image_size, 8192)
         between("data.crop_scale", self.crop_scale, 0.0, 1.0)
 
+    def _check_boxes(self) -> None:
+        one_of("data.layout", self.layout, ("coco", "voc", "voc2007", "shapes_boxes"))
+        is_named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
+        if self.layout == "voc" and not (is_named and self.classes):
+            raise UserError("data.classes has to name the classes of a data set in VOC's layout: data.classes=[a,b].")
+        if self.layout != "voc" and self.classes is not None:
+            raise UserError(f"data.classes is no key of data.layout={self.layout}, whose annotations name the classes.")
+
     @property
     def num_classes(self) -> int:
-        return self.total_classes if self.classes is None else self.classes
+        """The number of classes; 0 where the annotations tell it."""
+        if isinstance(self.classes, list):
+            return len(self.classes)
+        return self.total_classes if self.classes is None else int(self.classes)
 
     @property
     def is_imagenet_1k(self) -> bool:
@@ -119,7 +144,42 @@ class DataConfig:
     @property
     def label(self) -> str:
         """`tiny_imagenet`, or `tiny_imagenet_20` where not all classes are taken."""
-        return self.name if self.num_classes == self.total_classes else f"{self.name}_{self.num_classes}"
+        is_part = isinstance(self.classes, int) and self.classes != self.total_classes
+        return f"{self.name}_{self.classes}" if is_part else self.name
+
+
+@dataclass
+class DetectorConfig:
+    """torchvision's detector around the backbone, where boxes are learned. The values are in configs/detector."""
+
+    name: str = "none"  # in run directories and tables
+    architecture: str = "none"  # faster_rcnn: with a feature pyramid | ssd: SSD300 | ssdlite; none for classification
+    recipe: str | None = None  # preset of the recipe that it is trained by unless recipe=NAME is given
+    weights: str | None = None  # of the whole detector, instead of the backbone's: a published name, or a file's path
+    image_size: int = 800  # shorter side of the images, or both sides for SSD, pixels
+    max_size: int = 1333  # limit of the longer side, pixels
+    channels: int = 256  # of the feature pyramid
+    rois: int = 512  # regions per image that the second stage is trained on
+    train_proposals: int = 2000  # regions per image that the first stage proposes in training
+    test_proposals: int = 1000  # likewise, in evaluation
+    detections: int = 100  # per image, at most
+    trainable_layers: int = 5  # stages of the backbone that are trained, from its output, if it has start weights
+    frozen_norms: bool = False  # whether the backbone's BatchNorms are fixed, if it has start weights
+
+    def check(self) -> None:
+        named("detector.name", self.name)
+        one_of("detector.architecture", self.architecture, ("none", "faster_rcnn", "ssd", "ssdlite"))
+        between("detector.image_size", self.image_size, 32, 4096)
+        between("detector.max_size", self.max_size, self.image_size, 8192)
+        for key in ("channels", "rois", "train_proposals", "test_proposals"):
+            at_least(f"detector.{key}", getattr(self, key), 1)
+        between("detector.detections", self.detections, 1, 300)
+        between("detector.trainable_layers", self.trainable_layers, 0, 5)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields of `models.DetectorSpec`."""
+        return {key: value for key, value in vars(self).items() if key not in ("name", "recipe")}
 
 
 @dataclass
@@ -182,16 +242,36 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = 51
 
     def check(self) -> None:
-        for part in (self.model, self.data, self.recipe, self.runtime, self.run):
+        for part in (self.model, self.data, self.detector, self.recipe, self.runtime, self.run):
             part.check()
+        self._check_detector()
         self.attention.options(self.model.attention)
         between("seed", self.seed, 0, 2**63 - 1)
+
+    def _check_detector(self) -> None:
+        """Require a detector if and only if boxes are learned."""
+        one_of("attention.at", self.attention.at, ("backbone", "heads", "both"))
+        detects, label = self.data.task != "classification", self.data.label
+        if detects and self.detector.architecture == "none":
+            raise UserError(f"{label} has boxes; add detector=faster_rcnn or another of configs/detector.")
+        if not detects and self.detector.architecture != "none":
+            raise UserError(f"{label} has no boxes; leave out detector={self.detector.name}.")
+        if detects and self.recipe.layer_decay < 1:
+            raise UserError(f"recipe.layer_decay={self.recipe.layer_decay} is for classification only; leave it out.")
+        if not detects and self.attention.at != "backbone":
+            raise UserError(f"attention.at={self.attention.at} needs a detector; {label} has no boxes.")
+
+    @property
+    def start_weights(self) -> str | None:
+        """What the network starts from; None for random weights."""
+        return self.detector.weights or self.model.weights
 
     @property
     def attention_label(self) -> str:
@@ -219,9 +299,10 @@ class TrainConfig:
 
     @property
     def model_label(self) -> str:
-        """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio.8`."""
-        attention = self.attention_label
-        return self.model.label if attention == "none" else f"{self.model.label}_{attention}"
+        """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio.8`, `faster_rcnn-resnet50_cbam`."""
+        detector = "" if self.detector.architecture == "none" else f"{self.detector.name}-"
+        attention = "" if self.attention_label == "none" else f"_{self.attention_label}"
+        return f"{detector}{self.model.label}{attention}"
 
     @property
     def run_directory(self) -> str:

@@ -30,7 +30,6 @@ RUNNING: Schema = {
 # What a finished run adds, besides its task's metrics.
 FINISHED: Schema = {
     **RUNNING,
-    "val_loss": NUMBER,
     "weights_sha256": TEXT,
     "predictions_sha256": TEXT,
     "history": (list,),

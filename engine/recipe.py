@@ -1,6 +1,6 @@
 """The keys of `recipe`: how a network is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -35,9 +35,11 @@ class RecipeConfig:
     decay_attention: bool = True  # whether weight decay is applied to attention, whose last layers start from zero
     clip_grad_norm: float | None = None  # largest norm of all gradients together; null: not clipped
     warmup_epochs: float = 0.0  # linear, from 0
-    schedule: str = "cosine"  # after the warm-up: cosine to 0 | step: times step_factor every step_epochs
+    # After the warm-up: cosine to 0 | step: times step_factor every step_epochs | milestones: at those epochs.
+    schedule: str = "cosine"
     step_epochs: int = 30
     step_factor: float = 0.1
+    milestones: list[int] = field(default_factory=list)  # epochs after which the learning rate falls by step_factor
     label_smoothing: float = 0.0
     ema_decay: float | None = None  # of an exponential moving average of the weights, which is evaluated; null: none
     ema_every_steps: int = 32  # steps between updates of the average
@@ -49,6 +51,7 @@ class RecipeConfig:
     repeated_augmentation: int = 1  # differently augmented copies of each image in a batch
     train_size_ratio: float = 1.0  # side of the training crops by data.image_size: 0.7857 for 176 px of 224
     resize_ratio: float = 256 / 224  # resize by crop in evaluation, where neither data.resize nor weights say it
+    box_augment: str = "flip"  # of images with boxes: flip | multi_scale | ssd | ssdlite, as engine.data.box_transforms
 
     def check(self) -> None:
         at_least("recipe.epochs", self.epochs, 1)
@@ -72,7 +75,7 @@ class RecipeConfig:
         if self.clip_grad_norm is not None:
             above("recipe.clip_grad_norm", self.clip_grad_norm, 0.0)
         between("recipe.warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
-        one_of("recipe.schedule", self.schedule, ("cosine", "step"))
+        one_of("recipe.schedule", self.schedule, ("cosine", "step", "milestones"))
         at_least("recipe.step_epochs", self.step_epochs, 1)
         between("recipe.step_factor", self.step_factor, 0.0, 1.0)
         between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
@@ -93,6 +96,7 @@ class RecipeConfig:
             )
         between("recipe.train_size_ratio", self.train_size_ratio, 0.1, 2.0)
         between("recipe.resize_ratio", self.resize_ratio, 1.0, 2.0)
+        one_of("recipe.box_augment", self.box_augment, ("flip", "multi_scale", "ssd", "ssdlite"))
 
     @property
     def mixes(self) -> bool:
@@ -110,7 +114,7 @@ class RecipeConfig:
         if self.batch_size // parts < 2:
             raise UserError(
                 f"recipe.batch_size={self.batch_size} divided by {divisor} is 1; "
-                "batch normalisation needs at least 2 images."
+                "batch normalization needs at least 2 images."
             )
         if self.mixes and self.batch_size // parts % 2:
             raise UserError(

@@ -6,16 +6,18 @@
 """
 
 from models.attention import fuse, gate_gains, gates, plain_state
-from models.detection import backbone
+from models.detection import DetectorSpec, backbone, build_detector
 from models.errors import ModelError
 from models.factory import build, names, transforms
 from models.parts import parts, stages
 from models.pretrained import published, published_entry
 
 __all__ = [
+    "DetectorSpec",
     "ModelError",
     "backbone",
     "build",
+    "build_detector",
     "fuse",
     "gate_gains",
     "gates",

@@ -113,13 +113,24 @@ def insert(
         return []
     layers: list[AttentionLayer] = []
 
-    def make_layer(channels: int) -> nn.Module:
-        layer = SELayer(channels, **options) if kind == "se" else CBAMLayer(channels, **options)  # type: ignore[arg-type]
-        layers.append(layer)
-        return layer
+    def append_layer(channels: int) -> nn.Module:
+        layers.append(make_layer(kind, channels, options))
+        return layers[-1]
 
     try:
-        cbam.insert_layer(net, after, make_layer, image_size)
-    except (TypeError, ValueError) as error:
+        cbam.insert_layer(net, after, append_layer, image_size)
+    except ValueError as error:
         raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error
     return layers
+
+
+def make_layer(kind: str, channels: int, options: dict[str, object]) -> AttentionLayer:
+    """Return a layer of attention, `cbam` or `se`, randomly initialized.
+
+    Raises:
+        ModelError: if an option is unknown or out of range.
+    """
+    try:
+        return SELayer(channels, **options) if kind == "se" else CBAMLayer(channels, **options)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error

@@ -1,19 +1,69 @@
-"""Backbones for detection: any network of the zoo as the feature extractor of torchvision's detection models.
+"""torchvision's detectors on any backbone of the registry, with attention in its blocks or before the heads.
 
->>> from torchvision.models.detection import FasterRCNN
->>> detector = FasterRCNN(models.backbone("resnet50_cbam", weights="IMAGENET1K_V1"), num_classes=91)
+>>> spec = models.DetectorSpec("faster_rcnn")
+>>> detector = models.build_detector(spec, "resnet50_cbam", classes=["cat", "dog"])
 """
 
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models import detection
+from torchvision.models.detection._utils import retrieve_out_channels
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssdlite import SSDLiteHead
 
-from models import factory
+from cbam.attachment import attach
+from models import attention as attention_layers
+from models import detector_weights, factory, feature_extractors
+from models.detector_weights import Published
 from models.errors import ModelError
+from models.registry import BackboneSpec
 
-STRIDES = (4, 8, 16, 32)
+PLACES = ("backbone", "heads", "both")
+
+# Mean and standard deviation of the images under which torchvision's published detectors were trained, where they are
+# not ImageNet's.
+_PUBLISHED_NORMALIZATION = {
+    "ssd": ((0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
+    "ssdlite": ((0.5,) * 3, (0.5,) * 3),
+}
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """A detector around a backbone. The defaults are those of Faster R-CNN on COCO.
+
+    Attributes:
+        architecture: `faster_rcnn` (Ren et al., 2015, with the feature pyramid of Lin et al., CVPR 2017), `ssd` (Liu et
+            al., ECCV 2016, at 300 pixels) or `ssdlite` (Sandler et al., CVPR 2018).
+        weights: of the whole detector, instead of the backbone's: the name of published weights (`COCO_V1`) or the path
+            of a file; None for none.
+        image_size: shorter side of the images in the detector, or both sides for SSD, pixels.
+        max_size: limit of the longer side, pixels.
+        channels: of the feature pyramid.
+        rois: regions per image that the second stage is trained on.
+        train_proposals, test_proposals: regions per image that the first stage proposes.
+        detections: per image, at most.
+        trainable_layers: stages of the backbone that are trained, counted from its output, if it has start weights.
+        frozen_norms: whether the backbone's BatchNorms are fixed, if it has start weights.
+    """
+
+    architecture: str
+    weights: str | None = None
+    image_size: int = 800
+    max_size: int = 1333
+    channels: int = 256
+    rois: int = 512
+    train_proposals: int = 2000
+    test_proposals: int = 1000
+    detections: int = 100
+    trainable_layers: int = 5
+    frozen_norms: bool = False
 
 
 def backbone(
@@ -29,34 +79,233 @@ def backbone(
 
     Raises:
         ModelError: as `models.build` does.
+
+    >>> from torchvision.models.detection import FasterRCNN
+    >>> detector = FasterRCNN(models.backbone("resnet50_cbam", weights="IMAGENET1K_V1"), num_classes=91)
     """
     net = factory.build(name, attention, weights, 1000, start, **options)  # type: ignore[arg-type]
-    body = net.get_submodule(factory.parse(name, attention)[0].body)
-    stages = _last_of_each_stride(net, body)
-    return BackboneWithFPN(
-        body,
-        return_layers={child: str(level) for level, (child, _) in enumerate(stages)},
-        in_channels_list=[planes for _, planes in stages],
-        out_channels=256,
+    return feature_extractors.pyramid(net, factory.parse(name, attention)[0], channels=256)
+
+
+def build_detector(
+    detector: DetectorSpec,
+    name: str,
+    attention: str | None = None,
+    weights: str | None = None,
+    classes: Sequence[str] = (),
+    start: str | None = None,
+    at: str = "backbone",
+    read_weights: bool = True,
+    after: str | None = None,
+    sync_batchnorm: bool = False,
+    **options: object,
+) -> nn.Module:
+    """Build a detector in training mode; labels of its targets and detections are indices of `classes`.
+
+    Under one seed of torch, all random parameters but those of attention are the same with and without attention.
+
+    Args:
+        detector: the architecture and its sizes.
+        name, attention, start, after, sync_batchnorm, options: as for `models.build`.
+        weights: of the backbone, as for `models.build`; not read where the detector has weights of its own.
+        classes: names of the classes. Published weights keep their outputs if they know all of them by name;
+            otherwise the predictors are re-initialized.
+        at: `backbone` has attention in the backbone's blocks, `heads` on each feature map before its prediction head
+            (section 5.4 of the CBAM paper), `both` has both.
+        read_weights: whether start weights are read; False leaves them random, for a state that is loaded later.
+
+    Raises:
+        ModelError: as `models.build` does, or if the detector does not fit the backbone.
+    """
+    spec, kind = factory.parse(name, attention)
+    if detector.architecture not in _ASSEMBLE:
+        raise ModelError(f"Unknown detector '{detector.architecture}'; known are {', '.join(_ASSEMBLE)}.")
+    if at not in PLACES:
+        raise ModelError(f"Unknown place of attention at='{at}'; known are {', '.join(PLACES)}.")
+    published = detector_weights.published_entry(detector.architecture, spec.name, detector.weights)
+    has_weights = bool(weights or detector.weights)
+    start = start or ("identity" if has_weights else "random")
+    seed = int(torch.randint(2**62, ()))  # of the detector's own parameters, whatever attention draws before them
+    inside = "none" if at == "heads" else kind
+    inside_options: dict[str, Any] = {} if inside == "none" else {"after": after, **options}
+    if published is not None and detector.architecture == "ssdlite":
+        net = _reduced_mobilenet(spec, inside, start, inside_options)
+    else:
+        source = weights if read_weights and not detector.weights else None
+        net = factory.build(spec.name, inside, source, start=start, sync_batchnorm=sync_batchnorm, **inside_options)
+    if has_weights:
+        _freeze(net, spec, detector, published)
+    torch.manual_seed(seed)
+    outputs = _outputs(classes, published)
+    model = _ASSEMBLE[detector.architecture](net, spec, detector, published, outputs.total)
+    model.register_outputs(outputs)
+    if at != "backbone" and kind != "none":
+        _attend_to_maps(model, kind, start, options)
+    if detector.weights and read_weights:
+        is_other = published is not None and not detector_weights.knows(published, classes)
+        detector_weights.load(model, spec.name, detector.weights, published, new_predictors=is_other)
+    return model.train()
+
+
+class _Outputs(NamedTuple):
+    """The outputs of a detector's classifier.
+
+    Attributes:
+        of_class: of each class of the data set.
+        total: their number, the background included.
+    """
+
+    of_class: list[int]
+    total: int
+
+
+def _outputs(classes: Sequence[str], published: Published) -> _Outputs:
+    if published is not None and detector_weights.knows(published, classes):
+        categories = published.meta["categories"]
+        return _Outputs([categories.index(name) for name in classes], len(categories))
+    return _Outputs([1 + label for label in range(len(classes))], 1 + len(classes))
+
+
+class Detector(nn.Module):
+    """A detector of torchvision whose labels are indices of a data set's classes; torchvision's count the background.
+
+    Attributes:
+        outputs: [K] int64, the output of each class.
+        classes: int64, the class of each output; -1 for one that is no class of the data set.
+    """
+
+    outputs: Tensor
+    classes: Tensor
+
+    def register_outputs(self, outputs: _Outputs) -> None:
+        """Set the output of each class; not part of the state dict."""
+        of_class = torch.tensor(outputs.of_class, dtype=torch.int64)
+        classes = torch.full((outputs.total,), -1)
+        classes[of_class] = torch.arange(len(of_class))
+        self.register_buffer("outputs", of_class, persistent=False)
+        self.register_buffer("classes", classes, persistent=False)
+
+    def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
+        """Return the losses by name in training, and `boxes`, `labels` and `scores` of each image in evaluation.
+
+        Args:
+            images: float32 [3, H, W] each, in [0, 1]; in training of the detector's size.
+            targets: of each image `boxes` [N, 4] and `labels` [N].
+        """
+        if targets is not None:
+            targets = [{**target, "labels": self.outputs[target["labels"]]} for target in targets]
+        results = super().forward(images, targets)
+        return results if self.training else [self._of_classes(result) for result in results]
+
+    def _of_classes(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
+        labels = self.classes[result["labels"]]
+        known = labels >= 0
+        return {key: value[known] for key, value in {**result, "labels": labels}.items()}
+
+
+class FasterRCNN(Detector, detection.FasterRCNN):
+    """torchvision's Faster R-CNN, for the classes of a data set."""
+
+
+class SSD(Detector, detection.ssd.SSD):
+    """torchvision's SSD, for the classes of a data set."""
+
+
+def _faster_rcnn(
+    net: nn.Module, spec: BackboneSpec, detector: DetectorSpec, _published: Published, outputs: int
+) -> Detector:
+    return FasterRCNN(
+        feature_extractors.pyramid(net, spec, detector.channels),
+        outputs,
+        detector.image_size,
+        detector.max_size,
+        rpn_pre_nms_top_n_train=detector.train_proposals,
+        rpn_pre_nms_top_n_test=detector.test_proposals,
+        rpn_post_nms_top_n_train=detector.train_proposals,
+        rpn_post_nms_top_n_test=detector.test_proposals,
+        box_batch_size_per_image=detector.rois,
+        box_detections_per_img=detector.detections,
+        _skip_resize=True,  # in training, where samples come in the detector's size
     )
 
 
-@torch.no_grad()
-def _last_of_each_stride(net: nn.Module, body: nn.Module) -> list[tuple[str, int]]:
-    """For each stride, the last child of the body with maps of that stride, and their channels; found by trying."""
-    size = 64
-    found: dict[int, tuple[str, int]] = {}
+def _ssd(net: nn.Module, spec: BackboneSpec, detector: DetectorSpec, published: Published, outputs: int) -> Detector:
+    anchors = DefaultBoxGenerator(
+        [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+        steps=[8, 16, 32, 64, 100, 300],
+    )
+    return _single_shot(feature_extractors.ssd(net, spec), anchors, detector, published, outputs)
 
-    def note(child: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        if output.dim() == 4:
-            found[size // output.shape[2]] = (child, output.shape[1])
 
-    hooks = [module.register_forward_hook(partial(note, child)) for child, module in body.named_children()]
-    net.eval()(torch.zeros(1, 3, size, size))
-    net.train()
-    for hook in hooks:
-        hook.remove()
-    missing = [str(stride) for stride in STRIDES if stride not in found]
-    if missing:
-        raise ModelError(f"{type(net).__name__} has no feature maps of stride {', '.join(missing)}.")
-    return [found[stride] for stride in STRIDES]
+def _ssdlite(
+    net: nn.Module, spec: BackboneSpec, detector: DetectorSpec, published: Published, outputs: int
+) -> Detector:
+    extractor = feature_extractors.ssdlite(net, spec)
+    anchors = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+    channels = retrieve_out_channels(extractor, (detector.image_size,) * 2)
+    boxes_per_location = anchors.num_anchors_per_location()
+    head = SSDLiteHead(channels, boxes_per_location, outputs, feature_extractors.SSDLITE_NORM)
+    candidates = {"score_thresh": 0.001, "nms_thresh": 0.55, "topk_candidates": 300}
+    return _single_shot(extractor, anchors, detector, published, outputs, head=head, **candidates)
+
+
+def _single_shot(
+    extractor: nn.Module,
+    anchors: nn.Module,
+    detector: DetectorSpec,
+    published: Published,
+    outputs: int,
+    **options: Any,
+) -> Detector:
+    if published is not None:
+        mean, std = _PUBLISHED_NORMALIZATION[detector.architecture]
+        options |= {"image_mean": list(mean), "image_std": list(std)}
+    size = (detector.image_size,) * 2
+    return SSD(extractor, anchors, size, outputs, detections_per_img=detector.detections, _skip_resize=True, **options)
+
+
+_ASSEMBLE: dict[str, Callable[..., Detector]] = {"faster_rcnn": _faster_rcnn, "ssd": _ssd, "ssdlite": _ssdlite}
+
+
+def _freeze(net: nn.Module, spec: BackboneSpec, detector: DetectorSpec, published: Published) -> None:
+    """Fix what a pretrained backbone keeps; its attention is trained in any case."""
+    feature_extractors.freeze_stages(net, spec, detector.trainable_layers)
+    if detector.frozen_norms:
+        # The published Faster R-CNN was trained by a version of torchvision whose fixed norms had no epsilon.
+        feature_extractors.freeze_norms(net, eps=None if published is None else 0.0)
+
+
+def _reduced_mobilenet(spec: BackboneSpec, kind: str, start: str, options: dict[str, Any]) -> nn.Module:
+    """Return the MobileNet V3 of the published SSDlite, with half the channels in its last stage."""
+    net: nn.Module = torchvision.models.mobilenet_v3_large(
+        norm_layer=feature_extractors.SSDLITE_NORM, reduced_tail=True
+    )
+    after = options.pop("after", None) or spec.places(net)
+    for layer in attention_layers.insert(net, kind, after, options, image_size=224):
+        if start == "identity":
+            layer.init_identity_()
+    return net
+
+
+class _MapsAttention(nn.Module):
+    """Attention on several feature maps, a layer for each."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        pairs = zip(maps.items(), self.layers, strict=True)
+        return OrderedDict((level, layer(features)) for (level, features), layer in pairs)
+
+
+def _attend_to_maps(model: nn.Module, kind: str, start: str, options: dict[str, object]) -> None:
+    """Insert attention between the feature maps and the prediction heads."""
+    extractor = model.get_submodule("backbone")
+    channels = retrieve_out_channels(extractor, (320, 320))
+    layers = [attention_layers.make_layer(kind, planes, options) for planes in channels]
+    for layer in layers:
+        if start == "identity":
+            layer.init_identity_()
+    attach(extractor, _MapsAttention(layers))

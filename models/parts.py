@@ -6,23 +6,28 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.ssd import SSD
 
 from models.attention import AttentionLayer
 from models.factory import parse
-from models.pretrained import image_size
 
 
 def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
     """Return the names of the modules of each part of a network that `models.build` returned.
 
     Returns:
-        `attention`: the attention layers; `head`: the layers that have an output for each class; `last_norms`: for each
-        place of attention its norm, or the last norm inside it.
+        `attention`: the attention layers; `head`: the layers that have an output for each class, or everything of a
+        detector but its backbone; `last_norms`: for each place of attention its norm, or the last norm inside it.
     """
-    backbone, _ = parse(name)
     attention = [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
-    places = [module.removesuffix(".attention") for module in attention] or _places(name)
-    return {"attention": attention, "head": list(backbone.heads), "last_norms": _last_norms(net, places, attention)}
+    places = [module.removesuffix(".attention") for module in attention]
+    if isinstance(net, GeneralizedRCNN | SSD):
+        head = [child for child, _ in net.named_children() if child != "backbone"]
+    else:
+        head = list(parse(name)[0].heads)
+        places = places or _places(name)
+    return {"attention": attention, "head": head, "last_norms": _last_norms(net, places, attention)}
 
 
 def stages(name: str) -> dict[str, int]:
@@ -45,7 +50,7 @@ def stages(name: str) -> dict[str, int]:
     for module, layer in net.named_modules():
         if not list(layer.children()):
             layer.register_forward_hook(partial(note, module))
-    size = image_size(backbone.name)
+    size = backbone.image_size
     with torch.no_grad():
         net.eval()(torch.zeros(1, 3, size, size, device="meta"))
     return {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}

@@ -169,7 +169,7 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
     has_attention = not missing & attention
     if missing >= attention:
         missing -= attention
-    _refuse(backbone.name, missing=missing, unexpected=state.keys() - own.keys(), reshaped=reshaped)
+    refuse(backbone.name, missing=missing, unexpected=state.keys() - own.keys(), reshaped=reshaped)
     net.load_state_dict(_with_versions(OrderedDict(state), versions), strict=False)
     return has_attention
 
@@ -205,7 +205,7 @@ def _part(key: str) -> str:
     return match[0] if match else key
 
 
-def _refuse(name: str, **problems: Set[str]) -> None:
+def refuse(name: str, **problems: Set[str]) -> None:
     found = [f"{kind}: {_some(sorted(keys))}" for kind, keys in problems.items() if keys]
     if found:
         raise ModelError(f"The weights do not fit {name}; {'; '.join(found)}.")

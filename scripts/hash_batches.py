@@ -26,21 +26,21 @@ import torch
 from engine import cli
 from engine.cluster import world_info_from_env
 from engine.config import TrainConfig
-from engine.data.datasets import open_dataset
 from engine.data.loader import Batch, TrainLoader, digest
 from engine.data.mixing import partners
 from engine.distributed import ProcessGroup, init_distributed
-from engine.tasks.classification import Classification
+from engine.tasks.registry import TASKS
 
 
 def print_digests(config: TrainConfig) -> None:
     with init_distributed(world_info_from_env(os.environ), "digest") as group:
         config.recipe.check_parts(group.world_size)
-        data = open_dataset(config.data)
+        task = TASKS[config.data.task].from_config(config)
+        data = task.open()
         data.require_same_images(group)
         if config.runtime.cache_images:
             data = data.cached()
-        samples = Classification.from_config(config).train_samples(data.train, config.seed)
+        samples = task.train_samples(data.train, config.seed)
         loader = TrainLoader.from_config(samples, config, torch.device("cpu"), group)
         lines = [f"files {data.fingerprint}"]
         lines += [

@@ -139,7 +139,7 @@ def look_up(overrides: list[str]) -> Planned:
     Raises:
         UserError: if its directory holds another run.
     """
-    config: TrainConfig = parse(compose("train", overrides))
+    config: TrainConfig = parse(compose("train", cli.with_usual_presets(overrides)))
     run = RunDirectory(Path(config.run_directory))
     run.require_same_config(config)
     state = "done" if run.finished else "under way" if run.config_file.is_file() else "missing"

@@ -27,7 +27,7 @@ import train
 from engine import cli, cluster
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
-from engine.tasks.classification import Classification
+from engine.tasks.registry import TASKS
 
 
 def verify(run: RunDirectory) -> None:
@@ -36,8 +36,9 @@ def verify(run: RunDirectory) -> None:
         raise UserError(f"There is no finished run in {run.directory}.")
     record = run.record()
     run.final_state()
-    metrics = Classification.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
-    recorded = {name: record[name] for name in Classification.metrics} | {"loss": record["val_loss"]}
+    task = TASKS[run.config().data.task]
+    metrics = task.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
+    recorded = {name: record.get("val_loss" if name == "loss" else name) for name in metrics}
     if metrics != recorded:
         raise UserError(
             f"The predictions in {run.predictions} do not give the metrics that {run.record_file} tells of."

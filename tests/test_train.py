@@ -162,7 +162,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe=null"], "do not compose to a configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),
-        (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalisation needs at least 2 images"),
+        (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalization needs at least 2 images"),
         (["data.name=../elsewhere"], "is no name for a folder"),
         (["run.root=''"], "run.root is empty"),
         (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "cannot take images of 31 pixels"),

@@ -24,8 +24,11 @@ def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | Non
     """
     groups: dict[tuple, list[int]] = {}
     for position, run in enumerate(runs):
-        factor = run.get("attention_lr_factor")  # tables of earlier versions have none
-        key = (run["model"], run["attention"], factor, run["recipe_deviation"], run["seed"] is None)
+        detector, factor = (
+            run.get("detector"),
+            run.get("attention_lr_factor"),
+        )  # tables of earlier versions have neither
+        key = (run["model"], detector, run["attention"], factor, run["recipe_deviation"], run["seed"] is None)
         groups.setdefault(key, []).append(position)
     members = list(groups.values())
     return [_row(positions, members, runs, predictions, task) for positions in members]
@@ -40,6 +43,8 @@ def _row(
 ) -> Row:
     own = [runs[i] for i in positions]
     row = {key: own[0][key] for key in _SHARED} | {key: own[0].get(key) for key in _SHARED_SINCE}
+    if "detector" in own[0]:
+        row["detector"] = own[0]["detector"]
     row |= {"runs": positions, "seeds": [run["seed"] for run in own if run["seed"] is not None]}
     for key in (f"{task.table_metrics[0]}_start", *task.table_metrics):
         values = [run[key] for run in own if run[key] is not None]

@@ -9,8 +9,8 @@ from engine.errors import UserError
 def config_mismatches(entries: Sequence[TableEntry], allow_mixed: bool) -> list[str]:
     """Return how each entry's recipe differs from that of the table's first run; empty where it does not.
 
-    Start weights are compared among runs of one backbone, a key that only some have among those. Published weights have
-    no recipe.
+    Start weights are compared among runs of one backbone, a key that only some have among those. Runs of different
+    detectors are not compared. Published weights have no recipe.
 
     Raises:
         UserError: naming two runs and the keys in which they differ, unless `allow_mixed`.
@@ -37,7 +37,7 @@ def _deviation(entry: TableEntry, entries: Sequence[TableEntry]) -> str:
 
 def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
     """Return whether two runs must agree in a key."""
-    if key not in one.shared_config:
+    if key not in one.shared_config or one.row.get("detector") != other.row.get("detector"):
         return False
     if key == START_WEIGHTS:  # the head is initialized by the seed
         return all(one.row[name] == other.row[name] for name in ("model", "seed"))
@@ -45,7 +45,7 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
 
 
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:
-    """Return the position of each entry's baseline: same backbone and seed, no attention, the same recipe if any.
+    """Return the position of each entry's baseline: no attention, else the same network and seed, and recipe if any.
 
     None for an entry without attention, and for one whose baseline is missing.
 
@@ -55,7 +55,8 @@ def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> l
     seen: dict[tuple, str] = {}
     for entry, deviation in zip(entries, deviating, strict=True):
         row = entry.row
-        key = (row["model"], row["attention"], row.get("attention_lr_factor"), row["seed"], deviation)
+        detector, factor = row.get("detector"), row.get("attention_lr_factor")
+        key = (row["model"], detector, row["attention"], factor, row["seed"], deviation)
         if key in seen:
             raise UserError(
                 f"{seen[key]} and {row['source']} are the same network under the same seed; "
@@ -73,6 +74,7 @@ def _baseline(position: int, entries: Sequence[TableEntry], deviating: Sequence[
         i
         for i, other in enumerate(entries)
         if other.record
-        and (other.row["model"], other.row["attention"], other.row["seed"]) == (row["model"], "none", row["seed"])
+        and other.row["attention"] == "none"
+        and all(other.row.get(key) == row.get(key) for key in ("model", "detector", "seed"))
     ]
     return min(partners, key=lambda i: deviating[i] != deviating[position], default=None)

@@ -14,13 +14,12 @@ from engine.comparison.aggregate import aggregate_seeds
 from engine.comparison.baselines import config_mismatches, find_baselines
 from engine.comparison.entry import TableEntry
 from engine.config import EvaluateConfig
-from engine.data.datasets import Dataset
 from engine.data.loader import EvalLoader
 from engine.device import PRECISIONS, resolve_device, to_device
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
-from engine.tasks.base import Predictions, Task
+from engine.tasks.base import AnyDataset, Predictions, Task
 from engine.tasks.evaluator import EvalModel, evaluate
 
 SCHEMA = 2  # of table.json
@@ -64,7 +63,7 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
 
 
 def compare(
-    entries: Sequence[TableEntry], task: Task, data: Dataset, config: EvaluateConfig, group: ProcessGroup
+    entries: Sequence[TableEntry], task: Task, data: AnyDataset, config: EvaluateConfig, group: ProcessGroup
 ) -> tuple[dict[str, Any], list[Evidence]]:
     """Evaluate all entries in one pass over the validation images, which the processes share.
 
@@ -96,7 +95,7 @@ def compare(
     runs = _runs(entries, task, mismatches, baselines, predictions)
     rows = aggregate_seeds(runs, predictions, type(task))
     for row in rows:
-        row |= paper_results.columns(row["model"], row["attention"], config.data)
+        row |= paper_results.columns(row, config.data)
         row["images_per_second"] = speeds[row["runs"][0]]
     table = {
         "schema": SCHEMA,
@@ -124,7 +123,10 @@ def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float
     batch_size, precision = config.table.throughput_batch_size, PRECISIONS[config.runtime.precision]
     if batch_size is None:
         return [None] * len(entries)
-    networks = [(entry.row["model"], entry.row["attention"], entry.preprocessing.crop) for entry in entries]
+    networks = [
+        (entry.row["model"], entry.row.get("detector"), entry.row["attention"], entry.preprocessing.crop)
+        for entry in entries
+    ]
     models = {network: entry.model for network, entry in zip(networks, entries, strict=True)}
     measured = {
         network: images_per_second(model, batch_size, network[-1], precision) for network, model in models.items()
@@ -135,14 +137,15 @@ def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float
 def _predict(
     entries: Sequence[TableEntry],
     task: Task,
-    data: Dataset,
+    data: AnyDataset,
     config: EvaluateConfig,
     device: torch.device,
     group: ProcessGroup,
 ) -> list[Predictions]:
     preprocessings = list(dict.fromkeys(entry.preprocessing for entry in entries))
     samples = task.eval_samples(data.val, preprocessings)
-    loader = EvalLoader(samples, config.runtime.eval_batch_size, config.runtime.workers, device, group)
+    batch_size = task.eval_batch_size or config.runtime.eval_batch_size
+    loader = EvalLoader(samples, batch_size, config.runtime.workers, device, group)
     models = [EvalModel(entry.model, entry.preprocessing) for entry in entries]
     return evaluate(task, models, loader, preprocessings, PRECISIONS[config.runtime.precision], group)
 
@@ -184,7 +187,8 @@ def _raw(run: Row, taken: Sequence[str]) -> str:
     """Return the path of a run's raw data, without suffix: runs/resnet18_cbam_seed51."""
     attention = "" if run["attention"] == "none" else f"_{run['attention']}"
     seed = "published" if run["seed"] is None else f"seed{run['seed']}"
-    name = f"runs/{run['model']}{attention}_{seed}"
+    detector = f"{run['detector']}-" if "detector" in run else ""
+    name = f"runs/{detector}{run['model']}{attention}_{seed}"
     if not run["recipe_deviation"]:
         # Runs that differ in this factor alone share the name; the first of them has it as it is.
         return f"{name}_lr_factor{run['attention_lr_factor']:g}" if name in taken else name

@@ -65,6 +65,8 @@ class TableEntry:
             "published": _published(task, start_weights, config.data, preprocessing),
             "source": str(run.directory),
         }
+        if "detector" in record:
+            row["detector"] = record["detector"]
         if config.model.attention != "none" and config.attention.init == "random":
             row["published"] = None  # changed before the first step
         shared = {key: value for key, value in result_config(config).items() if not key.startswith(_FREE)}

@@ -14,7 +14,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
         f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, every one of the "
-        f"{data['val_images']} validation images once, one crop.",
+        f"{data['val_images']} validation images once, {task.view_note}.",
         "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
         *task.notes,
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
@@ -36,11 +36,8 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         notes.append(
             f"Weights: the exponential moving average, for {', '.join(averaged)}; else those of the last step."
         )
-    if any(row["paper_top1_error"] is not None for row in rows):
-        notes.append(
-            "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
-            "with rows of that recipe only."
-        )
+    if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
+        notes.append(task.paper_note)
     return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]
 
 

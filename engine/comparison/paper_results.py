@@ -1,16 +1,20 @@
-"""The paper's errors on ImageNet-1K, to stand beside ours: results/paper.csv."""
+"""The paper's results, to stand beside ours: errors on ImageNet-1K in results/paper.csv, AP in paper_detection.csv."""
 
 import csv
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.config import DataConfig
 from engine.run_identity import current_label
 
-TABLES = Path(__file__).resolve().parents[2] / "results" / "paper.csv"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 # Options that leave a network the one of the paper's tables: its counts of parameters are those of biased MLPs and a
 # norm after the spatial convolution, its text is that of the plain module, and of the start it says nothing.
 _SAME_NETWORK = ("mlp_bias", "spatial_norm", "init.random", "init.identity")
+
+_PRECISIONS = ("ap", "ap50", "ap75", "ap_11_points")
 
 
 def errors(model: str, attention: str) -> tuple[float, float] | None:
@@ -20,17 +24,39 @@ def errors(model: str, attention: str) -> tuple[float, float] | None:
         model: a backbone.
         attention: the label of a run's attention, as `cbam` or `cbam-mlp_bias`.
     """
-    parts = current_label(attention).split("-")
-    kind = "-".join(part for part in parts if part.removesuffix(".True") not in _SAME_NETWORK)
-    with TABLES.open(encoding="utf-8") as file:
-        for row in csv.DictReader(line for line in file if not line.startswith("#")):
-            if (row["model"], row["attention"]) == (model, kind):
-                return float(row["top1_error"]), float(row["top5_error"])
+    kind = _same_network(attention)
+    for row in _rows("paper.csv"):
+        if (row["model"], row["attention"]) == (model, kind):
+            return float(row["top1_error"]), float(row["top5_error"])
     return None
 
 
-def columns(model: str, attention: str, data: DataConfig) -> dict[str, float | None]:
-    """Return the paper's errors as a row of the table has them: None for other data than the paper's ImageNet-1K."""
-    known = errors(model, attention) if data.is_imagenet_1k else None
+def columns(row: Mapping[str, Any], data: DataConfig) -> dict[str, float | None]:
+    """Return the paper's results as a row of the table has them, None where the paper has none for this data set.
+
+    Args:
+        row: with `model`, `attention` and, of a detector, `detector`.
+    """
+    if "detector" in row:
+        return _detection(row, data)
+    known = errors(row["model"], row["attention"]) if data.is_imagenet_1k else None
     top1, top5 = known or (None, None)
     return {"paper_top1_error": top1, "paper_top5_error": top5}
+
+
+def _detection(row: Mapping[str, Any], data: DataConfig) -> dict[str, float | None]:
+    here = (data.name, row["detector"], row["model"], _same_network(row["attention"]))
+    same = [p for p in _rows("paper_detection.csv") if (p["data"], p["detector"], p["model"], p["attention"]) == here]
+    values = same[0] if same else {}
+    return {f"paper_{key}": float(values[key]) if values.get(key) else None for key in _PRECISIONS}
+
+
+def _same_network(attention: str) -> str:
+    """Return the label of an attention without the options that the paper's tables do not tell apart."""
+    parts = current_label(attention).split("-")
+    return "-".join(part for part in parts if part.removesuffix(".True") not in _SAME_NETWORK)
+
+
+def _rows(file: str) -> Iterator[dict[str, str]]:
+    with (RESULTS / file).open(encoding="utf-8") as lines:
+        yield from csv.DictReader(line for line in lines if not line.startswith("#"))

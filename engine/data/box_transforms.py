@@ -24,7 +24,7 @@ def multi_scale(shorter_sides: Sequence[int], longest: int) -> v2.Transform:
         shorter_sides: lengths of the shorter side to draw from, pixels.
         longest: limit of the longer side, pixels.
     """
-    return v2.Compose([flip(), v2.RandomShortestSize(list(shorter_sides), max_size=longest)])
+    return v2.Compose([flip(), _shorter_side(shorter_sides, longest)])
 
 
 def ssd() -> v2.Transform:
@@ -35,6 +35,28 @@ def ssd() -> v2.Transform:
 def ssdlite() -> v2.Transform:
     """Return the augmentation of torchvision's SSDlite: IoU crop and flip."""
     return v2.Compose([v2.RandomIoUCrop(), flip()])
+
+
+def training(policy: str, image_size: int, max_size: int, square: bool) -> v2.Transform:
+    """Return an augmentation whose images have the size of a detector.
+
+    Args:
+        policy: `flip`, `multi_scale`, `ssd` or `ssdlite`. Of `multi_scale`, the shorter side is one of six lengths from
+            0.8 to 1 times `image_size`, as 640 to 800 in detectron2.
+        image_size: length of the shorter side, or of both sides, pixels.
+        max_size: limit of the longer side, pixels.
+        square: whether images are scaled to image_size x image_size.
+    """
+    if policy == "multi_scale":
+        return multi_scale([round(image_size * share / 25) for share in range(20, 26)], max_size)
+    policies = {"flip": flip, "ssd": ssd, "ssdlite": ssdlite}
+    # Without antialiasing, as torchvision's detectors scale images in evaluation.
+    to_square = v2.Resize((image_size, image_size), antialias=False)
+    return v2.Compose([policies[policy](), to_square if square else _shorter_side([image_size], max_size)])
+
+
+def _shorter_side(lengths: Sequence[int], longest: int) -> v2.Transform:
+    return v2.RandomShortestSize(list(lengths), max_size=longest, antialias=False)
 
 
 def augment(

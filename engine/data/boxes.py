@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from engine.data import transforms as augment
 from engine.data.box_geometry import overlap, pairs_within_groups
+from engine.data.cache import ImageCache
+from engine.data.datasets import require_same_fingerprint
+from engine.distributed import ProcessGroup
 from engine.errors import UserError
 
 UNKNOWN = -1  # label of a class that the data set does not have
@@ -33,6 +37,7 @@ class BoxSplit:
         areas: [M] float64, area of the object in pixels, which is less than its box's where it is segmented.
         crowd: [M] bool, a group of objects in one box: not trained on, ignored in evaluation.
         difficult: [M] bool, hard to recognize: trained on, ignored in evaluation.
+        cache: images that were decoded before; None where none are kept.
     """
 
     root: Path
@@ -45,6 +50,7 @@ class BoxSplit:
     areas: np.ndarray
     crowd: np.ndarray
     difficult: np.ndarray
+    cache: ImageCache | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -53,11 +59,14 @@ class BoxSplit:
         return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
 
     def image(self, index: int) -> Tensor:
-        """Decode an image to uint8 [3, H, W].
+        """Decode an image to uint8 [3, H, W], to be read only.
 
         Raises:
             UnreadableImage: if it is absent, truncated or no image, or differs from the annotated size.
         """
+        cached = None if self.cache is None else self.cache.get(index)
+        if cached is not None:
+            return cached
         image = augment.decode(self.path(index))
         width, height = self.sizes[index]
         if image.shape[1:] != (height, width):
@@ -66,7 +75,18 @@ class BoxSplit:
                 f"The image {self.path(index)} is {found} pixels, but its annotation says {width}x{height}. "
                 "Restore the file or correct the annotation."
             )
+        if self.cache is not None:
+            self.cache.put(index, image)
         return image
+
+    def cached(self) -> "BoxSplit":
+        """Return the same images, each decoded once and then kept."""
+        return replace(self, cache=ImageCache(len(self), 3 * int(self.sizes.astype(np.int64).prod(axis=1).max())))
+
+    @cached_property
+    def most_boxes(self) -> int:
+        """The largest number of boxes of an image."""
+        return int(np.diff(self.offsets).max(initial=0))
 
     def box_range(self, index: int) -> slice:
         """Return the range of an image's boxes in the arrays of boxes."""
@@ -134,6 +154,14 @@ class BoxDataset:
     val: BoxSplit
     fingerprint: str
     problems: dict[str, list[Problem]]
+
+    def require_same_images(self, group: ProcessGroup) -> None:
+        """Refuse processes that found different images or boxes; errors as in `Dataset.require_same_images`."""
+        require_same_fingerprint(self.fingerprint, group)
+
+    def cached(self) -> "BoxDataset":
+        """Return the same data set, its decoded images kept in memory."""
+        return replace(self, train=self.train.cached(), val=self.val.cached())
 
 
 class Objects(NamedTuple):

@@ -79,17 +79,22 @@ class Dataset:
         Raises:
             UserError: on all of them, naming those that differ from the main process.
         """
-        fingerprints = group.all_gather_object(self.fingerprint)
-        differing = [str(rank) for rank, other in enumerate(fingerprints) if other != fingerprints[0]]
-        if differing:
-            raise UserError(
-                f"Process {', '.join(differing)} of {group.world_size} found other images than process 0; give all "
-                "nodes the same copy of the data set."
-            )
+        require_same_fingerprint(self.fingerprint, group)
 
     def cached(self) -> "Dataset":
         """The same data set, its decoded images kept in memory."""
         return replace(self, train=self.train.cached(), val=self.val.cached())
+
+
+def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
+    """Refuse processes whose data sets have different fingerprints; errors as in `Dataset.require_same_images`."""
+    fingerprints = group.all_gather_object(fingerprint)
+    differing = [str(rank) for rank, other in enumerate(fingerprints) if other != fingerprints[0]]
+    if differing:
+        raise UserError(
+            f"Process {', '.join(differing)} of {group.world_size} found other images than process 0; give all nodes "
+            "the same copy of the data set."
+        )
 
 
 def open_dataset(config: DataConfig) -> Dataset:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from engine.config import TrainConfig
-from engine.data.datasets import Split
 from engine.data.mixing import Mixer, Mixing
 from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
 from engine.data.workers import WorkerContext, starting_workers
@@ -24,6 +23,14 @@ from engine.errors import UserError
 Sample = tuple[list[Tensor], tuple[Any, ...], int]
 
 
+class ImageSplit(Protocol):
+    """The images of a split, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> str: ...
+
+
 class Samples(Protocol):
     """Samples by key, as a task makes them of a split's images.
 
@@ -33,7 +40,7 @@ class Samples(Protocol):
     """
 
     @property
-    def split(self) -> Split: ...
+    def split(self) -> ImageSplit: ...
 
     @property
     def shapes(self) -> Sequence[tuple[int, int]]: ...

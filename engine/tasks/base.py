@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,15 +18,18 @@ from torch import Tensor, nn
 
 from engine import checkpoint
 from engine.atomic_io import atomic_write
-from engine.config import DataConfig
-from engine.data.datasets import Dataset, Split
+from engine.config import DataConfig, TrainConfig
+from engine.data.boxes import BoxDataset
+from engine.data.datasets import Dataset
 from engine.data.loader import Batch, Samples
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.tasks.paired_stats import PairedDifference
 
 # A network, compiled or parallel perhaps.
-Model = Callable[[Tensor], Any]
+Model = Callable[..., Any]
+
+AnyDataset = Dataset | BoxDataset
 
 
 class Predictions(ABC):
@@ -37,7 +40,12 @@ class Predictions(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Return the metrics by name, `loss` among them; accuracies and precisions in %."""
+        """Return the metrics by name, accuracies and precisions in %; `loss` among them if evaluation has one."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the arrays."""
+        return [field.name for field in fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
 
     def sha256(self) -> str:
         """Return a digest of the arrays, independent of the file format."""
@@ -56,7 +64,7 @@ class Predictions(ABC):
         """
         try:
             with np.load(path) as arrays:
-                predictions = cls(**{name: arrays[name] for name in cls.__annotations__})
+                predictions = cls(**{name: arrays[name] for name in cls.names()})
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"The predictions {path} cannot be read ({error}); restore the file.") from error
         if predictions.sha256() != sha256:
@@ -83,8 +91,6 @@ class Task(ABC):
     Attributes:
         name: in configurations, records and tables.
         primary_metric: the metric that selects the best checkpoint; larger is better.
-        training_metrics: name of each sum that `training_step` returns, with the factor from its mean over the images
-            to the metric's unit.
         predictions: the class of this task's predictions.
         metrics: of the predictions, without the loss.
         table_metrics: keys of `table_row`; networks are compared by the first.
@@ -92,11 +98,14 @@ class Task(ABC):
         columns: of the printed table.
         notes: below the table: how networks are compared.
         several_seeds_note: likewise, where a row has several seeds.
+        paper_note: likewise, where the paper's numbers are in the table.
+        view_note: how much of each image is evaluated.
+        picture_title: of what `draw` returns.
+        eval_batch_size: images at a time in evaluation; None for `runtime.eval_batch_size`.
     """
 
     name: ClassVar[str]
     primary_metric: ClassVar[str]
-    training_metrics: ClassVar[Mapping[str, float]]
     predictions: ClassVar[type[Predictions]]
     metrics: ClassVar[Sequence[str]]
     table_metrics: ClassVar[Sequence[str]]
@@ -104,6 +113,36 @@ class Task(ABC):
     columns: ClassVar[Sequence[Column]]
     notes: ClassVar[Sequence[str]]
     several_seeds_note: ClassVar[str]
+    paper_note: ClassVar[str]
+    view_note: ClassVar[str]
+    picture_title: ClassVar[str]
+    eval_batch_size: ClassVar[int | None] = None
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: TrainConfig) -> Self:
+        """Return the task of a training run."""
+
+    @classmethod
+    @abstractmethod
+    def of_data(cls, data: DataConfig) -> Self:
+        """Return the task of an evaluation."""
+
+    @abstractmethod
+    def open(self) -> AnyDataset:
+        """Open the data set of the configuration.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
+
+    @property
+    @abstractmethod
+    def training_metrics(self) -> Mapping[str, float]:
+        """The name of each sum that `training_step` returns, with the factor from its mean over the images to its unit.
+
+        The loss is the first; parts of it are named `loss_...`.
+        """
 
     @abstractmethod
     def preprocessing(self, published: Any | None) -> Preprocessing:
@@ -118,12 +157,16 @@ class Task(ABC):
         """Return the preprocessing of the images for published weights as they are; arguments as above."""
 
     @abstractmethod
-    def train_samples(self, split: Split, seed: int) -> Samples:
+    def train_samples(self, split: Any, seed: int) -> Samples:
         """Return the augmented training samples of a split, by (epoch, index)."""
 
     @abstractmethod
-    def eval_samples(self, split: Split, preprocessings: Sequence[Preprocessing]) -> Samples:
-        """Return the evaluation samples of a split, by index, with one view per preprocessing."""
+    def eval_samples(self, split: Any, preprocessings: Sequence[Preprocessing]) -> Samples:
+        """Return the evaluation samples of a split, by index."""
+
+    @abstractmethod
+    def inputs(self, views: Sequence[Tensor], preprocessings: Sequence[Preprocessing]) -> list[Tensor]:
+        """Return the images of a batch as `predict` takes them, for each of the preprocessings of `eval_samples`."""
 
     @abstractmethod
     def training_step(self, model: Model, batch: Batch, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
@@ -138,28 +181,28 @@ class Task(ABC):
 
         Args:
             model: in evaluation mode.
-            images: float32 [N, 3, H, W], normalized.
+            images: as `inputs` returns them.
             targets: of the batch.
         """
 
     @abstractmethod
     def draw(
-        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Dataset, preprocessing: Preprocessing, count: int
+        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Any, preprocessing: Preprocessing, count: int
     ) -> np.ndarray | None:
         """Draw `count` validation images, evenly spaced, with what the model makes of them.
 
         Returns:
-            uint8 [height, width, 3]; None where matplotlib is not installed.
+            uint8 [height, width, 3]; None where a package that it needs is not installed.
         """
 
     @abstractmethod
     def describe(self, metrics: Mapping[str, float]) -> str:
-        """Return the metrics, without the loss, for the console: `top-1 76.13%, top-5 92.86%`."""
+        """Return the metrics, of training or validation, without the loss: `top-1 76.13%, top-5 92.86%`."""
 
     @classmethod
     @abstractmethod
-    def table_row(cls, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics as the table gives them, under the keys `table_metrics`."""
+    def table_row(cls, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Return the metrics as the table gives them, under the keys `table_metrics`; None for one without a value."""
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.data.loader import Batch, EvalLoader
-from engine.data.transforms import Preprocessing, normalize
+from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.logging import progress_bar
 from engine.signals import GracefulStop, Interrupted
@@ -62,7 +62,7 @@ def evaluate(
 
     Args:
         models: their preprocessings are among `preprocessings`.
-        loader: this process's images, one view for each of `preprocessings`.
+        loader: this process's images, by the task's `eval_samples` for `preprocessings`.
         precision: float32, or the dtype to autocast to.
         group: the processes that share the images.
         stop: whose request ends the evaluation.
@@ -78,7 +78,7 @@ def evaluate(
         for batch in progress_bar(loader, len(loader), 0, "evaluating", group.is_main_process):
             if stop is not None and stop.signal is not None:
                 break
-            images = [normalize(view, p) for view, p in zip(batch.views, preprocessings, strict=True)]
+            images = task.inputs(batch.views, preprocessings)
             for collector in collectors:
                 collector.add(batch, images[collector.view])
     if stop is not None:

@@ -14,17 +14,18 @@ _SEED = 51  # of the resampling: every table draws the same
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A network's top-1 error minus its baseline's, over the same images and the same seeds.
+    """A network's metric minus its baseline's, over the same images and the same seeds.
 
     Attributes:
-        difference: mean over images and seeds, in percentage points; negative is better.
+        difference: mean over seeds, in percentage points.
         difference_low, difference_high: its 95% bootstrap interval over images.
         difference_sd: standard deviation over seeds, points; None for one seed.
         across_seeds_low, across_seeds_high: its 95% interval over images and seeds; None for one seed.
-        won, lost: images that the network gets right in more, or in fewer, of the seeds than its baseline does.
-        p_value: exact two-sided sign test of won against lost; for one seed this is McNemar's test.
-        distinguishable: whether the data support a difference: both intervals and the test exclude zero. For one
-            seed there is no interval over seeds: it speaks of these two trainings only.
+        won, lost: images that the network gets right in more, or in fewer, of the seeds than its baseline does; None
+            for a metric that is not one of single images.
+        p_value: exact two-sided sign test of won against lost; for one seed this is McNemar's test. None without them.
+        distinguishable: whether the data support a difference: both intervals and the test, where there is one,
+            exclude zero. For one seed there is no interval over seeds: it speaks of these two trainings only.
     """
 
     difference: float
@@ -33,14 +34,14 @@ class PairedDifference:
     difference_sd: float | None
     across_seeds_low: float | None
     across_seeds_high: float | None
-    won: int
-    lost: int
-    p_value: float
+    won: int | None
+    lost: int | None
+    p_value: float | None
     distinguishable: bool
 
 
 def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDifference:
-    """Compare a network with its baseline.
+    """Compare a network's top-1 error with its baseline's; negative is better.
 
     Args:
         hits: [S, N] bool, whether the network of each seed is right on each image.

@@ -123,9 +123,10 @@ def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: Gracefu
 
 
 def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
-    """Write the epoch's mean loss so far and the learning rate to TensorBoard; return a line for the progress bar."""
+    """Write the epoch's mean losses so far and the learning rate to TensorBoard; return a line for the progress bar."""
     metrics = trainer.metrics()
-    tensorboard.scalars("step", {"loss": metrics["loss"], "lr": trainer.learning_rate}, trainer.images_seen)
+    losses = {name: value for name, value in metrics.items() if name.startswith("loss")}
+    tensorboard.scalars("step", {**losses, "lr": trainer.learning_rate}, trainer.images_seen)
     speed = trainer.speed()["images_per_second"]
     return f"loss {metrics['loss']:.3f}, {trainer.task.describe(metrics)}, {speed:.0f} images/s"
 
@@ -143,7 +144,7 @@ def first_unlogged(trainer: Trainer) -> int:
 
 def _require_finite(validation: Validation, when: str) -> Validation:
     """Reject a network whose outputs are not finite: it still predicts a class for each image."""
-    loss = validation.predictions.metrics()["loss"]
+    loss = validation.metrics.get("loss", 0.0)
     if not math.isfinite(loss):
         raise UserError(
             f"The validation loss is {loss} {when}. Check the start weights, or lower recipe.lr, "
@@ -154,7 +155,7 @@ def _require_finite(validation: Validation, when: str) -> Validation:
 
 def _end_row(trainer: Trainer, checkpoints: CheckpointManager, train: dict[str, float], validation: Validation) -> None:
     """Add one epoch's metrics to the history, the log and TensorBoard; `train` is empty before the first epoch."""
-    val, epoch = validation.predictions.metrics(), trainer.state.epoch
+    val, epoch = validation.metrics, trainer.state.epoch
     row = {f"train_{key}": value for key, value in train.items()} | {f"val_{k}": v for k, v in val.items()}
     trainer.state.history.append({"epoch": epoch, **row})
     _log_epoch(trainer, checkpoints.tensorboard, train, validation)
@@ -167,13 +168,13 @@ def _log_epoch(
     trainer: Trainer, tensorboard: TensorBoardLogger, train: dict[str, float], validation: Validation
 ) -> None:
     seen = trainer.images_seen
-    tensorboard.scalars("val", validation.predictions.metrics(), seen)
+    tensorboard.scalars("val", validation.metrics, seen)
     if train:
         tensorboard.scalars("train", {**train, "lr": trainer.learning_rate}, seen)
     tensorboard.scalars("progress", {"epoch": trainer.state.epoch}, seen)
     tensorboard.scalars("gates", validation.gates, seen)
     if validation.picture is not None:
-        tensorboard.picture("where it looks", validation.picture, seen)
+        tensorboard.picture(trainer.task.picture_title, validation.picture, seen)
     tensorboard.flush()
 
 
@@ -182,7 +183,8 @@ def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]
     parts = [f"epoch {trainer.state.epoch}/{trainer.recipe.epochs}"]
     if train:
         parts.append(f"train loss {train['loss']:.3f}, {task.describe(train)}")
-    parts.append(f"val loss {val['loss']:.3f}, {task.describe(val)}")
+    loss = f"loss {val['loss']:.3f}, " if "loss" in val else ""
+    parts.append(f"val {loss}{task.describe(val)}")
     if train:
         speed = trainer.speed()
         parts.append(f"{speed['images_per_second']:.0f} images/s, {speed['data_wait']:.0%} of it waiting for data")

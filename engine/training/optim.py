@@ -14,13 +14,16 @@ def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> floa
     """The learning rate of one step, counted from 0 over the whole training.
 
     It rises linearly over `warmup_epochs`, its first step above 0; then it follows a cosine that reaches 0 after
-    the last step, or is multiplied by `step_factor` every `step_epochs`, counted from the start of training.
+    the last step, or is multiplied by `step_factor` every `step_epochs`, or at each of the `milestones`, counted from
+    the start of training.
     """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
     if recipe.schedule == "step":
         return recipe.lr * recipe.step_factor ** (step // steps_per_epoch // recipe.step_epochs)
+    if recipe.schedule == "milestones":
+        return recipe.lr * recipe.step_factor ** sum(step >= epoch * steps_per_epoch for epoch in recipe.milestones)
     progress = (step - warmup) / (recipe.epochs * steps_per_epoch - warmup)
     return recipe.lr * (1 + math.cos(math.pi * progress)) / 2
 

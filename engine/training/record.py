@@ -13,12 +13,13 @@ from torch import nn
 from engine import checkpoint, environment
 from engine.analysis import complexity
 from engine.config import TrainConfig
-from engine.data.datasets import Dataset
+from engine.data.boxes import BoxDataset
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
 from engine.run_dir import RunDirectory
+from engine.tasks.base import AnyDataset
 from engine.training.trainer import Trainer
 from engine.training.validator import Validation
 
@@ -40,7 +41,7 @@ def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
 
 def initial_record(
     config: TrainConfig,
-    data: Dataset,
+    data: AnyDataset,
     model: nn.Module,
     backbone_sha256: str,
     preprocessing: Preprocessing,
@@ -54,9 +55,14 @@ def initial_record(
         backbone_sha256: digest of the model's start weights without attention.
         preprocessing: of the images in evaluation.
     """
+    annotations = {}
+    if isinstance(data, BoxDataset):
+        annotations = {"annotation_problems": {s: [*map(str, found)] for s, found in data.problems.items()}}
+    detector = {} if config.detector.architecture == "none" else {"detector": config.detector.name}
     return {
         "model": config.model.label,
         "factory": config.model.factory,
+        **detector,
         "attention": config.attention_label,
         "attention_after": config.attention.after,
         "seed": config.seed,
@@ -67,10 +73,11 @@ def initial_record(
         "train_images": len(data.train),
         "val_images": len(data.val),
         "data_fingerprint": data.fingerprint,
+        **annotations,
         "parameters": complexity.parameters(model),
         "gflops": complexity.gflops(model, preprocessing.crop),
         "preprocessing": asdict(preprocessing),
-        "start_weights": config.model.weights,
+        "start_weights": config.start_weights,
         "start_weights_sha256": checkpoint.sha256(model.state_dict()),
         "backbone_start_sha256": backbone_sha256,
         "processes": group.world_size,
@@ -119,8 +126,8 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
     return {
         "status": "finished",
         **{f"{name}_start": history[0][f"val_{name}"] for name in task.metrics},
-        **{name: metrics[name] for name in task.metrics},
-        "val_loss": metrics["loss"],
+        **{name: value for name, value in metrics.items() if name != "loss"},
+        **({"val_loss": metrics["loss"]} if "loss" in metrics else {}),
         f"best_{primary}": best[f"val_{primary}"],
         "best_epoch": best["epoch"],
         "predictions_sha256": predictions.sha256(),
@@ -196,11 +203,11 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
     split = f" ({processes} processes x {recipe.accumulation_steps} micro-batches x {micro_batch})"
     log.info(
         f"model  {config.model_label}: {record['parameters'] / 1e6:.2f} M parameters, {record['gflops']:.3f} GFLOPs, "
-        f"from {config.model.weights or 'random weights'}"
+        f"from {config.start_weights or 'random weights'}"
     )
     log.info(
         f"data   {record['data']}: {record['train_images']:,} training and {record['val_images']:,} validation images, "
-        f"{record['classes']} classes, {config.data.image_size} px"
+        f"{record['classes']} classes, {record['preprocessing']['crop']} px"
     )
     log.info(
         f"recipe epochs {recipe.epochs}, batch {recipe.batch_size}{'' if micro_batch == recipe.batch_size else split}, "

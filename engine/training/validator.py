@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,12 +10,11 @@ from torch import nn
 
 from engine.analysis.gate_movement import GateMovement, gather_movement, measure_movement
 from engine.analysis.gate_stats import gate_statistics, record_gates
-from engine.data.datasets import Dataset
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
 from engine.signals import GracefulStop
-from engine.tasks.base import Predictions, Task
+from engine.tasks.base import AnyDataset, Predictions, Task
 from engine.tasks.evaluator import EvalModel, evaluate
 
 
@@ -34,6 +34,11 @@ class Validation:
     gates: dict[str, float] = field(default_factory=dict)
     picture: np.ndarray | None = None
 
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the predictions."""
+        return self.predictions.metrics()
+
 
 @dataclass(frozen=True)
 class Validator:
@@ -51,7 +56,7 @@ class Validator:
     preprocessing: Preprocessing
     gates: Mapping[str, nn.Module]
     gate_gains: Mapping[str, float]
-    data: Dataset
+    data: AnyDataset
     loader: EvalLoader
     precision: torch.dtype
     group: ProcessGroup

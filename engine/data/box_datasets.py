@@ -1,0 +1,36 @@
+"""Data sets of images with boxes, by their layout on the disk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.config import DataConfig
+from engine.data import coco, synthetic_boxes, voc
+from engine.data.boxes import BoxDataset
+from engine.errors import UserError
+from engine.logging import log
+
+
+def open_boxes(config: DataConfig) -> BoxDataset:
+    """Read the annotations that a configuration names, and log what is wrong with them.
+
+    Scenes of shapes are generated if they are not there yet.
+
+    Raises:
+        UserError: if files are absent or malformed, or nothing counts in evaluation.
+    """
+    root = Path(config.root)
+    if config.layout == "voc":
+        dataset = voc.open_voc(root, config.classes, config.name, (config.train_list,), (config.val_list,))
+    elif config.layout == "voc2007":
+        dataset = voc.open_voc2007(root, config.name)
+    else:
+        if config.layout == "shapes_boxes":
+            synthetic_boxes.generate(root)
+        dataset = coco.open_coco(root, config.name)
+    for split, problems in dataset.problems.items():
+        for problem in problems:
+            log.warning(f"{config.name} {split}: {problem}")
+    if np.all(dataset.val.crowd | dataset.val.difficult):
+        raise UserError(f"The validation images of {root} have no boxes that count; no AP can be computed.")
+    return dataset

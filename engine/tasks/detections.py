@@ -1,0 +1,162 @@
+"""Detections of a model for every image of a split, and their average precision."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.data.box_samples import PADDING, EvalTargets
+from engine.determinism import RngPurpose, rng
+from engine.tasks import average_precision, coco_matching, voc_metric
+from engine.tasks.average_precision import COCO_RECALLS, Detections, GroundTruth, Matches
+from engine.tasks.base import Predictions
+from engine.tasks.paired_stats import PairedDifference, interval_across_seeds, standard_deviation
+
+MOST = 300  # detections of an image that are kept
+REPLICATES = 1000
+_SEED = 51  # of the resampling: every table draws the same
+
+Metrics = Callable[[Matches, np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class BoxPredictions(Predictions):
+    """Detections and annotated objects of every image, in dataset order, padded to the most of an image.
+
+    The metrics are COCO's.
+
+    Attributes:
+        true_boxes: [N, M, 4] float32, x1, y1, x2, y2 in pixels.
+        true_labels: [N, M] int64, classes; PADDING behind the last object.
+        true_areas: [N, M] float64, areas of the objects in pixels.
+        true_ignored: [N, M] bool, crowds and difficult objects.
+        boxes: [N, D, 4] float32.
+        labels: [N, D] int64; PADDING behind the last detection.
+        scores: [N, D] float32, falling.
+    """
+
+    true_boxes: np.ndarray
+    true_labels: np.ndarray
+    true_areas: np.ndarray
+    true_ignored: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    def truth(self) -> GroundTruth:
+        """Return the annotated objects."""
+        known = self.true_labels != PADDING
+        return GroundTruth(
+            images=len(known),
+            # Classes without an object do not count, so that the number of classes need not be known.
+            classes=1 + max(int(self.true_labels.max(initial=0)), int(self.labels.max(initial=0))),
+            image=np.nonzero(known)[0],
+            labels=self.true_labels[known],
+            boxes=self.true_boxes[known],
+            areas=self.true_areas[known],
+            ignored=self.true_ignored[known],
+        )
+
+    def detections(self) -> Detections:
+        """Return the detections of all images."""
+        known = self.labels != PADDING
+        return Detections(np.nonzero(known)[0], self.labels[known], self.scores[known], self.boxes[known])
+
+    def metrics(self) -> dict[str, float]:
+        return _percent(average_precision.average_precision(coco_matching.match(self.truth(), self.detections())))
+
+    def matches(self) -> Matches:
+        """Match the detections as the primary metric does: objects of all areas."""
+        matches = coco_matching.match(self.truth(), self.detections())
+        return replace(matches, outcome=matches.outcome[:1], object_counted=matches.object_counted[:1])
+
+
+class VocPredictions(BoxPredictions):
+    """As `BoxPredictions`, with the metrics of the VOC devkit besides COCO's."""
+
+    def metrics(self) -> dict[str, float]:
+        return _percent(voc_metric.average_precision(self.matches())) | super().metrics()
+
+    def matches(self) -> Matches:
+        """Match the detections by the devkit's rule."""
+        return voc_metric.match(self.truth(), self.detections())
+
+
+def predictions_of(results: Sequence[Mapping[str, Tensor]], targets: EvalTargets) -> dict[str, Tensor]:
+    """Return the arrays of `BoxPredictions` for a batch.
+
+    Args:
+        results: of a detector for each image: `boxes` [D, 4], `labels` [D] and `scores` [D].
+        targets: of the batch.
+    """
+    count, device = len(results), targets.boxes.device
+    boxes = torch.zeros(count, MOST, 4, device=device)
+    labels = torch.full((count, MOST), PADDING, device=device)
+    scores = torch.zeros(count, MOST, device=device)
+    for i, result in enumerate(results):
+        found = len(result["scores"])
+        order = result["scores"].argsort(descending=True, stable=True)
+        for padded, key in ((boxes, "boxes"), (labels, "labels"), (scores, "scores")):
+            padded[i, :found] = result[key][order].to(padded.dtype)
+    return {
+        "true_boxes": targets.boxes,
+        "true_labels": targets.labels,
+        "true_areas": targets.areas,
+        "true_ignored": targets.ignored,
+        "boxes": boxes,
+        "labels": labels,
+        "scores": scores,
+    }
+
+
+def primary_ap(recalls: np.ndarray, matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the AP of what `matches` of the predictions returns: [R] in [0, 1], for `paired_bootstrap`."""
+    precision = average_precision.interpolated_precision(matches, recalls, weights)
+    return {"ap": average_precision.mean_over_classes(precision)}
+
+
+COCO_AP: Metrics = partial(primary_ap, COCO_RECALLS)
+VOC_AP: Metrics = partial(primary_ap, voc_metric.VOC2007_RECALLS)
+
+
+def paired_difference(
+    predictions: Sequence[Any], baseline: Sequence[Any], metrics: Metrics, replicates: int = REPLICATES
+) -> PairedDifference:
+    """Compare the AP of a detector with its baseline's; positive is better.
+
+    Args:
+        predictions: of the detector, one for each seed.
+        baseline: of the baseline, one for each of the same seeds.
+        metrics: the AP of their matches.
+        replicates: resampled sets of images.
+    """
+    pairs = [(ours.matches(), theirs.matches()) for ours, theirs in zip(predictions, baseline, strict=True)]
+    once = np.ones((pairs[0][0].images, 1))
+    per_seed = np.array([100 * float((metrics(a, once)["ap"] - metrics(b, once)["ap"])[0]) for a, b in pairs])
+    random = rng(_SEED, RngPurpose.BOOTSTRAP)
+    ours, theirs = zip(*pairs, strict=True)
+    interval = average_precision.paired_bootstrap(ours, theirs, random, replicates, metrics)["ap"]
+    low, high = 100 * interval.low, 100 * interval.high
+    across = interval_across_seeds(per_seed, low, high)
+    seeds_agree = across is None or not across[0] <= 0 <= across[1]
+    return PairedDifference(
+        difference=float(per_seed.mean()),
+        difference_low=low,
+        difference_high=high,
+        difference_sd=standard_deviation(per_seed),
+        across_seeds_low=None if across is None else across[0],
+        across_seeds_high=None if across is None else across[1],
+        won=None,
+        lost=None,
+        p_value=None,
+        distinguishable=seeds_agree and not low <= 0 <= high,
+    )
+
+
+def _percent(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the metrics that have a value, in %: there is no AP of small objects where none is small."""
+    return {name: 100 * float(values[0]) for name, values in metrics.items() if np.isfinite(values[0])}

@@ -1,0 +1,76 @@
+"""Weights of whole detectors: torchvision's published ones, and files."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision.models import detection
+
+from models import weights as start_weights
+from models.attention import plain_state
+from models.errors import ModelError
+from models.pretrained import fetch
+
+log = logging.getLogger(__name__)
+
+Published = Any | None  # torchvision's entry of a detector's weights; None for weights from elsewhere
+
+_PUBLISHED = {
+    ("faster_rcnn", "resnet50"): detection.FasterRCNN_ResNet50_FPN_Weights,
+    ("ssd", "vgg16"): detection.SSD300_VGG16_Weights,
+    ("ssdlite", "mobilenet_v3_large"): detection.SSDLite320_MobileNet_V3_Large_Weights,
+}
+
+_PREDICTORS = ("roi_heads.box_predictor.", "head.classification_head.")
+
+
+def published_entry(architecture: str, backbone: str, weights: str | None) -> Published:
+    """Return torchvision's entry (url, meta) of a detector's weights, None where they are a file or none.
+
+    Raises:
+        ModelError: if they are neither.
+    """
+    known = {entry.name: entry for entry in _PUBLISHED.get((architecture, backbone), ())}
+    if weights is None or weights in known or Path(weights).is_file():
+        return known.get(weights or "")
+    raise ModelError(
+        f"detector.weights={weights} is neither a file nor published for {architecture} on {backbone}; published are "
+        f"{', '.join(known) or 'none'}."
+    )
+
+
+def knows(published: Published, classes: Sequence[str]) -> bool:
+    """Return whether published weights have all classes, by name."""
+    return published is not None and set(classes) <= set(published.meta["categories"])
+
+
+def load(model: nn.Module, backbone: str, weights: str, published: Published, new_predictors: bool) -> None:
+    """Load a detector's weights. Attention that they do not have keeps its start, and so do predictors if they may.
+
+    Args:
+        weights: the path of a file; not used where `published` is given.
+        new_predictors: whether the predictors are for other classes. Those of other shapes are re-initialized anyway.
+
+    Raises:
+        ModelError: listing the names that are missing, unexpected or of another shape.
+    """
+    path = Path(weights) if published is None else fetch(backbone, published)
+    start = start_weights.read_file(path)
+    own, state = model.state_dict(), dict(start.state)
+    needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
+    # Fixed norms have no counters of batches.
+    state = {key: value for key, value in state.items() if key in own or not key.endswith("num_batches_tracked")}
+    reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
+    predictors = {key for key in own if key.startswith(_PREDICTORS)}
+    if new_predictors or (reshaped and reshaped <= predictors):
+        log.warning("The predictors of the detector are re-initialized: its weights are for other classes.")
+        state = {key: value for key, value in state.items() if key not in predictors}
+        needed, reshaped = needed - predictors, set()
+    attention = needed - plain_state(model).keys()
+    missing = needed - state.keys()
+    if missing >= attention:
+        missing -= attention
+    start_weights.refuse(backbone, missing=missing, unexpected=state.keys() - own.keys(), reshaped=reshaped)
+    model.load_state_dict(state, strict=False)

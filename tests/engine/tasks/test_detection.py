@@ -1,0 +1,178 @@
+"""The task of detection: samples, losses, detections kept for every image, and the difference of two detectors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import models
+from engine.config import DataConfig, DetectorConfig
+from engine.data import box_samples
+from engine.data.box_samples import PADDING, EvalTargets, images_of
+from engine.data.loader import Batch, EvalLoader, TrainLoader
+from engine.distributed import ProcessGroup
+from engine.tasks import detections
+from engine.tasks.base import Task
+from engine.tasks.detection import Detection, VocDetection
+from engine.tasks.detections import BoxPredictions, VocPredictions
+from engine.tasks.evaluator import EvalModel, evaluate
+from tests import scenes
+
+CPU = torch.device("cpu")
+SIZES = DetectorConfig(
+    "small", "faster_rcnn", None, None, 64, 96, channels=16, rois=16, train_proposals=40, test_proposals=40
+)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Detection:
+    root = scenes.write(tmp_path_factory.mktemp("scenes") / "coco")
+    return Detection(DataConfig("scenes", "coco", str(root), task="detection"), SIZES)
+
+
+def network(classes: list[str]) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return models.build_detector(models.DetectorSpec(**SIZES.options), "mobilenet_v3_small_cbam", classes=classes)
+
+
+def batches(task: Detection, epoch: int = 0) -> list[Batch]:
+    samples = task.train_samples(task.open().train, 51)
+    return list(TrainLoader(samples, 4, 51, 0, CPU, ProcessGroup()).epoch(epoch))
+
+
+def test_training_images_have_the_detectors_size_and_keep_their_boxes(task: Detection) -> None:
+    (first, *_), data = batches(task), task.open()
+    size, boxes, labels = first.targets
+    assert first.views[0].shape == (4, 3, 96, 96)
+    for image, own, known, index in zip(
+        images_of(first.views[0], size), boxes, labels != PADDING, first.indices, strict=True
+    ):
+        height, width = image.shape[1:]
+        assert min(height, width) == 64
+        assert known.sum() == 2
+        assert own[known].max() <= max(height, width)
+        assert (own[~known] == 0).all()
+        for label, (x1, y1, x2, y2) in enumerate(own[known].round().int().tolist()):
+            inside = image[label, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+            assert inside.mean() > 0.7, data.train.path(int(index))
+    assert first.views[0][0, :, int(size[0, 0]) :].sum() == 0
+
+
+def test_a_step_returns_the_losses_by_name(task: Detection) -> None:
+    model, (batch, *_) = network(task.open().classes), batches(task)
+    loss, sums = task.training_step(model, batch, task.preprocessing(None))
+    assert list(task.training_metrics) == [
+        *("loss", "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),
+    ]
+    assert sums[0].item() == pytest.approx(4 * loss.item())
+    assert sums[0].item() == pytest.approx(sums[1:].sum().item())
+    assert "classifier 0.500" in task.describe({"loss": 1.0, "loss_classifier": 0.5})
+
+
+def test_a_detection_does_not_depend_on_its_neighbors(task: Detection) -> None:
+    data = task.open()
+    model = EvalModel(network(data.classes), task.preprocessing(None))
+    samples = task.eval_samples(data.val, [model.preprocessing])
+    found = []
+    for batch_size in (1, 7):
+        loader = EvalLoader(samples, batch_size, 0, CPU, ProcessGroup())
+        found += evaluate(task, [model, model], loader, [model.preprocessing], torch.float32, ProcessGroup())
+    assert isinstance(found[0], BoxPredictions)
+    assert (found[0].labels >= 0).any()
+    assert {one.sha256() for one in found} == {found[0].sha256()}
+
+
+def results(*found: tuple[list[list[float]], list[int], list[float]]) -> list[dict[str, Tensor]]:
+    return [
+        {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.tensor(labels), "scores": torch.tensor(scores)}
+        for boxes, labels, scores in found
+    ]
+
+
+BOX, OTHER = [10.0, 10, 50, 50], [60.0, 60, 90, 90]
+
+
+def targets(ignored: bool = False) -> EvalTargets:
+    """An image with two objects and one without any."""
+    boxes = torch.tensor([[BOX, OTHER], [[0.0] * 4] * 2])
+    return EvalTargets(
+        size=torch.full((2, 2), 100),
+        boxes=boxes,
+        labels=torch.tensor([[0, 1], [PADDING, PADDING]]),
+        areas=torch.tensor([[1600.0, 900], [0, 0]], dtype=torch.float64),
+        ignored=torch.tensor([[False, ignored], [False, False]]),
+    )
+
+
+def predicted(kind: type[BoxPredictions], found: list[dict[str, Tensor]], ignored: bool = False) -> BoxPredictions:
+    return kind(**{name: array.numpy() for name, array in detections.predictions_of(found, targets(ignored)).items()})
+
+
+def test_metrics_are_in_percent_and_sizes_without_objects_have_none() -> None:
+    perfect = predicted(BoxPredictions, results(([OTHER, BOX], [1, 0], [0.5, 0.9]), ([], [], [])))
+    metrics = perfect.metrics()
+    assert metrics == pytest.approx(dict.fromkeys(("ap", "ap50", "ap75", "ap_small", "ap_medium"), 100.0))
+    assert perfect.scores[0, :2].tolist() == pytest.approx([0.9, 0.5])  # best first
+    assert Detection.table_row(metrics)["ap_large"] is None
+
+
+def test_the_voc_task_adds_the_devkits_metric_and_ignores_difficult_objects() -> None:
+    found = results(([BOX], [0], [0.9]), ([BOX], [0], [0.95]))  # a false positive above the true one
+    metrics = predicted(VocPredictions, found, ignored=True).metrics()
+    assert metrics["ap_11_points"] == pytest.approx(50.0)
+    assert metrics["ap_area"] == pytest.approx(50.0)
+    half = predicted(VocPredictions, found).metrics()
+    assert half["ap_11_points"] == pytest.approx(25.0)  # the second object is missed
+    assert VocDetection.describe(VocDetection.of_data(DataConfig()), metrics).startswith("mAP 50.00% (11 points), AP ")
+
+
+def scattered(quality: float, seed: int) -> BoxPredictions:
+    """Detections of 60 images with an object each, right with a probability."""
+    random = np.random.default_rng(seed)
+    count = 60
+    right = random.random(count) < quality
+    boxes = np.where(right[:, None], [BOX], [OTHER]).astype(np.float32)[:, None]
+    shape = (count, 1)
+    return VocPredictions(
+        true_boxes=np.tile(np.array(BOX, np.float32), (count, 1, 1)),
+        true_labels=np.zeros(shape, np.int64),
+        true_areas=np.full(shape, 1600.0),
+        true_ignored=np.zeros(shape, bool),
+        boxes=boxes,
+        labels=np.zeros(shape, np.int64),
+        scores=random.uniform(0.1, 1, shape).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("task", [Detection, VocDetection])
+def test_a_difference_of_two_detectors_is_paired_and_pooled_over_seeds(task: type[Task]) -> None:
+    good, poor = ([scattered(quality, seed) for seed in (1, 2)] for quality in (0.9, 0.5))
+    one = task.paired(good[:1], poor[:1])
+    primary = task.table_metrics[0]
+    assert one.difference == pytest.approx(good[0].metrics()[primary] - poor[0].metrics()[primary])
+    assert 0 < one.difference_low < one.difference < one.difference_high
+    assert one.distinguishable
+    assert one == task.paired(good[:1], poor[:1])  # the same resamples
+    both = task.paired(good, poor)
+    each = [task.paired(good[i : i + 1], poor[i : i + 1]).difference for i in range(2)]
+    assert both.difference == pytest.approx(np.mean(each))
+    assert both.difference_sd == pytest.approx(np.std(each, ddof=1))
+    same = task.paired(good, good)
+    assert (same.difference, same.difference_low, same.difference_high, same.distinguishable) == (0, 0, 0, False)
+
+
+def test_predictions_survive_a_file(tmp_path: Path) -> None:
+    written = scattered(0.7, 3)
+    written.save(tmp_path / "predictions.npz")
+    read = VocPredictions.load(tmp_path / "predictions.npz", written.sha256())
+    assert read.metrics() == written.metrics()
+
+
+def test_cached_images_are_the_same(task: Detection) -> None:
+    data = task.open()
+    for split, cached in ((data.train, data.cached().train), (data.val, data.cached().val)):
+        for index in (0, 1, 0, 1):
+            assert torch.equal(split.image(index), cached.image(index))
+    assert box_samples.BoxEvalSamples(data.val).shapes == [(62, 80)]
