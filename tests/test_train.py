@@ -155,7 +155,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalisation needs at least 2 images"),
         (["data.name=../elsewhere"], "is no name for a folder"),
         (["run.root=''"], "run.root is empty"),
-        (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "cannot take images of 31 pixels"),
+        (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "does not accept images of 31 pixels"),
         (["recipe.schedule=linear"], "recipe.schedule=linear is not known; it is one of cosine, step"),
         ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),
         (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published are"),
