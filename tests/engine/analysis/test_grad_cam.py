@@ -102,7 +102,7 @@ def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) 
     assert picture.shape[2] > picture.shape[1]
     assert command("scripts/show_attention.py", "runs=resnet18", "target=predicted", *common).returncode == 0
     twice = command("scripts/show_attention.py", "runs=resnet18,resnet18", "target=predicted", *common)
-    assert_one_line(twice, "Two of the runs are the same network under the same seed")
+    assert_one_line(twice, "Two of the runs are the same network with the same seed")
     wrong = command("scripts/show_attention.py", "runs=resnet18", "target=class7", *common)
     assert_one_line(wrong, "target=class7 is no class; they are predicted, class0, class1, class2")
     assert_one_line(
