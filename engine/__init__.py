@@ -1,1 +1,1 @@
-"""Everything around a model: data, training, evaluation, checkpoints, records, tables. Knows no architecture."""
+"""Everything around a model: data, training, evaluation, checkpoints, records, tables. Independent of architectures."""

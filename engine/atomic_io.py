@@ -1,4 +1,4 @@
-"""Atomic writes: a file has its old content or its new content, never a part of it."""
+"""Atomic writes: a file has either its old or its new content, never a part of it."""
 
 import os
 import socket
@@ -14,10 +14,10 @@ DRAFT = ".draft"  # suffix of a file that is still being written
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Path | None = None) -> None:
     """Call `write` on a temporary file beside `path`, flush it to the disk, and rename it to `path`.
 
-    The previous content of `path` is renamed to `previous` first, if that is given.
+    If `previous` is given, an existing `path` is renamed to it first.
 
     Raises:
-        UserError: if writing fails; `path` is unchanged then.
+        UserError: if writing fails; `path` is then unchanged.
     """
     draft = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{DRAFT}")
     try:
@@ -29,8 +29,8 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Pat
             path.replace(previous)
         draft.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch.save raises a RuntimeError while it closes a file that the system refused to write to. A RuntimeError
-        # on its own is something else, such as torch's report of a worker process that died at this moment.
+        # torch.save raises a RuntimeError from the OSError when it closes a file that could not be written. Other
+        # RuntimeErrors are unrelated, such as torch's report of a worker process that died at this moment.
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
             raise

@@ -1,4 +1,4 @@
-"""Checkpoints of tensors and plain values, and a digest to compare weights by."""
+"""Checkpoints of tensors and plain values, and a digest of weights."""
 
 import hashlib
 import warnings
@@ -13,19 +13,19 @@ from engine.errors import UserError
 
 
 class UnreadableCheckpoint(UserError):
-    """A checkpoint that is damaged, or holds something other than tensors and plain values."""
+    """Raised for a checkpoint that is damaged or contains anything but tensors and plain values."""
 
 
 def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
-    """Write a checkpoint in place of an earlier one, which stays until the new one is on the disk.
+    """Write a checkpoint. An earlier one is kept until the new one is on the disk.
 
     Args:
         state: tensors and plain values.
-        path: where the newest checkpoint is.
-        previous: where to keep the one that it takes the place of; None to drop it.
+        path: file of the newest checkpoint.
+        previous: file to keep the replaced checkpoint in; None to discard it.
 
     Raises:
-        UserError: if it cannot be written, the disk full for instance.
+        UserError: if writing fails, for example because the disk is full.
     """
     atomic_write(path, lambda file: torch.save(state, file), previous)
 
@@ -34,22 +34,22 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU. Only tensors and plain values are read, never code.
 
     Raises:
-        UnreadableCheckpoint: if it is damaged, or holds anything but tensors and plain values.
+        UnreadableCheckpoint: if it is damaged or contains anything but tensors and plain values.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly every kind of exception for a file that is not its own
+    except Exception as error:  # torch.load raises nearly any exception for a file that it did not write
         raise UnreadableCheckpoint(
-            f"{path} cannot be read: it is damaged, or holds something other than tensors."
+            f"{path} cannot be read: it is damaged or contains something other than tensors."
         ) from error
     if not isinstance(state, dict):
-        raise UnreadableCheckpoint(f"{path} cannot be read: it holds no checkpoint.")
+        raise UnreadableCheckpoint(f"{path} cannot be read: it is not a checkpoint.")
     return state
 
 
 def sha256(state: dict[str, Tensor]) -> str:
-    """Digest of a state dict: every name, dtype, shape and byte, in the order of the names."""
+    """Return the digest of a state dict: every name, dtype, shape and byte, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()

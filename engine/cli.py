@@ -1,6 +1,6 @@
-"""The command line: Hydra composes the configuration; what goes wrong ends in one line and an exit code.
+"""The command line: Hydra composes the configuration, and errors end in one line and an exit code.
 
-2: the user has to put something right. 75: stopped by a signal, its state saved; the same command goes on.
+Exit code 2 is an error that the user has to fix. Exit code 75 is a stop by a signal; the same command resumes.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ GROUPS = ("model", "attention", "data", "detector", "recipe", "runtime")
 
 
 def check_arguments(name: str) -> None:
-    """Print the help, or refuse arguments that do not compose, before the imports that take seconds.
+    """Print the help, or reject arguments that do not compose, before the slow imports.
 
     Args:
         name: the primary config.
@@ -42,7 +42,7 @@ def check_arguments(name: str) -> None:
             print_line(_help(name))
             sys.exit()
         if any(argument.startswith("-") for argument in sys.argv[1:]):
-            return  # Hydra's own options; several runs
+            return  # Hydra's own options, such as --multirun
         try:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
                 config.parse(compose(name, sys.argv[1:]))
@@ -51,19 +51,19 @@ def check_arguments(name: str) -> None:
 
 
 def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]) -> None:
-    """Run a command on the configuration that `configs/NAME.yaml` and the arguments compose to.
+    """Run a command on the configuration composed from `configs/NAME.yaml` and the arguments.
 
     Args:
         name: the primary config.
-        command: takes the dataclass of its schema.
-        user_errors: further exceptions whose message is a sentence for the user.
+        command: function of the config's dataclass.
+        user_errors: further exceptions whose message is written for the user.
     """
     composing = True
 
     def job(composed: DictConfig) -> None:
         nonlocal composing
         composing = False
-        # Inside Hydra's own handling of errors, which would print more.
+        # Inside hydra.main, whose own error handling would print more.
         with one_line_errors(*user_errors, OmegaConfBaseException):
             _require_one_attention(composed)
             command(config.parse(composed))
@@ -84,10 +84,10 @@ def _does_not_compose(error: ValueError) -> UserError:
 
 @contextmanager
 def _arguments(name: str) -> Iterator[None]:
-    """While entered, Hydra finds the configurations, and errors of the arguments end in one line."""
+    """Make Hydra find the configurations, and report errors in the arguments in one line."""
     open_streams()
     config.register()
-    # Otherwise Hydra prints errors itself, over many lines, and exits with 1.
+    # Otherwise Hydra prints errors itself, on many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
         sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
@@ -114,7 +114,7 @@ def with_usual_presets(arguments: Sequence[str]) -> list[str]:
 
 
 def _help(name: str) -> str:
-    """Return what the program does, its presets, and its keys with their defaults."""
+    """Return the program's description, its presets, and its keys with their defaults."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         defaults = OmegaConf.to_yaml(compose(name)).strip()
@@ -137,13 +137,13 @@ def _as_list(argument: str) -> str:
 
 
 def _require_one_attention(composed: DictConfig) -> None:
-    """Refuse `model=resnet50_cbam attention=none`, which composes to the baseline."""
+    """Reject `model=resnet50_cbam attention=none`, which composes to the baseline."""
     choices = HydraConfig.get().runtime.choices
     backbone, _, kind = choices.get("model", "").rpartition("_")
     if kind in ("cbam", "se") and composed.model.attention != kind:
         raise UserError(
-            f"model={backbone}_{kind} already selects an attention, and attention={choices['attention']} is another; "
-            f"use model={backbone} attention={choices['attention']}."
+            f"model={backbone}_{kind} already selects an attention and conflicts with "
+            f"attention={choices['attention']}; use model={backbone} attention={choices['attention']}."
         )
 
 
@@ -156,7 +156,7 @@ def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
-    """End the process with one line for a UserError, one of `user_errors`, what the system refuses, or a stop."""
+    """End the process with one line on a UserError, one of `user_errors`, a system error or a signal."""
     expected: tuple[type[Exception], ...] = (UserError, *user_errors)
     try:
         yield
@@ -164,22 +164,22 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         _fail(_sentence(error))
     except OSError as error:
         if error.errno == errno.EMFILE:
-            _fail("The system allows this process no more open files; set runtime.workers lower, or raise `ulimit -n`.")
-        _fail(f"The system refuses {error.filename or 'a file'}: {error.strerror or error}.")
+            _fail("This process has too many open files; lower runtime.workers or raise `ulimit -n`.")
+        _fail(f"Cannot access {error.filename or 'a file'}: {error.strerror or error}.")
     except RuntimeError as error:
-        # CUDA, the allocator, oneDNN; torch has a class for the first alone.
+        # From CUDA, the allocator and oneDNN; torch has an exception class for the first only.
         refused = ("out of memory", "can't allocate memory", "could not create a", "std::bad_alloc")
         if any(text in str(error) for text in refused):
             _fail(
-                f"There is too little memory ({str(error).splitlines()[0]}). Set runtime.eval_batch_size or "
-                "table.throughput_batch_size lower, or recipe.accumulation_steps higher."
+                f"Out of memory ({str(error).splitlines()[0]}). Lower runtime.eval_batch_size or "
+                "table.throughput_batch_size, or raise recipe.accumulation_steps."
             )
-        # torch raises it wherever the main process happens to be when a worker dies.
+        # torch raises this wherever the main process is when a worker dies.
         if "DataLoader worker (pid" not in str(error):
             raise
         _fail(
-            f"A process that reads images died ({str(error).splitlines()[0]}), of too little memory perhaps; "
-            "set runtime.workers lower. The same command goes on from the last checkpoint."
+            f"A data loading worker died ({str(error).splitlines()[0]}), possibly for lack of memory; lower "
+            "runtime.workers. Run the same command again to resume from the last checkpoint."
         )
     except Interrupted as stop:
         exit_interrupted(str(stop))
@@ -188,11 +188,11 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
 
 
 def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> None:
-    """Call a script's command with the KEY=VALUE arguments of the command line, its parameters being the keys.
+    """Call a script's command with the KEY=VALUE arguments of the command line.
 
     Args:
-        command: takes strings.
-        user_errors: further exceptions whose message is a sentence for the user.
+        command: function of strings; its parameters are the keys.
+        user_errors: further exceptions whose message is written for the user.
     """
     open_streams()
     if "--help" in sys.argv:
@@ -203,7 +203,7 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
     with one_line_errors(*user_errors):
         if given.keys() != set(keys):
             usage = " ".join(f"{key}={key.upper()}" for key in keys)
-            raise UserError(f"The arguments are {usage}; got {' '.join(sys.argv[1:]) or 'none'}.")
+            raise UserError(f"Expected the arguments {usage}; got {' '.join(sys.argv[1:]) or 'none'}.")
         command(**given)
 
 
@@ -216,7 +216,7 @@ def _sentence(error: Exception) -> str:
         return f"There is no {group}={name}{guess}. {known}."
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
-        # Hydra's advice to append the key with `+` does not hold: every key is typed.
+        # Hydra's advice to append the key with `+` does not apply: every key is typed.
         lines = [line for line in lines if not line.startswith("To append to your")]
         lines += str(error.__cause__ or "").splitlines()[:1]
         if isinstance(error, OverrideParseException):
@@ -226,7 +226,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _known_keys(error: BaseException | None) -> list[str]:
-    """What a key could have been that the configuration does not have."""
+    """Return the known keys as a sentence if the error is an unknown key."""
     schema = error.object_type if isinstance(error, ConfigKeyError | ConfigAttributeError) else None
     if not dataclasses.is_dataclass(schema):
         return []
@@ -234,5 +234,5 @@ def _known_keys(error: BaseException | None) -> list[str]:
 
 
 def _fail(sentence: str) -> NoReturn:
-    sys.stderr.write(f"error: {sentence}\n")  # at once: of several processes, each says something
+    sys.stderr.write(f"error: {sentence}\n")  # one call, so that messages of several processes do not mix
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""Which process of a run this one is, and where the processes meet: from torchrun's variables or Slurm's."""
+"""The rank of this process and the address at which the processes meet, from torchrun's or Slurm's variables."""
 
 import os
 import re
@@ -11,17 +11,17 @@ from engine.errors import UserError
 
 @dataclass(frozen=True)
 class ClusterEnvironment:
-    """This process among those of a run; alone by default.
+    """This process among the processes of a run; by default, the only one.
 
     Attributes:
-        rank: of this process, from 0.
-        world_size: how many there are.
-        local_rank: of this process among those on its machine.
-        processors: how many of the machine's processors are this process's.
-        address: of the machine of rank 0.
-        port: on which the processes meet there.
+        rank: rank of this process, from 0.
+        world_size: number of processes.
+        local_rank: rank of this process on its machine.
+        processors: number of the machine's processors that this process may use.
+        address: address of the machine of rank 0.
+        port: port on that machine at which the processes meet.
         hosted: whether the launcher itself listens on that port; otherwise rank 0 does.
-        attempt: how many times the launcher has started the processes anew.
+        attempt: number of times that the launcher has restarted the processes.
     """
 
     rank: int = 0
@@ -35,27 +35,27 @@ class ClusterEnvironment:
 
 
 def world_info_from_env(environment: Mapping[str, str]) -> ClusterEnvironment:
-    """What the variables say that torchrun, or a step that srun started, gives its processes; alone without either.
+    """Return the environment of a process started by torchrun or srun; without their variables, a single process.
 
     Raises:
-        UserError: if Slurm does not tell the address of the first node.
+        UserError: if Slurm does not report the address of the first node.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return _by_torchrun(environment)
-    # A batch script sees its job's variables as well, though it is no task; only those of a step count.
+    # A batch script also has its job's variables but is not a task, so only a step's variables count.
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return _by_srun(environment)
     return ClusterEnvironment()
 
 
 def slurm_start() -> str:
-    """Return the job of Slurm that this process belongs to and how often it was requeued; empty outside Slurm."""
+    """Return this process's Slurm job and the number of times it was requeued; empty outside Slurm."""
     job = os.environ.get("SLURM_JOB_ID")
     return f"job {job}, start {os.environ.get('SLURM_RESTART_COUNT', '0')}" if job else ""
 
 
 def is_earlier_start(other: str) -> bool:
-    """Return whether `other` is another start of this job, which has ended: Slurm requeues no job that runs."""
+    """Return whether `other` is another start of this job, which has ended: Slurm does not requeue a running job."""
     here = slurm_start()
     return bool(here) and other != here and other.partition(",")[0] == here.partition(",")[0]
 
@@ -74,7 +74,7 @@ def _by_torchrun(environment: Mapping[str, str]) -> ClusterEnvironment:
 
 
 def _by_srun(environment: Mapping[str, str]) -> ClusterEnvironment:
-    # Jobs that share a node have different numbers. Below 32768, where Linux takes ports for outgoing connections.
+    # Jobs that share a node have different IDs. Linux uses ports from 32768 up for outgoing connections.
     port = 12000 + (int(environment["SLURM_JOB_ID"]) + int(environment["SLURM_STEP_ID"])) % 20000
     return ClusterEnvironment(
         rank=int(environment["SLURM_PROCID"]),
@@ -87,13 +87,13 @@ def _by_srun(environment: Mapping[str, str]) -> ClusterEnvironment:
 
 
 def _address_of_first(nodes: str) -> str:
-    """The address of the first node of a list such as `gpu[07-09,12]`, which need not be its name."""
+    """Return the address of the first node of a list such as `gpu[07-09,12]`, which can differ from its name."""
     try:
         names = _scontrol("show", "hostnames", nodes).split()
         found = re.search(r"\bNodeAddr=(\S+)", _scontrol("show", "node", "--oneliner", names[0]))
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise UserError(
-            f"Slurm does not tell the address of the first node of {nodes} ({error}); set MASTER_ADDR."
+            f"Slurm does not report the address of the first node of {nodes} ({error}); set MASTER_ADDR."
         ) from error
     return found[1] if found else names[0]
 

@@ -1,4 +1,4 @@
-"""Randomness as a pure function of the seed and the place where it is used; deterministic computation."""
+"""Random numbers as a pure function of the seed and the place of their use, and deterministic computation."""
 
 import enum
 import os
@@ -9,7 +9,7 @@ import torch
 
 
 class RngPurpose(enum.IntEnum):
-    """What a stream of random numbers is for; streams of different purposes are independent."""
+    """Purpose of a stream of random numbers; streams of different purposes are independent."""
 
     SAMPLE = 0  # augmentation of one image
     ORDER = 1  # order of the images in one epoch
@@ -20,21 +20,21 @@ class RngPurpose(enum.IntEnum):
 
 
 def rng(seed: int, purpose: RngPurpose, epoch: int = 0, index: int = 0) -> np.random.Generator:
-    """A stream of random numbers for one place of the experiment.
+    """Return the random generator of one epoch and index.
 
-    Philox is counter based: the seed and purpose are its key, the place its counter. Two places never share a
-    number, neighbouring seeds share nothing, and no state has to be kept or restored.
+    Philox is counter-based: seed and purpose are its key, epoch and index its counter. The streams of different
+    arguments never overlap, neighboring seeds are independent, and there is no state to save or restore.
     """
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, index, epoch]))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch for one training step, so that dropout needs no state to be resumed from."""
+    """Seed torch for one training step, so that dropout can be resumed without saved state."""
     torch.manual_seed(int(rng(seed, RngPurpose.STEP, epoch=rank, index=step).integers(2**63)))
 
 
 def set_determinism(seed: int, deterministic: bool) -> None:
-    """Seed the global generators and choose between the same bits again and the fastest kernels.
+    """Seed the global generators and select deterministic algorithms or the fastest kernels.
 
     Call it before CUDA is first used: cuBLAS reads its setting then.
     """
@@ -44,7 +44,7 @@ def set_determinism(seed: int, deterministic: bool) -> None:
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(deterministic)
-    # Nothing here reads memory that it has not written, so filling it first would only cost time.
+    # Uninitialized memory is never read here, so filling it would only cost time.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (unknown to mypy)
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.allow_tf32 = not deterministic

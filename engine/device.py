@@ -1,4 +1,4 @@
-"""The device and precision that a configuration asks for, and how tensors get there."""
+"""The device and precision of a configuration, and the transfer of tensors to the device."""
 
 import socket
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_device(name: str, group: ProcessGroup) -> torch.device:
-    """`auto` is CUDA where there is one; each process of a machine takes its own.
+    """Return this process's device; `auto` is CUDA if available, one device for each process of a machine.
 
     Raises:
-        UserError: if CUDA is asked for and absent, or there are fewer devices than processes.
+        UserError: if CUDA is requested but unavailable, or there are fewer devices than processes.
     """
     local_rank = group.cluster.local_rank
     available = torch.cuda.is_available()
@@ -27,10 +27,10 @@ def resolve_device(name: str, group: ProcessGroup) -> torch.device:
     count = torch.cuda.device_count()
     if 1 < count <= local_rank:
         raise UserError(
-            f"Process {local_rank + 1} of this machine has no CUDA device of its own, torch sees {count}; "
-            "start no more processes than devices."
+            f"Process {local_rank + 1} on this machine has no CUDA device of its own (torch sees {count}); "
+            "start at most one process per device."
         )
-    # A launcher may show each process its own device alone.
+    # A launcher may expose to each process only its own device.
     device = torch.device("cuda", local_rank if count > 1 else 0)
     torch.cuda.set_device(device)
     require_one_each(
@@ -40,38 +40,38 @@ def resolve_device(name: str, group: ProcessGroup) -> torch.device:
 
 
 def require_one_each(owned: Sequence[tuple[str, str]]) -> None:
-    """Refuse processes that share a device, which NCCL does not support.
+    """Reject processes that share a device, which NCCL does not support.
 
     Args:
-        owned: of each process its machine and the device that it took.
+        owned: machine and device of each process.
     """
     for machine, uuid in owned:
         if owned.count((machine, uuid)) > 1:
             raise UserError(
-                f"Several processes on {machine} see one and the same CUDA device ({uuid}); start no more processes "
-                "than devices."
+                f"Several processes on {machine} use the same CUDA device ({uuid}); start at most one process per "
+                "device."
             )
 
 
 def to_device(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    """The model on the device, its convolutions' weights in the memory format that is fastest there."""
+    """Move a model to the device, with its convolution weights in the given memory format."""
     return model.to(device).to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 class Transfer:
-    """Copies tensors of the host to the device; on CUDA while it computes."""
+    """Copy of host tensors to the device, overlapped with computation on CUDA."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """A copy: the tensor may be written to as soon as this returns."""
+        """Return a copy on the device; the tensor may be overwritten as soon as this returns."""
         if self.stream is None:
             return tensor.clone()
         with torch.cuda.stream(self.stream):
             copy = tensor.pin_memory().to(self.device, non_blocking=True)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)
-        copy.record_stream(current)  # its memory is not given away while the computation reads it
+        copy.record_stream(current)  # keeps its memory from being reused during the computation
         return copy

@@ -1,4 +1,4 @@
-"""The processes that train one network together, a device each, over PyTorch's process group."""
+"""The processes that train one network together, one device each, over PyTorch's process group."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from torch.nn.parallel import DistributedDataParallel
 from engine.cluster import ClusterEnvironment
 from engine.errors import UserError
 
-# For the others to start, and then at each step: the file system of a busy cluster may take minutes.
+# Timeout for the other processes to start, and for each step: a busy cluster's file system may take minutes.
 PATIENCE = timedelta(minutes=30)
 
-_ROLL_CALL_PATIENCE = timedelta(seconds=20)  # among processes that all ran out of patience
+_ROLL_CALL_PATIENCE = timedelta(seconds=20)  # among processes that have all timed out
 
 T = TypeVar("T")
 
 
 class ProcessGroup:
-    """The processes of a run as one of them sees them; of a single process by default, which nothing here changes."""
+    """The processes of a run, as seen by one of them. The default is a single process, which communicates nothing."""
 
     def __init__(self, cluster: ClusterEnvironment | None = None) -> None:
         self.cluster = cluster or ClusterEnvironment()
@@ -31,22 +31,22 @@ class ProcessGroup:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True on the one process that writes files."""
         return self.rank == 0
 
     def shard(self, batch: Sequence[T]) -> Sequence[T]:
-        """This process's part of a batch; the parts one after the other, in the order of the ranks, make the whole."""
+        """Return this process's part of a batch. Concatenated in the order of the ranks, the parts are the batch."""
         size = len(batch) // self.world_size
         return batch[self.rank * size : (self.rank + 1) * size]
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, on the values' device, the same bits each time."""
+        """Return the sum over all processes, on the values' device and with the same bits each time."""
         if self.world_size > 1:
             distributed.all_reduce(values)
         return values
 
     def all_reduce_max(self, *values: int) -> list[int]:
-        """The highest over all processes of each value, agreed between the hosts: no device is waited for."""
+        """Return the maximum of each value over all processes, agreed between hosts without waiting for a device."""
         if self.world_size == 1:
             return list(values)
         agreed = torch.tensor(values)
@@ -54,11 +54,11 @@ class ProcessGroup:
         return [int(value) for value in agreed]
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this call."""
         self.all_reduce_max(0)
 
     def all_gather_object(self, value: T) -> list[T]:
-        """The values of all processes, in the order of the ranks."""
+        """Return the values of all processes, in the order of the ranks."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -66,7 +66,7 @@ class ProcessGroup:
         return values
 
     def broadcast_object(self, value: T) -> T:
-        """The first process's value; those of the others do not count."""
+        """Return the main process's value; the values of the others are ignored."""
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
@@ -76,7 +76,7 @@ class ProcessGroup:
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """Run the block on the main process first; the others follow, and find what it has stored."""
+        """Run the block on the main process first; the others follow and find its stored results."""
         if not self.is_main_process:
             self.barrier()
         yield
@@ -84,28 +84,28 @@ class ProcessGroup:
             self.barrier()
 
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give all processes the first one's running statistics, as they are after the last step."""
+        """Copy the main process's buffers, such as running statistics, to all processes."""
         if self.world_size > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
 
     def wrap_ddp(self, model: nn.Module, deterministic: bool) -> nn.Module:
-        """The model with its gradients averaged over all processes.
+        """Return the model with its gradients averaged over all processes.
 
         Args:
-            model: with the same weights on all.
-            deterministic: whether a resumed run has to repeat the bits of one that was not interrupted.
+            model: has the same weights on all processes.
+            deterministic: whether a resumed run has to be bitwise equal to an uninterrupted one.
         """
         if self.world_size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
-        # Otherwise gradients are grouped anew after a process's first step. The sums of more than two numbers depend
-        # on the grouping, so that this first step would not be what it is in a run that goes on.
+        # Otherwise DDP regroups the gradients after a process's first step. Sums over more than two processes depend
+        # on the grouping, so that the first step after resuming would differ from an uninterrupted run's.
         keeps_groups = deterministic and self.world_size > 2
         return DistributedDataParallel(model, gradient_as_bucket_view=True, find_unused_parameters=keeps_groups)
 
 
 def accumulating(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Around each part of a step's work: the gradients travel with the last part alone."""
+    """Return the context for one micro-batch of a step: gradients are averaged with the last one only."""
     if is_last or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
@@ -115,15 +115,15 @@ def accumulating(model: nn.Module, is_last: bool) -> AbstractContextManager[None
 def init_distributed(
     cluster: ClusterEnvironment, purpose: str, patience: timedelta = PATIENCE
 ) -> Iterator[ProcessGroup]:
-    """Meet the other processes of the run; leave them at the end.
+    """Join the other processes of the run, and leave the group at the end.
 
     Args:
-        cluster: of this process among them.
-        purpose: what they meet for, the same on all; one after the other, they may meet for several.
-        patience: how long to wait for the others, at the start and at each step.
+        cluster: environment of this process.
+        purpose: name of the group, the same on all processes; the processes may join several, one after the other.
+        patience: timeout for the other processes, at the start and at each step.
 
     Raises:
-        UserError: naming the processes that did not come, or if another one ended on the way.
+        UserError: naming the processes that did not start, or if another process ended early.
     """
     if cluster.world_size == 1:
         yield ProcessGroup(cluster)
@@ -139,14 +139,14 @@ def init_distributed(
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
             raise
-        # Without destroying the group: work that waits for a lost process would never end.
+        # The group is not destroyed: pending work would wait for the lost process forever.
         sentence = f"{_lost(error, store, cluster)} Run the same command again to resume from the last checkpoint."
         raise UserError(sentence) from error
     distributed.destroy_process_group()
 
 
 def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta) -> Store:
-    """What all processes read and write, which the first one keeps."""
+    """Return the key-value store of all processes, which process 0 hosts."""
     try:
         server = TCPStore(
             cluster.address,
@@ -157,9 +157,9 @@ def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta)
         )
     except (distributed.DistNetworkError, distributed.DistStoreError, ValueError) as error:
         raise UserError(
-            f"Process {cluster.rank} of {cluster.world_size} does not reach the first one at "
-            f"{cluster.address}:{cluster.port} ({str(error).splitlines()[0]}); see whether that one has started, or "
-            "set MASTER_ADDR and MASTER_PORT."
+            f"Process {cluster.rank} of {cluster.world_size} cannot reach process 0 at "
+            f"{cluster.address}:{cluster.port} ({str(error).splitlines()[0]}); check that it has started, or set "
+            "MASTER_ADDR and MASTER_PORT."
         ) from error
     return PrefixStore(f"{purpose} {cluster.attempt}", server)
 
@@ -169,12 +169,12 @@ def _await_all(store: Store, cluster: ClusterEnvironment, patience: timedelta) -
     if absent:
         raise UserError(
             f"Of {cluster.world_size} processes, {_listed(absent)} did not start within "
-            f"{patience.total_seconds():.0f} s; see what they or their machines printed."
+            f"{patience.total_seconds():.0f} s; check their output and their machines."
         )
 
 
 def _roll_call(name: str, store: Store, cluster: ClusterEnvironment, patience: timedelta) -> list[int]:
-    """The ranks that did not answer in time."""
+    """Return the ranks that did not answer in time."""
     store.set(f"{name} {cluster.rank}", "here")
     absent = list(range(cluster.world_size))
     deadline = time.monotonic() + patience.total_seconds()
@@ -185,17 +185,17 @@ def _roll_call(name: str, store: Store, cluster: ClusterEnvironment, patience: t
 
 
 def _lost(error: RuntimeError, store: Store, cluster: ClusterEnvironment) -> str:
-    """A sentence on which process is gone, as far as can be told."""
+    """Return a sentence that names the lost process as far as it is known."""
     reason = str(error).splitlines()[0]
     if "timed out" not in reason.lower() and "timeout" not in reason.lower():
-        return (
-            f"Process {cluster.rank} of {cluster.world_size} lost another one, whose own message says why ({reason})."
-        )
+        return f"Process {cluster.rank} of {cluster.world_size} lost another process; see that one's error ({reason})."
     try:
         absent = _roll_call("time out", store, cluster, _ROLL_CALL_PATIENCE)
     except RuntimeError:
-        absent = [0]  # it has the store
-    return f"Process {cluster.rank} of {cluster.world_size} timed out waiting for {_listed(absent) or 'another one'}."
+        absent = [0]  # it hosts the store
+    return (
+        f"Process {cluster.rank} of {cluster.world_size} timed out waiting for {_listed(absent) or 'another process'}."
+    )
 
 
 def _listed(group: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""Which code, packages and hardware made a result."""
+"""The code, packages and hardware that produced a result."""
 
 import platform
 import subprocess
@@ -34,13 +34,13 @@ def collect_env(device: torch.device) -> dict[str, Any]:
 def _packages() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
-        with suppress(PackageNotFoundError):  # Triton is not everywhere
+        with suppress(PackageNotFoundError):  # Triton is not available on every platform
             found[name] = version(name)
     return found
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of this repository, None where it is no checkout or git is not installed."""
+    """Return git's output for this repository; None if it is not a checkout or git is not installed."""
     command = ["git", "-C", str(Path(__file__).resolve().parent.parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

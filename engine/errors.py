@@ -1,5 +1,5 @@
-"""The error for what a user can get wrong."""
+"""The exception for errors of the user."""
 
 
 class UserError(Exception):
-    """Something only the user can put right. The message is one sentence or two: what is wrong, what to do."""
+    """Raised for what only the user can fix. The message says in one or two sentences what is wrong and what to do."""

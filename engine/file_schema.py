@@ -1,4 +1,4 @@
-"""The types of what is read back from files: a file that lacks or mistypes a key is refused by name."""
+"""Types of the values read from files; a file with a missing or mistyped key is rejected, naming the key."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ RUNNING: Schema = {
     "start_weights_sha256": TEXT,
 }
 
-# What a finished run adds, besides its task's metrics.
+# Keys that a finished run adds, besides its task's metrics.
 FINISHED: Schema = {
     **RUNNING,
     "weights_sha256": TEXT,
@@ -42,11 +42,11 @@ CHECKPOINT: Schema = {"model": (dict,), "optimizer": (dict,), "scaler": (dict,),
 
 
 def require_types(values: Any, schema: Schema, source: Path | str, advice: str) -> dict[str, Any]:
-    """Return the values of a file, which has at least the keys of the schema.
+    """Return the values of a file after checking that they have the schema's keys and types.
 
     Args:
         source: the file, for the message.
-        advice: what to do about a file that does not fit, a sentence.
+        advice: a sentence on what to do about a file that does not fit.
 
     Raises:
         UserError: naming the file and the first key that is missing or of another type.

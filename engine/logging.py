@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, lines of a log on stdout and in a file."""
+"""Console output: a progress bar on a terminal, log lines on stdout and in a file."""
 
 import logging
 import os
@@ -13,17 +13,17 @@ log = logging.getLogger("run")
 
 
 def open_streams() -> None:
-    """Write UTF-8 to stdout and stderr whatever the locale, and to nowhere where they are closed."""
+    """Make stdout and stderr UTF-8 in every locale, and replace closed ones by the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, _nowhere())
-        elif hasattr(stream, "reconfigure"):  # not where a test captures it
+        elif hasattr(stream, "reconfigure"):  # a test's capture has no such method
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def print_line(text: str) -> None:
-    """Print above the progress bar; what a run computes does not depend on whether its output is read."""
+    """Print above the progress bar. Output that cannot be written does not stop the run."""
     try:
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
@@ -32,23 +32,23 @@ def print_line(text: str) -> None:
 
 
 def setup_logging(is_main_process: bool = True) -> None:
-    """Send lines of the log to stdout; of several processes, only errors of the others."""
+    """Send log lines to stdout; processes other than the main one send errors only."""
     logging.raiseExceptions = False  # a full disk is reported once, where it stops the run
-    # `force` drops the handlers of the run before, when one process makes several.
+    # `force` removes the handlers of an earlier run of the same process.
     level = logging.INFO if is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", handlers=[_Console()], force=True)
 
 
 def log_to_file(path: Path) -> None:
-    """Send lines of the log to a file too, with the time."""
+    """Send log lines to a file too, with the time."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
 def progress_bar(batches: Iterable, total: int, done: int, title: str, visible: bool = True) -> tqdm:
-    """Return a progress bar with the time left; it is invisible where stderr is not a terminal."""
-    hidden = None if visible else True  # None leaves it to the terminal
+    """Return a progress bar with the time left; it is hidden if stderr is not a terminal."""
+    hidden = None if visible else True  # None: hidden unless stderr is a terminal
     return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=hidden)
 
 

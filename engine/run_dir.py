@@ -1,4 +1,4 @@
-"""The run directory: its files, who may write to it, and whether they belong together."""
+"""The run directory: its files, its lock, and the checks that its files belong together."""
 
 import fcntl
 import json
@@ -27,7 +27,7 @@ log = logging.getLogger("run")
 class RunDirectory:
     """One run directory. Reading it changes nothing; `start` opens it for writing.
 
-    Of the processes of a run only one writes: with `writes=False` every method that would write does nothing.
+    Only one process of a run writes: with `writes=False`, the methods that write do nothing.
     """
 
     def __init__(self, directory: Path, writes: bool = True) -> None:
@@ -47,11 +47,11 @@ class RunDirectory:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is a state to resume from."""
+        """True if there is a state to resume from."""
         return self.last.is_file() or self.previous.is_file()
 
     def require_same_config(self, config: TrainConfig) -> None:
-        """Refuse a directory that contains another run.
+        """Reject a directory that contains another run.
 
         Raises:
             UserError: naming the keys whose values differ.
@@ -73,10 +73,10 @@ class RunDirectory:
             )
 
     def start(self, config: TrainConfig) -> None:
-        """Create the directory, lock it for the life of this process, and write the configuration.
+        """Create the directory, lock it until this process ends, and write the configuration.
 
         Raises:
-            UserError: if it cannot be written, or another process has the lock.
+            UserError: if the directory cannot be written, or another process has the lock.
         """
         if not self.writes:
             return
@@ -85,16 +85,16 @@ class RunDirectory:
             self._lock()
         except OSError as error:
             reason = f"The run directory {self.directory} cannot be written ({error.strerror})"
-            raise UserError(f"{reason}; set run.dir or run.root to a folder that can.") from error
-        self.require_same_config(config)  # another process may have come between the first look and the lock
-        for draft in self.directory.rglob(f"*{DRAFT}"):  # of a start that was killed while writing
+            raise UserError(f"{reason}; set run.dir or run.root to a writable folder.") from error
+        self.require_same_config(config)  # another process may have started a run before the lock was taken
+        for draft in self.directory.rglob(f"*{DRAFT}"):  # left by a start that was killed while writing
             draft.unlink()
         if not self.config_file.is_file():
             text = OmegaConf.to_yaml(OmegaConf.structured(config))
             atomic_write(self.config_file, lambda file: file.write(text.encode()))
 
     def save_state(self, state: dict[str, Any], config: TrainConfig) -> None:
-        """Write the state to resume from; keep the one before in case this one gets damaged."""
+        """Write the state to resume from, and keep the previous one in case this one is damaged."""
         if self.writes:
             checkpoint.save({**state, "identity": result_config(config)}, self.last, self.previous)
 
@@ -104,10 +104,10 @@ class RunDirectory:
             checkpoint.save({**state, "identity": result_config(config)}, self.best)
 
     def load_state(self, config: TrainConfig) -> dict[str, Any] | None:
-        """Return the newest state that can be read, None where there is none yet.
+        """Return the newest readable state, or None if there is no checkpoint yet.
 
         Raises:
-            UserError: if there are checkpoints but none can be read, or it belongs to another configuration.
+            UserError: if no existing checkpoint can be read, or the state belongs to another configuration.
         """
         problems = []
         for path in (self.last, self.previous):
@@ -130,10 +130,10 @@ class RunDirectory:
         """Return the last checkpoint of a finished run.
 
         Raises:
-            UserError: if it is gone or unreadable, or the run's files contradict each other.
+            UserError: if it is missing or unreadable, or the run's files contradict each other.
         """
         if not self.last.is_file():
-            raise UserError(f"The weights {self.last} are gone; restore them, or repeat the run with another run.dir.")
+            raise UserError(f"The weights {self.last} are missing; restore them or repeat the run with a new run.dir.")
         config, record = self.config(), self.record()
         state = checkpoint.load(self.last)
         self._require_state(state, self.last, config)
@@ -163,7 +163,7 @@ class RunDirectory:
             parsed = OmegaConf.to_object(loaded)
         except OSError as error:
             raise UserError(f"{self.config_file} cannot be read ({error.strerror}).") from error
-        except Exception as error:  # YAML and OmegaConf have many, all of them saying that the file is not ours
+        except Exception as error:  # YAML and OmegaConf raise many types for a file that is not ours
             reason = " ".join(str(error).split())
             raise UserError(f"{self.config_file} is not a configuration ({reason}); restore the file.") from error
         assert isinstance(parsed, TrainConfig)
@@ -173,7 +173,7 @@ class RunDirectory:
         """Return the record of a started run.
 
         Raises:
-            UserError: if it cannot be read, or lacks or mistypes a key.
+            UserError: if it cannot be read, or a key is missing or of another type.
         """
         try:
             record = json.loads(self.record_file.read_text(encoding="utf-8"))
@@ -210,14 +210,14 @@ class RunDirectory:
             )
 
     def _is_ours(self) -> bool:
-        """Return whether a directory without a configuration is empty, or one where a start was killed at once."""
+        """Return whether a directory without a configuration is empty or the rest of a start that was killed early."""
         return self.directory.is_dir() and all(
             entry.name in ("lock", "checkpoint") or entry.name.endswith(DRAFT) for entry in self.directory.iterdir()
         )
 
     def _lock(self) -> None:
-        # The kernel drops a POSIX lock with the process, however that ends, so that none is ever stale; the
-        # processes that read images, which may outlive it by seconds, do not inherit it as they would a flock.
+        # The kernel releases a POSIX lock however the process ends, so that it is never stale. Data loading workers,
+        # which may outlive the process by seconds, do not inherit it; they would inherit a flock.
         self._lock_file = (self.directory / "lock").open("a+")
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,12 +226,12 @@ class RunDirectory:
             holder, _, job = self._lock_file.read().partition("\n")
             if is_earlier_start(job.strip()):
                 raise Interrupted(
-                    f"{self.directory} is still locked by an earlier start of this job, {holder}: a file system may "
+                    f"{self.directory} is still locked by an earlier start of this job ({holder}); a file system may "
                     f"keep the lock of a node that is down. If this repeats, delete {self._lock_file.name}."
                 ) from error
             raise UserError(
-                f"{self.directory} is being written by {holder or 'another process'}; wait for it, or stop it. If that "
-                f"machine is gone, delete {self._lock_file.name}."
+                f"{self.directory} is being written by {holder or 'another process'}; wait for it or stop it. If its "
+                f"machine is down, delete {self._lock_file.name}."
             ) from error
         self._lock_file.truncate(0)
         self._lock_file.write(f"process {os.getpid()} on {socket.gethostname()}\n{slurm_start()}\n")

@@ -1,11 +1,11 @@
-"""What makes two runs the same: the part of a configuration that decides the result."""
+"""The part of a configuration that determines a run's result."""
 
 import dataclasses
 from typing import Any
 
 from engine.config import RENAMED_KEYS, TrainConfig, renamed
 
-# Where a run is computed and what it writes on the way do not change its result.
+# Keys without influence on the result: where a run is computed, and what it writes on the way.
 _NOT_RESULT = ("run.", "data.root", "runtime.device", "runtime.workers", "runtime.cache_images")
 
 # What changes nothing without attention has its default there.
@@ -13,7 +13,7 @@ _WITHOUT_ATTENTION = {"recipe.attention_lr_factor": 1.0, "recipe.decay_attention
 
 
 def result_config(config: TrainConfig) -> dict[str, Any]:
-    """Return the keys that decide the result of a run, with dots: {"recipe.lr": 0.01, ...}."""
+    """Return the keys that determine the result of a run, with dots: {"recipe.lr": 0.01, ...}."""
     flat: dict[str, Any] = {}
     for section, values in dataclasses.asdict(config).items():
         if isinstance(values, dict):
@@ -26,19 +26,19 @@ def result_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def mismatches(state: dict[str, Any], config: TrainConfig) -> list[str]:
-    """Return the keys in which a checkpoint was written under another configuration than this one.
+    """Return the keys in which a checkpoint's configuration differs from this one.
 
-    A key that the checkpoint lacks had its default when it was written.
+    A key that the checkpoint lacks had its default when the checkpoint was written.
     """
     expected = result_config(config)
-    # Earlier checkpoints do not have this key either, whatever its value was.
+    # Earlier checkpoints lack this key too, whatever its value was.
     default = result_config(TrainConfig()) | {"runtime.eval_batch_size": config.runtime.eval_batch_size}
     written = default | renamed(state.get("identity", {}))
     return sorted(key for key in written.keys() | expected.keys() if written.get(key) != expected.get(key))
 
 
 def current_label(attention: str) -> str:
-    """Return the label of an attention that an earlier version recorded as this version writes it."""
+    """Return an attention label recorded by an earlier version, as this version writes it."""
     return attention.replace("start=", "init=").replace("=", ".")
 
 

@@ -1,4 +1,4 @@
-"""Graceful stops: Ctrl-C, a scheduler's SIGTERM, Slurm's warning SIGUSR1. Imports nothing that takes time."""
+"""Graceful stops: Ctrl-C, a scheduler's SIGTERM, Slurm's warning SIGUSR1. Imports only fast modules."""
 
 import os
 import signal
@@ -11,25 +11,25 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """A signal stopped the run; its state is saved."""
+    """Raised when a signal has stopped the run and its state is saved."""
 
 
 def exit_on_signals() -> None:
     """Exit with code 75 and one sentence on the first of these signals, whatever this process is doing.
 
-    Call it before the imports that take seconds. `GracefulStop` takes over where there is a state to save.
+    Call it before the slow imports. `GracefulStop` takes over once there is a state to save.
     """
     received, written = os.pipe()
     os.set_blocking(written, False)
     signal.set_wakeup_fd(written, warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, _leave_to_thread)
-    # A thread answers at once: a handler waits while the main thread is in an import or waits for another process.
+    # A thread responds immediately; a handler waits while the main thread imports or waits for another process.
     threading.Thread(target=_exit_on_first, args=(received,), daemon=True).start()
 
 
 def _leave_to_thread(_number: int, _frame: FrameType | None) -> None:
-    """Handle a signal in Python: without a handler nothing would be written to the pipe."""
+    """Do nothing: without a Python handler, nothing would be written to the pipe."""
 
 
 def _exit_on_first(received: int) -> None:
@@ -39,29 +39,29 @@ def _exit_on_first(received: int) -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore these signals from now on: everything is saved, and Python's own exit would restore their defaults."""
+    """Ignore these signals from now on: all results are saved, and Python's exit would restore the default actions."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def exit_interrupted(sentence: str) -> NoReturn:
-    """Print the sentence and exit at once with code 75, which job scripts requeue."""
+    """Print the sentence and exit immediately with code 75, on which job scripts requeue."""
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         os.write(2, f"{sentence} Run the same command again to continue.\n".encode())
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()
-    # At once: cleaning up could wait for another process, and nothing is ever written in place.
+    # Without cleanup, which could wait for another process; no file is ever written in place.
     os._exit(os.EX_TEMPFAIL)
 
 
 class GracefulStop:
-    """While entered, these signals request a stop at the next step instead of ending the process.
+    """Context in which these signals request a stop at the next step instead of ending the process.
 
-    A repeated request changes nothing: launchers forward what the processes of a job have already got.
+    Repeated signals are ignored: launchers forward signals that the processes of a job have already received.
 
     Attributes:
-        signal: the first one that requested a stop, None so far.
+        signal: the first signal that requested a stop; None if there was none.
     """
 
     def __init__(self) -> None:
@@ -76,11 +76,11 @@ class GracefulStop:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.signal is not None and error is not None:
-            return  # the process is about to end: a repeated request must not interrupt that
+            return  # the process is about to end, which a repeated signal must not interrupt
         signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.signal is not None:  # too late for a step to answer it
+        if self.signal is not None:  # it arrived after the last step
             signal.raise_signal(self.signal)
 
     def _request(self, number: int, _: FrameType | None) -> None:

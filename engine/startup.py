@@ -1,4 +1,4 @@
-"""What a program does before its slow imports."""
+"""Preparation of a process before its slow imports."""
 
 import sys
 
@@ -8,7 +8,7 @@ _PACKAGES = {"torch": "torch", "torchvision": "torchvision", "hydra": "hydra-cor
 
 
 def prepare_process() -> None:
-    """Make signals exit in one sentence, and say so where a package is not installed."""
+    """Make signals exit with one sentence, and exit with an error if a package is not installed."""
     exit_on_signals()
     from importlib.util import find_spec  # after the signals: each import takes time
 

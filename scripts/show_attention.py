@@ -51,7 +51,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}
     if len(networks) < len(chosen):
-        raise UserError("Two of the runs are the same network under the same seed; show one of them.")
+        raise UserError("Two of the runs are the same network with the same seed; show one of them.")
     label = torch.tensor([0 if target == "predicted" else classes.index(target)])
     if target == "predicted":
         network = next(iter(networks.values()))

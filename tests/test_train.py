@@ -50,10 +50,10 @@ def corrupt_one_prediction(path: Path) -> None:
 def check_curves(directory: Path) -> None:
     events = EventAccumulator(str(directory)).Reload()
     scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert scalars["val/top1"] == scalars["val/top5"] == scalars["val/loss"] == [0, 48, 96]
-    assert scalars["train/loss"] == scalars["train/top1"] == scalars["train/top5"] == scalars["train/lr"] == [48, 96]
+    assert scalars["accuracy/top1_val"] == scalars["accuracy/top5_val"] == scalars["loss/val"] == [0, 48, 96]
+    assert scalars["loss/train"] == scalars["accuracy/top1_train"] == scalars["accuracy/top5_train"] == [48, 96]
     assert scalars["speed/images_per_second"] == scalars["speed/data_wait"] == [48, 96]
-    assert scalars["step/lr"] == scalars["step/loss"] == [16, 32, 48, 64, 80, 96]
+    assert scalars["lr"] == scalars["loss/step"] == [16, 32, 48, 64, 80, 96]
 
 
 def check_table(directory: Path, printed: str, records: list[dict[str, object]]) -> None:
@@ -165,7 +165,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalization needs at least 2 images"),
         (["data.name=../elsewhere"], "is no name for a folder"),
         (["run.root=''"], "run.root is empty"),
-        (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "cannot take images of 31 pixels"),
+        (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "does not accept images of 31 pixels"),
         (["recipe.schedule=linear"], "recipe.schedule=linear is not known; it is one of cosine, step"),
         ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),
         (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published are"),

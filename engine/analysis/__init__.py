@@ -1,1 +1,1 @@
-"""What a network does and costs: gates, attention maps, parameters, speed, export."""
+"""Analysis of a network: gates, attention maps, parameters, speed, export."""

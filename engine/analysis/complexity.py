@@ -1,4 +1,4 @@
-"""How large and how costly a network is."""
+"""Size and cost of a network."""
 
 import torch
 from torch import nn
@@ -8,15 +8,15 @@ from engine.errors import UserError
 
 
 def parameters(model: nn.Module) -> int:
-    """Learned values."""
+    """Return the number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def gflops(model: nn.Module, image_size: int) -> float:
-    """Multiply-adds of convolutions and linear layers for one image, in 1e9: what papers on ImageNet call GFLOPs.
+    """Return the multiply-adds of convolutions and linear layers for one image, in 1e9: GFLOPs in ImageNet papers.
 
     Raises:
-        UserError: if the network cannot take images of this size.
+        UserError: if the network does not accept images of this size.
     """
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
@@ -26,6 +26,6 @@ def gflops(model: nn.Module, image_size: int) -> float:
             model.eval()(image)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"The network cannot take images of {image_size} pixels ({reason}).") from error
+        raise UserError(f"The network does not accept images of {image_size} pixels ({reason}).") from error
     model.train(was_training)
     return counter.get_total_flops() / 2 / 1e9

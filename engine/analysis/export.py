@@ -1,4 +1,4 @@
-"""A network as a file for other runtimes, its outputs checked against the network's."""
+"""Export of a network to a file for other runtimes, checked against the network's outputs."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
 
 
 def export(model: nn.Module, image_size: int, file: Path) -> float:
-    """Write the network in evaluation mode, by the file's suffix for ONNX Runtime (.onnx) or torch.export (.pt2).
+    """Write the network in evaluation mode, for ONNX Runtime (.onnx) or torch.export (.pt2) by the file's suffix.
 
-    The batch size stays free. The file is read back and run on a batch of another size than the example's.
+    The batch size is dynamic. The file is read back and run on a batch of a size other than the example's.
 
     Returns:
         The largest difference between its logits and the network's, relative to the largest logit.
 
     Raises:
-        UserError: if a package or the file's folder is missing, or the difference is over `TOLERANCE`.
+        UserError: if a package or the file's folder is missing, or the difference exceeds `TOLERANCE`.
     """
     if not file.parent.is_dir():
-        raise UserError(f"There is no folder {file.parent} for {file.name}; make it first.")
+        raise UserError(f"The folder {file.parent} for {file.name} does not exist; create it first.")
     draft = file.with_stem(f".{file.stem}{DRAFT}")  # the suffix decides the format
     model.eval()
     example, images = torch.randn(2, 3, image_size, image_size), torch.randn(3, 3, image_size, image_size)
@@ -35,7 +35,7 @@ def export(model: nn.Module, image_size: int, file: Path) -> float:
     difference = ((outputs - expected).abs().max() / expected.abs().max()).item()
     if not difference <= TOLERANCE:
         draft.unlink()
-        raise UserError(f"The outputs of {file} would differ from the network's by {difference:.1e}; not written.")
+        raise UserError(f"{file} was not written: its outputs differ from the network's by {difference:.1e}.")
     draft.replace(file)
     return difference
 
@@ -51,7 +51,7 @@ def _through_onnx(program: torch.export.ExportedProgram, file: Path, images: Ten
         import onnxruntime
         import onnxscript  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
-        raise UserError(f"{error}; ONNX needs the extra: pip install onnx onnxscript onnxruntime.") from error
+        raise UserError(f"{error}; for ONNX, run pip install onnx onnxscript onnxruntime.") from error
     torch.onnx.export(
         program, f=file, input_names=["images"], output_names=["logits"], external_data=False, verbose=False
     )

@@ -34,8 +34,8 @@ class GateMovement:
         }
 
     def scalars(self) -> dict[str, float]:
-        """Return the values as curves."""
-        return {f"{name}/movement": value for name, value in self.mean.items()}
+        """Return the mean over the gates and the largest value as curves; empty without gates."""
+        return {f"gates/movement_{key}": value for key, value in self.summary().items() if key != "gates"}
 
 
 class _Sums:

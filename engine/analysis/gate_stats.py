@@ -1,24 +1,21 @@
-"""What attention does: statistics of a network's gates over the first images of an evaluation."""
+"""The values of a network's gates for the first images of an evaluation."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from torch import Tensor, nn
-
-SATURATED = 0.05  # a gate nearer to 0 or 1 than this hardly learns any more
 
 
 @contextmanager
 def record_gates(gates: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """While entered, keep what each gate returns for the first batch that it sees.
+    """Record the output of each gate for its first batch.
 
     Args:
-        gates: by name; each returns values in (0, 1).
+        gates: gate modules by name; each returns values in (0, 1).
 
     Yields:
-        The gates by name as the batch comes: [N, C, 1, 1] of a channel gate, [N, 1, H, W] of a spatial one.
+        The outputs by name, filled by the batch: [N, C, 1, 1] of a channel gate, [N, 1, H, W] of a spatial gate.
     """
     seen: dict[str, Tensor] = {}
 
@@ -31,19 +28,3 @@ def record_gates(gates: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def gate_statistics(seen: Mapping[str, Tensor]) -> dict[str, float]:
-    """For each gate its mean, its spread (standard deviation) and the share of it that is saturated."""
-    if not seen:
-        return {}
-    rows = [
-        torch.stack([values.mean(), values.std(), ((values - 0.5).abs() > 0.5 - SATURATED).float().mean()])
-        for values in (gate.float() for gate in seen.values())
-    ]
-    numbers = torch.stack(rows).tolist()  # once for all: each look makes the host wait for the device
-    return {
-        f"{name}/{title}": number
-        for name, row in zip(seen, numbers, strict=True)
-        for title, number in zip(("mean", "spread", "saturated"), row, strict=True)
-    }

@@ -1,4 +1,4 @@
-"""Where a network looks: its spatial gates and Grad-CAM (Selvaraju et al., ICCV 2017) over images."""
+"""Spatial gates and Grad-CAM (Selvaraju et al., ICCV 2017) of a network, drawn over images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What a network makes of some images.
+    """Attention maps and predictions of a network for N images.
 
     Attributes:
-        cam: float32 [N, S, S] in [0, 1], Grad-CAM of the target class, each image's scaled to its own maximum.
-        gates: float32 [N, S, S] in (0, 1), the last spatial gate of each resolution, by its name.
-        predicted: [N] int64, the most probable classes.
-        probability: [N] float32, of the target classes.
+        cam: float32 [N, S, S] in [0, 1], Grad-CAM of the target class, scaled to the maximum of each image.
+        gates: float32 [N, S, S] in (0, 1), the last spatial gate of each resolution, by name.
+        predicted: int64 [N], the most probable classes.
+        probability: float32 [N], the probabilities of the target classes.
     """
 
     cam: np.ndarray
@@ -36,14 +36,14 @@ class AttentionMaps:
 def compute_maps(
     model: nn.Module, gate_modules: Mapping[str, nn.Module], images: Tensor, targets: Tensor, way: Preprocessing
 ) -> AttentionMaps:
-    """Compute the maps; the model is left as it is, in evaluation mode.
+    """Compute the maps. The model is unchanged and left in evaluation mode.
 
     Args:
         model: a classifier.
-        gate_modules: its gates by name; of those that return a map the last of each resolution is kept.
+        gate_modules: its gates by name; of the spatial gates, the last of each resolution is kept.
         images: uint8 [N, 3, S, S] on the model's device.
         targets: int64 [N], the class whose evidence Grad-CAM shows.
-        way: how the images are normalised.
+        way: normalization of the images.
     """
     model.eval()
     last: list[Tensor] = []
@@ -78,7 +78,7 @@ def compute_maps(
 def can_draw() -> bool:
     try:
         import matplotlib  # noqa: F401
-    except ImportError:  # it is an extra
+    except ImportError:
         return False
     return True
 
@@ -90,17 +90,17 @@ def draw(
     networks: Mapping[str, AttentionMaps],
     labelled: bool,
 ) -> "Figure":
-    """A row for each image: the image, then for each network Grad-CAM and its spatial gates laid over it.
+    """Draw a row for each image: the image, then Grad-CAM and spatial gates of each network as overlays.
 
     Args:
         images: uint8 [N, 3, S, S].
         targets: the classes of Grad-CAM.
-        classes: names.
+        classes: names of the classes.
         networks: the maps by the network's name.
-        labelled: whether the targets are the images' true classes, so that a network is right or wrong.
+        labelled: whether the targets are the images' true classes, so that predictions are marked right or wrong.
 
     Raises:
-        ImportError: where matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
@@ -116,16 +116,16 @@ def draw(
             panel = next(panels)
             panel.imshow(pixels[row])
             panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
-            said = classes[maps.predicted[row]]
+            predicted = classes[maps.predicted[row]]
             if labelled:
-                said += " (right)" if maps.predicted[row] == target else " (wrong)"
-            told = f"{network}: {said}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
-            panel.set_title(told, fontsize=5, parse_math=False)  # a class may have a dollar sign in its name
+                predicted += " (right)" if maps.predicted[row] == target else " (wrong)"
+            title = f"{network}: {predicted}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
+            panel.set_title(title, fontsize=5, parse_math=False)  # class names may contain dollar signs
             for name, gate in maps.gates.items():
                 panel = next(panels)
                 panel.imshow(pixels[row])
                 low, high = gate[row].min(), gate[row].max()
-                # The same colours for the same gate everywhere: one that hardly varies looks as it is.
+                # A fixed color scale, so that a gate that hardly varies looks flat.
                 panel.imshow(gate[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
                 panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=5)
     for panel in axes.flat:
@@ -134,7 +134,7 @@ def draw(
 
 
 def pixels(figure: "Figure") -> np.ndarray:
-    """A figure as uint8 [height, width, 3]."""
+    """Return a figure as uint8 [height, width, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -143,6 +143,6 @@ def pixels(figure: "Figure") -> np.ndarray:
 
 
 def _enlarged(maps: Tensor, size: int) -> np.ndarray:
-    """[N, 1, H, W] -> [N, size, size]."""
+    """Resize maps: [N, 1, H, W] -> [N, size, size]."""
     larger = F.interpolate(maps.detach().cpu(), (size, size), mode="bilinear", align_corners=False)
     return larger[:, 0].numpy()

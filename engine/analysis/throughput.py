@@ -1,4 +1,4 @@
-"""How many images a network evaluates in a second."""
+"""Throughput of a network in evaluation."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ WARM_UP, TIMED = 3, 10
 
 
 def images_per_second(model: nn.Module, batch_size: int, image_size: int, precision: torch.dtype) -> float:
-    """Median over ten batches of noise that lie on the model's device already, in evaluation mode."""
+    """Return the median images/s over ten batches of noise on the model's device, in evaluation mode."""
     device = next(model.parameters()).device
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
     model.eval()

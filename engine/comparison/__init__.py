@@ -1,1 +1,1 @@
-"""One comparison table: which runs enter it, their paired differences and its forms."""
+"""One comparison table: its runs, their paired differences and its output formats."""

@@ -1,4 +1,4 @@
-"""The rows of the table: the seeds of one network aggregated, and compared with the same seeds of its baseline."""
+"""Rows of the table: the seeds of one network, aggregated and compared with the same seeds of its baseline."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,28 +19,24 @@ def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | Non
     """Return one row for each (backbone, attention, its learning rate's factor, recipe), in order of the first run.
 
     Args:
-        runs: `baseline` is the position of a run's baseline, or None.
-        predictions: of each run; None where they are missing. A row that needs missing ones has no comparison.
+        runs: the table's runs; `baseline` is the position of a run's baseline, or None.
+        predictions: predictions of each run, None if missing. A row that needs missing ones has no difference.
     """
-    groups: dict[tuple, list[int]] = {}
+    by_network: dict[tuple, list[int]] = {}
     for position, run in enumerate(runs):
-        detector, factor = (
-            run.get("detector"),
-            run.get("attention_lr_factor"),
-        )  # tables of earlier versions have neither
+        # Tables of earlier versions have neither.
+        detector, factor = run.get("detector"), run.get("attention_lr_factor")
         key = (run["model"], detector, run["attention"], factor, run["recipe_deviation"], run["seed"] is None)
-        groups.setdefault(key, []).append(position)
-    members = list(groups.values())
-    return [_row(positions, members, runs, predictions, task) for positions in members]
+        by_network.setdefault(key, []).append(position)
+    groups = list(by_network.values())
+    return [
+        _averages(positions, runs, task) | _against_baseline(positions, groups, runs, predictions, task)
+        for positions in groups
+    ]
 
 
-def _row(
-    positions: list[int],
-    members: list[list[int]],
-    runs: Sequence[Row],
-    predictions: Sequence[Predictions | None],
-    task: type[Task],
-) -> Row:
+def _averages(positions: list[int], runs: Sequence[Row], task: type[Task]) -> Row:
+    """Return a row's facts, and its metrics averaged over the seeds."""
     own = [runs[i] for i in positions]
     row = {key: own[0][key] for key in _SHARED} | {key: own[0].get(key) for key in _SHARED_SINCE}
     if "detector" in own[0]:
@@ -53,7 +49,7 @@ def _row(
     row |= _movement(own)
     gaps = [run["published_gap"] for run in own if run["published_gap"] is not None]
     row["published_gap"] = max(gaps, key=abs, default=None)
-    return row | _against_baseline(positions, members, runs, predictions, task)
+    return row
 
 
 def _movement(runs: Sequence[Row]) -> Row:
@@ -70,7 +66,7 @@ def _movement(runs: Sequence[Row]) -> Row:
 
 def _against_baseline(
     positions: list[int],
-    members: list[list[int]],
+    groups: list[list[int]],
     runs: Sequence[Row],
     predictions: Sequence[Predictions | None],
     task: type[Task],
@@ -80,7 +76,7 @@ def _against_baseline(
     if not pairs:
         return {"baseline": None}
     compared = {
-        "baseline": next(i for i, group in enumerate(members) if pairs[0][1] in group),
+        "baseline": next(i for i, group in enumerate(groups) if pairs[0][1] in group),
         "baseline_seeds": [runs[i]["seed"] for i, _ in pairs],
         "baseline_differs": any(runs[i]["recipe_deviation"] != runs[j]["recipe_deviation"] for i, j in pairs),
     }

@@ -1,4 +1,4 @@
-"""Which rows may stand in one table, and which is whose baseline."""
+"""The checks that runs may share a table, and the baseline of each run."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from engine.errors import UserError
 
 
 def config_mismatches(entries: Sequence[TableEntry], allow_mixed: bool) -> list[str]:
-    """Return how each entry's recipe differs from that of the table's first run; empty where it does not.
+    """Return the differences of each entry's recipe from that of the table's first run; empty if there are none.
 
-    Start weights are compared among runs of one backbone, a key that only some have among those. Runs of different
-    detectors are not compared. Published weights have no recipe.
+    Start weights are compared among the runs of one backbone. A key that only some runs have is compared among those.
+    Runs of different detectors are not compared. Published weights have no recipe.
 
     Raises:
         UserError: naming two runs and the keys in which they differ, unless `allow_mixed`.
@@ -19,8 +19,8 @@ def config_mismatches(entries: Sequence[TableEntry], allow_mixed: bool) -> list[
     for entry, text in zip(entries, texts, strict=True):
         if text and not allow_mixed:
             raise UserError(
-                f"{entry.row['source']} was trained differently from the other runs: {text}. Train them alike, "
-                "name the runs to compare with runs=[DIR,...], or have such rows marked with table.allow_mixed=true."
+                f"{entry.row['source']} was trained differently from the other runs: {text}. Train them with "
+                "the same recipe, select runs with runs=[DIR,...], or set table.allow_mixed=true to mark such rows."
             )
     return texts
 
@@ -45,9 +45,9 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
 
 
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:
-    """Return the position of each entry's baseline: no attention, else the same network and seed, and recipe if any.
+    """Return the position of each entry's baseline: same network and seed, no attention, if possible same recipe.
 
-    None for an entry without attention, and for one whose baseline is missing.
+    The position is None for an entry without attention or without a baseline.
 
     Raises:
         UserError: if two entries have the same network, seed and recipe.
@@ -59,8 +59,8 @@ def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> l
         key = (row["model"], detector, row["attention"], factor, row["seed"], deviation)
         if key in seen:
             raise UserError(
-                f"{seen[key]} and {row['source']} are the same network under the same seed; "
-                "name one of them with runs=[DIR,...]."
+                f"{seen[key]} and {row['source']} are the same network with the same seed; "
+                "select one of them with runs=[DIR,...]."
             )
         seen[key] = row["source"]
     return [_baseline(position, entries, deviating) for position in range(len(entries))]

@@ -1,4 +1,4 @@
-"""A comparison: the runs that enter it, their predictions for every image, and the table."""
+"""A comparison: its runs, their predictions for every image, and the table."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run's row is computed from; published weights have neither record nor config."""
+    """The data behind a run's row. Record and config are empty for published weights."""
 
     predictions: Predictions
     record: dict[str, Any]
@@ -37,7 +37,7 @@ class Evidence:
 
 
 def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
-    """Return the runs that a configuration names, or every finished one of its data set, sorted by path.
+    """Return the runs that a configuration names, or every finished run of its data set, sorted by path.
 
     Raises:
         UserError: if a named run is not finished, or there is nothing to compare.
@@ -46,9 +46,9 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
         runs = [RunDirectory(Path(directory)) for directory in config.runs]
         unfinished = [str(run.directory) for run in runs if not run.finished]
         if not runs and not config.published:
-            raise UserError("runs=[] and published=[] leave nothing to compare; name runs, or leave runs out.")
+            raise UserError("runs=[] and published=[] leave nothing to compare; name runs, or omit runs=.")
         if unfinished:
-            raise UserError(f"There is no finished run in {', '.join(unfinished)}; train it first, or leave it out.")
+            raise UserError(f"There is no finished run in {', '.join(unfinished)}; train it first, or omit it.")
         return runs
     folder = Path(config.run.root) / config.data.label
     records = sorted(folder.glob("*/seed*/record.json"))
@@ -56,8 +56,8 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
     if not runs and not config.published:
         raise UserError(
             f"There is no finished run in {folder.absolute()}; train one first "
-            f"(python train.py data={config.data.name} ...), name runs with runs=[DIR,...], "
-            "or networks with published weights with published=[resnet50,...]."
+            f"(python train.py data={config.data.name} ...), select runs with runs=[DIR,...], "
+            "or compare published weights with published=[resnet50,...]."
         )
     return runs
 
@@ -68,11 +68,11 @@ def compare(
     """Evaluate all entries in one pass over the validation images, which the processes share.
 
     Returns:
-        The table, as plain values: what was measured on what, `runs` (one for each entry) and `rows` (as printed: the
-        seeds of one network aggregated); and the evidence for each of `runs`.
+        The table as plain values, and the evidence for each run. The table has the data, the environment, `runs` (one
+        for each entry) and `rows` (as printed, with the seeds of one network aggregated).
 
     Raises:
-        UserError: if a run was trained on other data, or differently from the others.
+        UserError: if a run was trained on other data, or with another recipe than the others.
     """
     for entry in entries:
         classes = entry.record.get("classes", len(data.classes))
@@ -83,14 +83,14 @@ def compare(
             )
         if entry.record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
             raise UserError(
-                f"{entry.row['source']} was trained on other images than {config.data.root}; set data.root."
+                f"{entry.row['source']} was not trained on the images in {config.data.root}; set data.root."
             )
     mismatches = config_mismatches(entries, config.table.allow_mixed)
     baselines = find_baselines(entries, mismatches)
     device = resolve_device(config.runtime.device, group)
     for entry in entries:
         to_device(entry.model, device, config.runtime.channels_last)
-    speeds = _speeds(entries, config)  # before the pass over the images, which a batch too large would make vain
+    speeds = _speeds(entries, config)  # first, because a batch may be too large for memory
     predictions = _predict(entries, task, data, config, device, group)
     runs = _runs(entries, task, mismatches, baselines, predictions)
     rows = aggregate_seeds(runs, predictions, type(task))
@@ -119,7 +119,7 @@ def compare(
 
 
 def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float | None]:
-    """Return images/s of each entry, measured once for the seeds of a network; None where not requested."""
+    """Return images/s of each entry, measured once per network; None if not requested."""
     batch_size, precision = config.table.throughput_batch_size, PRECISIONS[config.runtime.precision]
     if batch_size is None:
         return [None] * len(entries)
@@ -175,7 +175,7 @@ def _runs(
 
 
 def _published_gap(run: Row, task: Task) -> float | None:
-    """Return by how much the start weights, as measured here, exceed what was published for them, in points."""
+    """Return the measured minus the published metric of the start weights, in points."""
     if run["published"] is None:
         return None
     primary = task.table_metrics[0]

@@ -1,4 +1,4 @@
-"""The networks of a comparison: finished runs, and published weights as they are."""
+"""The networks of a comparison: finished runs, and published weights without training."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,15 +18,15 @@ from engine.tasks.base import Task
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A network to compare, and what is known of it before it is evaluated.
+    """A network to compare, and the facts known before it is evaluated.
 
     Attributes:
-        model: with the weights to evaluate.
-        preprocessing: of its images.
+        model: network with the weights to evaluate.
+        preprocessing: preprocessing of its images.
         row: its row of the table so far.
-        record: of its run; empty for published weights.
-        config: of its run, as YAML, without data.root; empty for published weights.
-        shared_config: the keys of its run that the compared runs must share; empty for published weights.
+        record: record of its run; empty for published weights.
+        config: configuration of its run as YAML, without data.root; empty for published weights.
+        shared_config: keys of its run that the compared runs must share; empty for published weights.
     """
 
     model: nn.Module
@@ -41,11 +41,11 @@ class TableEntry:
         """Return the entry of a finished run.
 
         Args:
-            model: with the run's final weights.
-            start_weights: torchvision's entry of the weights it started from, None where they are not published.
+            model: network with the run's final weights.
+            start_weights: torchvision's entry of the weights that it started from; None if they are not published.
 
         Raises:
-            UserError: if the weights or the predictions are not those of the run's record.
+            UserError: if the weights or the predictions do not match the run's record.
         """
         config, record = run.config(), run.record()
         if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
@@ -68,7 +68,7 @@ class TableEntry:
         if "detector" in record:
             row["detector"] = record["detector"]
         if config.model.attention != "none" and config.attention.init == "random":
-            row["published"] = None  # changed before the first step
+            row["published"] = None  # random gates change the network before the first step
         shared = {key: value for key, value in result_config(config).items() if not key.startswith(_FREE)}
         if config.model.attention == "none":
             del shared["recipe.decay_attention"]
@@ -118,7 +118,7 @@ def _movement(record: dict[str, Any]) -> dict[str, float | None]:
 
 def _portable(config: TrainConfig) -> str:
     """Return a run's configuration as YAML, without the folder of the images, which differs between machines."""
-    data = replace(config.data, root="???")  # OmegaConf's sign for a mandatory value
+    data = replace(config.data, root="???")  # OmegaConf's marker of a mandatory value
     return OmegaConf.to_yaml(OmegaConf.structured(replace(config, data=data)))
 
 

@@ -1,4 +1,4 @@
-"""The notes below a table: first those on the table as a whole, then those on single rows."""
+"""The notes below a table: first on the whole table, then on single rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ Row = dict[str, Any]
 
 
 def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
-    """Return the notes of a table, one sentence or more each."""
+    """Return the notes of a table, each of one or more sentences."""
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
-        f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, every one of the "
+        f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, each of the "
         f"{data['val_images']} validation images once, {task.view_note}.",
         "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
         *task.notes,
@@ -28,8 +28,8 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         )
     if any(row.get("gate_movement_mean") is not None for row in rows):
         notes.append(
-            "Gates moved: |gate x gain - 1| at the end of training over the validation images, as the record says; 0 "
-            "where attention leaves every feature map as it is."
+            "Gates moved: |gate x gain - 1| at the end of training over the validation images, from the records; 0 "
+            "if attention leaves every feature map unchanged."
         )
     averaged = [f"{row['model']} {row['attention']}" for row in rows if row.get("weights") == "moving average"]
     if averaged:
@@ -48,15 +48,15 @@ def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) 
         yield f"{DAGGER} {name} was trained differently: {row['recipe_deviation']}."
     if row["baseline"] is not None and row["baseline_seeds"] != row["seeds"]:
         seeds = ", ".join(map(str, row["baseline_seeds"]))
-        yield f"{name}: the difference is over seeds {seeds}, for which there is a baseline."
+        yield f"{name}: the difference is over seeds {seeds}, which have a baseline."
     if row["published_gap"] is not None:
         yield (
-            f"{name}: start weights of published {metric} {row['published']:.2f}%, measured "
+            f"{name}: start weights with published {metric} {row['published']:.2f}%, measured "
             f"{row['published_gap']:+.2f}; {_publication_verdict(row, evaluated['precision'])}."
         )
     for run in (runs[i] for i in row["runs"]):
         if run["recorded"] is not None and run["recorded"] != run[primary]:
-            yield f"{run['source']}: its record says {run['recorded']:.2f}% {metric}, this evaluation differs."
+            yield f"{run['source']}: {metric} differs from {run['recorded']:.2f}% in its record."
 
 
 def _publication_verdict(row: Row, precision: str) -> str:

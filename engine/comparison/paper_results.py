@@ -1,4 +1,4 @@
-"""The paper's results, to stand beside ours: errors on ImageNet-1K in results/paper.csv, AP in paper_detection.csv."""
+"""The paper's results: errors on ImageNet-1K from results/paper.csv, AP from results/paper_detection.csv."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -10,19 +10,19 @@ from engine.run_identity import current_label
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
-# Options that leave a network the one of the paper's tables: its counts of parameters are those of biased MLPs and a
-# norm after the spatial convolution, its text is that of the plain module, and of the start it says nothing.
+# Options with which a network is still the paper's: the paper's text describes the plain module, its parameter counts
+# include biases and a norm after the spatial convolution, and it does not specify the initialization.
 _SAME_NETWORK = ("mlp_bias", "spatial_norm", "init.random", "init.identity")
 
 _PRECISIONS = ("ap", "ap50", "ap75", "ap_11_points")
 
 
 def errors(model: str, attention: str) -> tuple[float, float] | None:
-    """Return the paper's top-1 and top-5 error in %, None where the paper has no such row.
+    """Return the paper's top-1 and top-5 error in %, or None if the paper has no such row.
 
     Args:
         model: a backbone.
-        attention: the label of a run's attention, as `cbam` or `cbam-mlp_bias`.
+        attention: the label of a run's attention, such as `cbam` or `cbam-mlp_bias`.
     """
     kind = _same_network(attention)
     for row in _rows("paper.csv"):
@@ -32,7 +32,7 @@ def errors(model: str, attention: str) -> tuple[float, float] | None:
 
 
 def columns(row: Mapping[str, Any], data: DataConfig) -> dict[str, float | None]:
-    """Return the paper's results as a row of the table has them, None where the paper has none for this data set.
+    """Return the paper's results as columns of a row; None for data other than the paper's.
 
     Args:
         row: with `model`, `attention` and, of a detector, `detector`.

@@ -13,14 +13,14 @@ Row = dict[str, Any]
 
 # Attention costs next to nothing, so each kind is drawn this far to the right of its baseline, in points.
 _APART = 11
-# Of each kind of attention, none first. Okabe and Ito's colours, which every eye tells apart.
+# One for each kind of attention, none first. Okabe and Ito's colorblind-safe colors.
 _STYLES = (("black", "o"), ("#D55E00", "D"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#E69F00", "P"))
 
 
 def render(table: dict[str, Any], task: type[Task]) -> dict[str, bytes]:
     """Return the content of table.png and table.svg; the same table gives the same bytes.
 
-    Empty where matplotlib is not installed.
+    The result is empty if matplotlib is not installed.
     """
     try:
         import matplotlib as mpl
@@ -28,8 +28,8 @@ def render(table: dict[str, Any], task: type[Task]) -> dict[str, bytes]:
     except ImportError:
         return {}
     png, svg = io.BytesIO(), io.BytesIO()
-    # Without these settings names inside the SVG are random, both files carry the date or the version, and a name
-    # with a dollar sign is read as a formula.
+    # Without these settings, names inside the SVG are random, both files contain the date or the version, and names
+    # with dollar signs are parsed as formulas.
     with mpl.rc_context({"svg.hashsalt": "table", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(8, 4.8), layout="constrained")
         _draw(figure.subplots(), table, task)
@@ -48,9 +48,7 @@ def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
     for position, kind in enumerate(kinds):
         color, marker = _style(position)
         axes.plot([], [], marker, color=color, label="no attention" if kind == "none" else kind)
-    axes.legend(
-        fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
-    )  # beside the data, whatever they are
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside the axes
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("GFLOPs (multiply-adds) of the baseline; attention is drawn to its right")
@@ -63,7 +61,7 @@ def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
 
 
 def _draw_row(axes: "Axes", row: Row, rows: Sequence[Row], position: int, metric: str) -> None:
-    """A point; for attention also the interval of its difference, and for CBAM the arrow from its baseline."""
+    """Draw a point, for attention also the interval of its difference, for CBAM also the arrow from its baseline."""
     from matplotlib.transforms import offset_copy
 
     baseline = None if row["baseline"] is None else rows[row["baseline"]]
@@ -86,12 +84,12 @@ def _draw_row(axes: "Axes", row: Row, rows: Sequence[Row], position: int, metric
 
 
 def _set_limits(axes: "Axes", rows: Sequence[Row], metric: str) -> None:
-    """Room for every point, interval and name; ticks in numbers as people write them."""
+    """Set limits with room for every point, interval and name, and ticks without exponents."""
     costs = [row["gflops"] for row in rows]
     errors = [bound for row in rows for bound in _interval(row, metric)]
     room = 0.08 * (max(errors) - min(errors)) + 0.1
     right = max(costs) * 1.5
-    left = min(costs) / max(2.2, (right / min(costs)) ** 0.3)  # names stand to the left
+    left = min(costs) / max(2.2, (right / min(costs)) ** 0.3)  # room for the names
     axes.set_xlim(left, right)
     axes.set_ylim(min(errors) - room, max(errors) + room)
     steps = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
@@ -101,7 +99,7 @@ def _set_limits(axes: "Axes", rows: Sequence[Row], metric: str) -> None:
 
 
 def _away(row: Row, rows: Sequence[Row], limits: tuple[float, float], metric: str) -> int:
-    """Points by which a name goes up or down, away from that of a baseline of nearly the same cost and error."""
+    """Return the vertical offset of a name in points, away from a baseline of similar cost and error."""
     near = 0.05 * (limits[1] - limits[0])
     for other in rows:
         gap = row[metric] - other[metric]
@@ -112,7 +110,7 @@ def _away(row: Row, rows: Sequence[Row], limits: tuple[float, float], metric: st
 
 
 def _interval(row: Row, metric: str) -> tuple[float, float]:
-    """Top-1 error at the ends of the difference's interval; for a row without baseline its error alone."""
+    """Return the metric at the ends of the difference's interval; for a row without baseline, its metric twice."""
     error = row[metric]
     if row["baseline"] is None:
         return error, error
@@ -120,7 +118,7 @@ def _interval(row: Row, metric: str) -> tuple[float, float]:
 
 
 def _rank(kind: str) -> tuple[bool, bool, str]:
-    """Order of the kinds of attention: none, CBAM and its variants, the rest."""
+    """Return the sort key of a kind of attention: none, CBAM and its variants, the rest."""
     return kind != "none", not kind.startswith("cbam"), kind
 
 

@@ -1,4 +1,4 @@
-"""The table in its forms, all of them rendered from table.json, and the raw data of its runs."""
+"""The output formats of a table, all rendered from table.json, and the raw data of its runs."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ def folder(config: EvaluateConfig) -> Path:
 
 
 def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
-    """Write the table in every form, and the predictions, record and config of each run below runs/.
+    """Write the table in every format, and the predictions, record and config of each run below runs/.
 
     Everything is computed before the first file is replaced.
 
@@ -58,7 +58,7 @@ def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
 
 
 def render(directory: Path) -> str:
-    """Write every form of the table from its table.json, after checking its numbers against the stored predictions.
+    """Write every format of the table from its table.json, after checking its numbers against the stored predictions.
 
     The same table.json gives the same bytes.
 
@@ -66,7 +66,7 @@ def render(directory: Path) -> str:
         The table as Markdown.
 
     Raises:
-        UserError: if table.json cannot be read, or does not follow from the stored predictions.
+        UserError: if table.json cannot be read, or does not match the stored predictions.
     """
     file = directory / "table.json"
     try:
@@ -79,7 +79,7 @@ def render(directory: Path) -> str:
     try:
         verify_table(table, directory, task)
         forms = _forms(table, task)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # of values that are not as written
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # edited values
         raise UserError(f"{file} is damaged ({error!r}); run evaluate.py.") from error
     for name, content in forms.items():
         _write(directory / name, content)
@@ -93,12 +93,12 @@ def _forms(table: Table, task: type[Task]) -> dict[str, bytes]:
     texts = {"table.md": _markdown(table, task), "table.csv": _csv(table["rows"]), "table.tex": _latex(table, task)}
     pictures = plot.render(table, task)
     if not pictures:
-        print("No figure without matplotlib: pip install matplotlib, then render the table again.", file=sys.stderr)
+        print("The figure needs matplotlib; pip install matplotlib and render the table again.", file=sys.stderr)
     return {name: text.encode() for name, text in texts.items()} | pictures
 
 
 def _columns(rows: Sequence[Row], task: type[Task]) -> list[tuple[str, list[str]]]:
-    """Return the titles, and one text per row: `-` where there is none."""
+    """Return each column's title and texts, with `-` for an empty text."""
     texts = [(column.title, [column.text(row) for row in rows]) for column in task.columns]
     return [(title, [text or "-" for text in column]) for title, column in texts if any(column)]
 

@@ -1,4 +1,4 @@
-"""Check that every number of a table follows from the predictions stored beside it."""
+"""The check of a table's numbers against the predictions stored beside it."""
 
 import math
 import sys
@@ -12,17 +12,17 @@ from engine.tasks.base import Predictions, Task
 
 Row = dict[str, Any]
 
-_ROUNDING = 1e-9  # points: sums in another order, on another processor
+_ROUNDING = 1e-9  # points; another processor may sum in another order
 
 
 def verify_table(table: Row, directory: Path, task: type[Task]) -> None:
-    """Compute the metrics of each run again, and from them the differences, intervals and p-values of the table.
+    """Recompute and check the metrics of each run, and the differences, intervals and p-values of the table.
 
-    Numbers whose predictions are missing stay unchecked; they are listed on stderr. What evaluation does not compute
-    (metrics at the start, parameters, GFLOPs, speed, published values) is not checked.
+    Numbers whose predictions are missing are not checked; they are listed on stderr. Values that evaluation does not
+    compute (metrics at the start, parameters, GFLOPs, speed, published values) are not checked either.
 
     Raises:
-        UserError: naming the first number, or file of predictions, that does not match.
+        UserError: naming the first number or predictions file that does not match.
     """
     _require_structure(table)
     runs = table["runs"]
@@ -51,7 +51,7 @@ def _require_structure(table: Any) -> None:
     for run in table["runs"]:
         baseline = run.get("baseline") if isinstance(run, dict) else -1
         if baseline is not None and not (isinstance(baseline, int) and 0 <= baseline < len(table["runs"])):
-            raise UserError("A run of table.json has a baseline that is none of its runs; run evaluate.py.")
+            raise UserError("A run in table.json has a baseline that is not in the table; run evaluate.py.")
 
 
 def _predictions(run: Row, path: Path, task: type[Task]) -> Predictions | None:

@@ -116,17 +116,18 @@ def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: Gracefu
                 raise Interrupted(f"Stopped by {stopped_by.name} after {state.epoch} epochs and {state.step} steps.")
     # The last step is logged here, after its checkpoint: a run that resumes from that checkpoint logs it as well, and
     # `first_unlogged` makes TensorBoard drop the first copy.
-    if state.step % config.run.log_every_steps == 0:
-        _log_step(trainer, checkpoints.tensorboard)
+    _log_step(trainer, checkpoints.tensorboard)
     if trainer.timer.steps:
-        checkpoints.tensorboard.scalars("speed", trainer.speed(), trainer.images_seen)
+        speed = {f"speed/{name}": value for name, value in trainer.speed().items()}
+        checkpoints.tensorboard.scalars(speed, trainer.images_seen)
 
 
 def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
     """Write the epoch's mean losses so far and the learning rate to TensorBoard; return a line for the progress bar."""
     metrics = trainer.metrics()
     losses = {name: value for name, value in metrics.items() if name.startswith("loss")}
-    tensorboard.scalars("step", {**losses, "lr": trainer.learning_rate}, trainer.images_seen)
+    tensorboard.metrics("step", losses, trainer.images_seen)
+    tensorboard.scalars({"lr": trainer.learning_rate}, trainer.images_seen)
     speed = trainer.speed()["images_per_second"]
     return f"loss {metrics['loss']:.3f}, {trainer.task.describe(metrics)}, {speed:.0f} images/s"
 
@@ -168,11 +169,10 @@ def _log_epoch(
     trainer: Trainer, tensorboard: TensorBoardLogger, train: dict[str, float], validation: Validation
 ) -> None:
     seen = trainer.images_seen
-    tensorboard.scalars("val", validation.metrics, seen)
-    if train:
-        tensorboard.scalars("train", {**train, "lr": trainer.learning_rate}, seen)
-    tensorboard.scalars("progress", {"epoch": trainer.state.epoch}, seen)
-    tensorboard.scalars("gates", validation.gates, seen)
+    tensorboard.metrics("val", validation.metrics, seen)
+    tensorboard.metrics("train", train, seen)
+    tensorboard.scalars({"progress/epoch": trainer.state.epoch, **validation.movement.scalars()}, seen)
+    tensorboard.histograms("gates", validation.gates, seen)
     if validation.picture is not None:
         tensorboard.picture(trainer.task.picture_title, validation.picture, seen)
     tensorboard.flush()

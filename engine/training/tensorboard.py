@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -45,22 +46,34 @@ class TensorBoardLogger:
         """
         if self.writer is None or not self.is_new:
             return
-        pairs = {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in metrics}
+        pairs = {name: ["Multiline", [_tag(name, "train"), _tag(name, "val")]] for name in metrics}
         self.writer.add_custom_scalars({"Training and validation": pairs})
         for name, text in texts.items():
             self.writer.add_text(name, f"```\n{text}\n```")
         values = {key: str(value) if value is None else value for key, value in hyperparameters.items()}
-        results = (*(f"val/{name}" for name in metrics), "val/loss", "speed/images_per_second")
+        results = (*(_tag(name, "val") for name in (*metrics, "loss")), "speed/images_per_second")
         # Of the three parts the last says that the session is over; SummaryWriter.add_hparams would make a second run
         # below this one.
         for part in hparams(values, dict.fromkeys(results, 0.0))[:2]:
             self.writer.file_writer.add_summary(part)  # type: ignore[attr-defined]
 
-    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+    def metrics(self, split: str, values: Mapping[str, float], step: int) -> None:
+        """Write losses and accuracies of a split: `loss/val`, `accuracy/top1_val`."""
+        self.scalars({_tag(name, split): value for name, value in values.items()}, step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write values by tag."""
         if self.writer is None:
             return
-        for name, value in values.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+
+    def histograms(self, group: str, values: Mapping[str, Tensor], step: int) -> None:
+        """Write the distribution of each tensor's values."""
+        if self.writer is None:
+            return
+        for name, tensor in values.items():
+            self.writer.add_histogram(f"{group}/{name}", tensor, step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
         """uint8 [height, width, 3]."""
@@ -74,6 +87,12 @@ class TensorBoardLogger:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
+
+
+def _tag(metric: str, split: str) -> str:
+    if metric == "loss" or metric.startswith("loss_"):
+        return f"loss/{metric.removeprefix('loss').removeprefix('_')}_{split}".replace("/_", "/")
+    return f"accuracy/{metric}_{split}"
 
 
 def _make_older_than_now(directory: Path) -> None:

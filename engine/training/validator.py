@@ -1,4 +1,4 @@
-"""Validation between epochs: predictions, gate statistics and a picture."""
+"""Validation between epochs: predictions, gates and a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.analysis.gate_movement import GateMovement, gather_movement, measure_movement
-from engine.analysis.gate_stats import gate_statistics, record_gates
+from engine.analysis.gate_stats import record_gates
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
 from engine.distributed import ProcessGroup
@@ -25,13 +25,13 @@ class Validation:
     Attributes:
         predictions: for every validation image.
         movement: of the attention's gates, over all images.
-        gates: statistics of the attention's gates over the first images, and their movement, as curves.
+        gates: what each gate returned for the first images, by its name.
         picture: uint8 [height, width, 3]; None where none is drawn.
     """
 
     predictions: Predictions
     movement: GateMovement
-    gates: dict[str, float] = field(default_factory=dict)
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
     picture: np.ndarray | None = None
 
     @cached_property
@@ -71,8 +71,7 @@ class Validator:
                 self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group, stop
             )
         movement = gather_movement(measured, self.group)
-        curves = gate_statistics(recorded) | movement.scalars()
-        return Validation(predictions, movement, curves, self._picture())
+        return Validation(predictions, movement, recorded, self._picture())
 
     def _picture(self) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))

@@ -17,7 +17,7 @@ from tests.processes import REPOSITORY
 
 
 def test_full_disk_keeps_the_last_checkpoint(folders: Path, tmp_path: Path) -> None:
-    """A limit on file sizes stands for the full disk: the checkpoint does not fit."""
+    """A file size limit that the checkpoint exceeds simulates the full disk."""
     common = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
     train = " ".join([sys.executable, str(REPOSITORY / "train.py"), *common])
     full = subprocess.run(

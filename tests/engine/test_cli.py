@@ -1,4 +1,4 @@
-"""Errors of a command, as a user sees them."""
+"""Errors of a command as the user sees them."""
 
 import re
 from collections.abc import Callable
@@ -29,6 +29,6 @@ def test_too_little_memory_elsewhere_is_one_line(
         run_out()
     assert ended.value.code == 2
     assert re.fullmatch(
-        r"error: There is too little memory \(.*\)\. Set runtime\.eval_batch_size .*\n",
+        r"error: Out of memory \(.*\)\. Lower runtime\.eval_batch_size .*\n",
         capsys.readouterr().err,
     )

@@ -1,4 +1,4 @@
-"""Several processes train one network: the same batches, the same losses, one writer, and a name for who is missing."""
+"""Several processes train one network: the same batches and losses, one writer, and errors that name a lost process."""
 
 import itertools
 import json
@@ -58,7 +58,7 @@ def drop_nothing() -> None:
 
 
 def train(count: int, folders: Path, folder: Path, *more: str) -> dict[str, Any]:
-    """The record of a run of so many ranks without dropout."""
+    """Return the record of a run with `count` ranks and without dropout."""
     given = arguments(folders, "model.weights=null", f"run.dir=run{count}", *more)
     processes = start_ranks(count, "train.py", given, folder, drop_nothing)
     first, *others = (process.result() for process in processes)
@@ -70,7 +70,7 @@ def train(count: int, folders: Path, folder: Path, *more: str) -> dict[str, Any]
 
 
 def test_process_count_changes_only_rounding(folders: Path, tmp_path: Path) -> None:
-    """Over an epoch; one process accumulates, the others do not."""
+    """Compares one epoch. A single process accumulates micro-batches, several do not."""
     network = ["model=vgg11_cbam", "data.image_size=64", "data.resize=64", "recipe.epochs=1", "recipe.lr=0.001"]
     alone = train(1, folders, tmp_path, *network)
     for count in (2, 4):
@@ -81,9 +81,9 @@ def test_process_count_changes_only_rounding(folders: Path, tmp_path: Path) -> N
 
 
 def test_evaluate_shares_the_images_between_processes(folders: Path, tmp_path: Path) -> None:
-    """21 images do not divide by two; each counts once, and one process alone prints and writes.
+    """21 images do not divide by two. Each is counted once, and only one process prints and writes.
 
-    Runs whose norms saw other numbers of images are not compared.
+    Runs with different batches per process, which their norms depend on, are not compared.
     """
     train(2, folders, tmp_path, "model=mobilenet_v3_small", "recipe.epochs=1")
     common = [*arguments(folders)[:6], "runtime.device=cpu", "runs=[run2]"]
@@ -126,7 +126,7 @@ def test_run_resumes_with_its_number_of_processes(folders: Path, tmp_path: Path)
 
 
 def hide_an_image() -> None:
-    """The second process's copy of the data lacks an image."""
+    """Remove one image from the second process's copy of the data."""
     if os.environ["RANK"] == "1":
         read = file_index._read
 
@@ -148,7 +148,7 @@ def test_processes_with_different_images_are_refused(script: str, folders: Path,
 
 
 def lose_the_second() -> None:
-    """The second process's training loss is not a number."""
+    """Make the second process's training loss NaN."""
     cross_entropy = nn.functional.cross_entropy
 
     def lost(*given: Tensor, **options: Any) -> Tensor:
@@ -169,7 +169,7 @@ def test_nonfinite_loss_on_one_rank_stops_all(folders: Path, tmp_path: Path) -> 
 
 def test_two_processes_on_one_device_are_refused() -> None:
     require_one_each([("a", "GPU-1"), ("a", "GPU-2"), ("b", "GPU-1")])
-    with pytest.raises(UserError, match=r"Several processes on b see one and the same CUDA device \(GPU-1\)"):
+    with pytest.raises(UserError, match=r"Several processes on b use the same CUDA device \(GPU-1\)"):
         require_one_each([("a", "GPU-1"), ("b", "GPU-1"), ("b", "GPU-1")])
 
 
@@ -182,7 +182,7 @@ def test_processes_that_do_not_come_are_named() -> None:
         pass
     world = ClusterEnvironment(rank=1, world_size=4, address="127.0.0.1", port=free_port())
     with (
-        pytest.raises(UserError, match=r"Process 1 of 4 does not reach the first one at 127\.0\.0\.1:\d+ "),
+        pytest.raises(UserError, match=r"Process 1 of 4 cannot reach process 0 at 127\.0\.0\.1:\d+ "),
         distributed.init_distributed(world, "test", timedelta(seconds=1)),
     ):
         pass
@@ -202,12 +202,12 @@ def test_death_during_rendezvous_ends_all_in_a_sentence(tmp_path: Path) -> None:
     left = second.result()
     assert left.returncode == 2, left.stderr
     assert "Traceback" not in left.stderr
-    last = left.stderr.splitlines()[-1]  # torch may log before it that the connection broke
-    assert last.startswith("error: Process 1 of 2 lost another one, whose own message says why ("), last
+    last = left.stderr.splitlines()[-1]  # torch may first log the broken connection
+    assert last.startswith("error: Process 1 of 2 lost another process; see that one's error ("), last
 
 
 def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
-    """The second of three stops answering; the other two wait in vain for it, and say so."""
+    """The second of three processes hangs; the other two time out and name it."""
     (tmp_path / "hang.py").write_text(
         "import os, sys, time, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
@@ -233,7 +233,7 @@ def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
             | {"MASTER_ADDR": "gpu07", "MASTER_PORT": "29400", "TORCHELASTIC_USE_AGENT_STORE": "True"},
             ClusterEnvironment(5, 8, 1, 2, "gpu07", 29400, hosted=True),
         ),
-        # Of the batch script, and of a shell on a compute node: tasks of the job, but not of this process.
+        # A batch script, and a shell on a compute node: the job has tasks, but this process is none of them.
         (
             {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"},
             ClusterEnvironment(processors=8),
@@ -254,7 +254,7 @@ def test_places_follow_from_the_launchers_variables(
 
 
 def test_the_first_nodes_address_comes_from_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name need not resolve: Slurm knows the address."""
+    """The node's name need not resolve, because Slurm reports its address."""
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(
         "#!/bin/sh\n"

@@ -1,4 +1,4 @@
-"""What is printed: whatever the locale, and whoever reads it."""
+"""Console output in every locale, and with closed or full streams."""
 
 import os
 import subprocess

@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
 
 
 def run_with_states(folder: Path) -> RunDirectory:
-    """A run whose last checkpoint is of step 2 and whose previous one is of step 1."""
+    """Return a run whose last checkpoint is of step 2 and whose previous one is of step 1."""
     run = RunDirectory(folder / "run")
     run.start(CONFIG)
     for step in (1, 2):
@@ -110,7 +110,7 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         "from engine.run_dir import RunDirectory; from tests.engine.test_run_dir import CONFIG\n"
         "from pathlib import Path; import os, signal, sys; RunDirectory(Path(sys.argv[1])).start(CONFIG)\n"
-        "if os.fork() == 0: import time; time.sleep(30)\n"  # a worker that outlives it
+        "if os.fork() == 0: import time; time.sleep(30)\n"  # a worker that outlives the process
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     run = tmp_path / "run"

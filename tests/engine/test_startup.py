@@ -1,4 +1,4 @@
-"""The first moments of a program: signals, missing packages."""
+"""Start of a program: signals and missing packages."""
 
 import os
 import signal

@@ -115,7 +115,7 @@ def test_unknown_script_arguments_are_one_line(
     with pytest.raises(SystemExit) as caught:
         cli.run_script(lambda model, source: print(model, source))
     assert caught.value.code == 2
-    complaint = "error: The arguments are model=MODEL source=SOURCE; got model=resnet50 sauce=official.pth.\n"
+    complaint = "error: Expected the arguments model=MODEL source=SOURCE; got model=resnet50 sauce=official.pth.\n"
     assert capsys.readouterr() == ("", complaint)
 
 

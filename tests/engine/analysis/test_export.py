@@ -1,4 +1,4 @@
-"""Exported networks compute the same logits."""
+"""Logits of exported networks."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_wrong_export_is_refused(tmp_path: Path) -> None:
 
 
 def test_export_checks_its_folder_first(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no folder .*/no for net\.pt2"):
+    with pytest.raises(UserError, match=r"The folder .*/no for net\.pt2 does not exist"):
         export(nn.Identity(), 8, tmp_path / "no" / "net.pt2")
 
 
@@ -69,7 +69,7 @@ def test_export_command_keeps_the_logits(command: Command, tmp_path: Path) -> No
 
 def test_export_requires_the_trained_network(command: Command, folders: Path) -> None:
     trained = ["model=mobilenet_v3_small_cbam", "attention.order=parallel"]
-    start = ["model.weights=null", "attention.init=random", "recipe.epochs=1"]  # they do not change what is computed
+    start = ["model.weights=null", "attention.init=random", "recipe.epochs=1"]  # without influence on the network
     given = arguments(folders, *trained, *start, "run.dir=run")
     assert command("train.py", *given).returncode == 0
     export = [*trained, "model.weights=run/checkpoint/last.pt", "image_size=32", "file=net.pt2"]

@@ -1,4 +1,4 @@
-"""Grad-CAM and gates against what follows from networks whose evidence is known."""
+"""Grad-CAM and gates of networks whose evidence is known."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tests.conftest import Command
 WAY = Preprocessing(16, 16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-class Colours(nn.Module):
-    """Class 0 is how much red there is, class 1 how much green; its last map is the image itself."""
+class Colors(nn.Module):
+    """A network whose logits are the mean red and the mean green; its last map is the image itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Colours(nn.Module):
 
 
 def images() -> Tensor:
-    """Red in the left half, some of it in the right; green below."""
+    """Return an image with red on the left, half as much on the right, and green at the bottom."""
     image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     image[0, 0, :, :8], image[0, 0, :, 8:] = 200, 100
     image[0, 1, 8:] = 50
@@ -42,7 +42,7 @@ def images() -> Tensor:
     [(0, np.repeat([1.0, 0.5], 8)[None].repeat(16, 0)), (1, np.repeat([0.0, 1.0], 8)[:, None].repeat(16, 1))],
 )
 def test_grad_cam_finds_the_evidence(target: int, expected: np.ndarray) -> None:
-    maps = grad_cam.compute_maps(Colours(), {}, images(), torch.tensor([target]), WAY)
+    maps = grad_cam.compute_maps(Colors(), {}, images(), torch.tensor([target]), WAY)
     np.testing.assert_allclose(maps.cam[0], expected, atol=1e-6)
     assert maps.predicted.tolist() == [0]
     assert maps.gates == {}
@@ -75,18 +75,8 @@ def test_gates_are_found_by_their_place(name: str, count: int, shapes: dict[str,
         net(torch.randn(5, 3, 64, 64))
     assert len(seen) == count
     for place, shape in shapes.items():
-        assert seen[place].shape == shape  # of the first batch
+        assert seen[place].shape == shape  # first batch
     assert all((gate > 0).all() and (gate < 1).all() for gate in seen.values())
-
-
-def test_statistics_of_gates() -> None:
-    seen = {"a": torch.tensor([0.01, 0.5, 0.5, 0.99]), "b": torch.full((2, 1, 3, 3), 0.5)}
-    found = gate_stats.gate_statistics(seen)
-    assert found["a/mean"] == pytest.approx(0.5)
-    assert found["a/spread"] == pytest.approx(np.std([0.01, 0.5, 0.5, 0.99], ddof=1))
-    assert found["a/saturated"] == 0.5
-    assert (found["b/mean"], found["b/spread"], found["b/saturated"]) == (0.5, 0.0, 0.0)
-    assert gate_stats.gate_statistics({}) == {}
 
 
 def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) -> None:
@@ -102,7 +92,7 @@ def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) 
     assert picture.shape[2] > picture.shape[1]
     assert command("scripts/show_attention.py", "runs=resnet18", "target=predicted", *common).returncode == 0
     twice = command("scripts/show_attention.py", "runs=resnet18,resnet18", "target=predicted", *common)
-    assert_one_line(twice, "Two of the runs are the same network under the same seed")
+    assert_one_line(twice, "Two of the runs are the same network with the same seed")
     wrong = command("scripts/show_attention.py", "runs=resnet18", "target=class7", *common)
     assert_one_line(wrong, "target=class7 is no class; they are predicted, class0, class1, class2")
     assert_one_line(

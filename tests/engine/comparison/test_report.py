@@ -1,4 +1,4 @@
-"""The comparison table: pairing, seeds, what is refused, and its forms."""
+"""The comparison table: pairing, seeds, refused runs, and output formats."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ FORMS = ("table.md", "table.csv", "table.tex", "table.png", "table.svg")
 
 
 class Guess(nn.Module):
-    """Tells three classes by the mean of an image, and errs on some images, which ones depends on the seed."""
+    """A classifier of three classes by an image's mean, which errs on a seed-dependent share of the images."""
 
     def __init__(self, seed: int, errors: float) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def compare(folders: Path, entries: list[TableEntry], table: TableConfig | None 
 
 @pytest.fixture
 def written(folders: Path, tmp_path: Path) -> Path:
-    """A table of two seeds with and without CBAM, and SE under one."""
+    """Write a table of two seeds with and without CBAM, and one seed with SE."""
     entries = [entry(seed=seed) for seed in (51, 52)]
     entries += [entry("cbam", seed, errors=0.0) for seed in (51, 52)] + [entry("se", errors=0.55)]
     report.write(*compare(folders, entries), tmp_path / "table")
@@ -138,7 +138,7 @@ def test_a_run_of_other_classes_is_told_to_set_them(folders: Path) -> None:
 def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) -> None:
     alone = [entry("cbam", 51), entry(seed=52), entry("cbam", 52)]
     printed = report.write(*compare(folders, alone), tmp_path)
-    assert "resnet18 cbam: the difference is over seeds 52, for which there is a baseline." in printed
+    assert "resnet18 cbam: the difference is over seeds 52, which have a baseline." in printed
     printed = report.write(*compare(folders, alone[:2]), tmp_path)
     assert "| no baseline |" in printed
     assert [cell["baseline"] for cell in cells(tmp_path)] == [None, None]
@@ -171,7 +171,7 @@ def test_mixed_recipes_are_marked_in_every_form(folders: Path, tmp_path: Path) -
 
 
 def test_absent_key_is_compared_among_the_others() -> None:
-    """Such as fused_cbam, of which a baseline has none."""
+    """For example fused_cbam, which a baseline does not have."""
     fused, plain = ({"runtime__fused_cbam": value} for value in (True, False))
     assert baselines.config_mismatches([entry(), trained_with(entry("cbam"), **fused)], allow_mixed=False) == ["", ""]
     with pytest.raises(UserError, match="fused_cbam=False"):
@@ -179,7 +179,7 @@ def test_absent_key_is_compared_among_the_others() -> None:
 
 
 def test_duplicate_model_and_seed_is_refused(folders: Path) -> None:
-    with pytest.raises(UserError, match="again are the same network under the same seed"):
+    with pytest.raises(UserError, match="again are the same network with the same seed"):
         compare(folders, [entry(), entry(source="again")])
 
 

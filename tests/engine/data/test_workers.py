@@ -30,7 +30,7 @@ def test_a_killed_worker_is_named(
         list(loader.epoch(0))
     assert ended.value.code == 2
     assert re.fullmatch(
-        r"error: A process that reads images died \(.*\).*; set runtime\.workers lower.*\n", capsys.readouterr().err
+        r"error: A data loading worker died \(.*\).*; lower runtime\.workers.*\n", capsys.readouterr().err
     )
 
 

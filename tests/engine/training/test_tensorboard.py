@@ -50,19 +50,24 @@ def steps(events: EventAccumulator, tag: str) -> list[int]:
 
 
 def test_curves_over_images_seen_do_not_fork(events: EventAccumulator) -> None:
-    assert steps(events, "val/top1") == [0, 48, 96, 144]
-    assert steps(events, "train/loss") == [48, 96, 144]
+    assert steps(events, "accuracy/top1_val") == [0, 48, 96, 144]
+    assert steps(events, "loss/train") == [48, 96, 144]
     epochs = [(event.step, event.value) for event in events.Scalars("progress/epoch")]
     assert epochs == [(0, 0), (48, 1), (96, 2), (144, 3)]
-    assert steps(events, "step/lr") == list(range(16, 145, 16))
+    assert steps(events, "lr") == list(range(16, 145, 16))
     for tag in events.Tags()["scalars"]:
         assert steps(events, tag) == sorted(set(steps(events, tag))), tag
 
 
-def test_each_gate_has_its_statistics_in_every_epoch(events: EventAccumulator) -> None:
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("gates/")]
-    assert len(tags) == 11 * 2 * 3  # layers, gates of each, statistics of each
-    assert steps(events, "gates/features.1.block spatial/saturated") == [0, 48, 96, 144]
+def test_few_charts_open_first_and_every_gate_has_its_distribution(events: EventAccumulator) -> None:
+    charts = sorted({tag.partition("/")[0] for tag in events.Tags()["scalars"]})
+    assert charts == ["accuracy", "gates", "loss", "lr", "progress", "speed"]
+    assert steps(events, "gates/movement_mean") == steps(events, "gates/movement_largest") == [0, 48, 96, 144]
+    gates = events.Tags()["histograms"]
+    assert len(gates) == 11 * 2  # layers, gates of each
+    start, *_, end = events.Histograms("gates/features.1.block spatial")
+    assert (start.step, end.step) == (0, 144)
+    assert start.histogram_value.num == 21 * 16 * 16  # the first batch: 21 images, maps of 16 x 16
 
 
 def test_pictures_decode_in_tensorboard_and_in_the_run(run: Path, events: EventAccumulator) -> None:
@@ -83,13 +88,13 @@ def test_hyperparameters_and_metrics_are_logged(run: Path, events: EventAccumula
     assert started["seed"].number_value == 51
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     metrics = [info.name.tag for info in plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos]
-    assert "val/top1" in metrics
+    assert "accuracy/top1_val" in metrics
     assert set(metrics) <= set(events.Tags()["scalars"])
 
 
 def test_layout_pairs_train_and_validation(events: EventAccumulator) -> None:
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    assert list(layout.category[0].chart[0].multiline.tag) == ["train/top1", "val/top1"]
+    assert list(layout.category[0].chart[0].multiline.tag) == ["accuracy/top1_train", "accuracy/top1_val"]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "name: mobilenet_v3_small" in text
 
@@ -142,8 +147,8 @@ def test_browser_shows_curves_and_hyperparameters(tensorboard: str, tmp_path: Pa
     browser = webdriver.Chrome(options=options, service=service)
     names = ["small/mobilenet_v3_small/seed51", "small/mobilenet_v3_small_cbam/seed51"]
     try:
-        browser.get(f"{tensorboard}/?tagFilter=val%2Ftop1#timeseries")
-        wait_for_text(browser, [*names, "/top1"])
+        browser.get(f"{tensorboard}/?tagFilter=accuracy%2Ftop1_val#timeseries")
+        wait_for_text(browser, [*names, "top1_val"])
         lines = "return document.querySelectorAll('scalar-card line-chart').length"
         deadline = time.monotonic() + 60
         while browser.execute_script(lines) < 1:
@@ -178,13 +183,13 @@ def test_a_clock_set_back_hides_no_curve(tmp_path: Path) -> None:
     for start, seconds in ((0, 5_000_000_000), (3, 0)):
         logger = TensorBoardLogger(tmp_path, purge_from=start)
         for step in range(start, start + 3):
-            logger.scalars("val", {"top1": float(step)}, step)
+            logger.metrics("val", {"top1": float(step)}, step)
         logger.close()
         if seconds:
             (written,) = tmp_path.iterdir()
             written.rename(tmp_path / re.sub(r"tfevents\.\d+", f"tfevents.{seconds}", written.name))
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in events.Scalars("val/top1")] == [0, 1, 2, 3, 4, 5]
+    assert [event.step for event in events.Scalars("accuracy/top1_val")] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
