@@ -10,7 +10,7 @@ import torch
 from engine import environment
 from engine.atomic_io import atomic_write
 
-Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, with the same keys; `measured`: where
+Section = dict[str, Any]  # `about`: a paragraph; `rows`: dicts with the same keys; `measured`: circumstances
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def stages(runs: Sequence[Planned]) -> list[list[Planned]]:
         directories = {run.directory for run in waiting}
         ready = [run for run in waiting if run.weights is None or directories.isdisjoint(Path(run.weights).parents)]
         if not ready:
-            raise UserError(f"{waiting[0].directory} starts from weights that no earlier run of the sweep writes.")
+            raise UserError(f"{waiting[0].directory} starts from weights that depend on it; change its model.weights.")
         staged.append(ready)
         waiting = [run for run in waiting if run not in ready]
     return staged

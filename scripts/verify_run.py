@@ -39,7 +39,9 @@ def verify(run: RunDirectory) -> None:
     metrics = Classification.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
     recorded = {name: record[name] for name in Classification.metrics} | {"loss": record["val_loss"]}
     if metrics != recorded:
-        raise UserError(f"The predictions in {run.predictions} do not give the metrics in {run.record_file}.")
+        raise UserError(
+            f"The predictions in {run.predictions} do not give the metrics in {run.record_file}; restore both."
+        )
     print(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
 
 
