@@ -1,7 +1,7 @@
 # `make help` lists the targets. Each builds .venv from the exact pins first.
 PYTHON ?= python3
 VENV := .venv
-# The extras of pyproject.toml that are pinned: `experiment` is what training needs.
+# The extras of pyproject.toml to pin; `bench` is only for scripts/benchmark.py.
 EXTRAS := experiment figures timm export slurm prepare dev
 INSTALLED := $(VENV)/.installed
 
@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-demo: $(INSTALLED) ## run the whole experiment in small: 3 minutes on two cores
+demo: $(INSTALLED) ## run a small version of the whole experiment: 3 minutes on two cores
 	bash scripts/demo.sh $(VENV)/bin/python
 
 test: $(INSTALLED) ## run all tests: under ten minutes on two cores
@@ -21,7 +21,7 @@ test-fast: $(INSTALLED) ## run the tests that start no programs: under two minut
 	$(VENV)/bin/python -m pytest tests/cbam/test_module.py tests/engine/comparison tests/engine/data tests/engine/tasks \
 		tests/engine/training/test_trainer.py tests/models/test_weights.py tests/test_layers.py
 
-check: $(INSTALLED) ## lint, check the format and the types
+check: $(INSTALLED) ## lint, and check formatting and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy

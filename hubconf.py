@@ -1,4 +1,4 @@
-"""Every network for torch.hub, under the names of `models.build`.
+"""Entry points for torch.hub: every network, under its name in `models.build`.
 
 torch.hub.load("OWNER/REPOSITORY", "resnet50_cbam", weights="checkpoint/last.pt")
 """
@@ -16,8 +16,8 @@ dependencies = ["torch", "torchvision"]
 
 if _Path(_models.__file__).resolve().parents[1] != _Path(__file__).resolve().parent:
     raise ImportError(
-        f"Another package named `models` is imported already, from {_models.__file__}; call torch.hub before it, or in "
-        "a process of its own."
+        f"Another package named `models` is already imported from {_models.__file__}; call torch.hub before importing "
+        "it, or in a separate process."
     )
 
 
@@ -26,7 +26,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> _Callable[..., _Module]:
-    """Return the entry point of a network: `models.build` of its name."""
+    """Return the entry point of a network: `models.build` with its name."""
     if name not in __dir__():
         raise AttributeError(name)
     return _update_wrapper(_partial(_models.build, name), _models.build)

@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py measures, a subject a file; each returns a section of its report."""
+"""The measurements of scripts/benchmark.py, one file per subject; each returns a section of the report."""

@@ -1,4 +1,4 @@
-"""Timing: several ways of doing a thing take turns, so that whatever else the machine does meets all of them."""
+"""Timing of alternatives that take turns, so that other load on the machine affects all of them."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Typical:
-    """Of several rounds the median, and half of the distance between the quartiles."""
+    """The median of several rounds, and half the interquartile range."""
 
     median: float
     spread: float
@@ -24,7 +24,7 @@ class Typical:
 def take_turns(
     ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 2
 ) -> dict[str, Typical]:
-    """Seconds of each way, run once a round, after rounds that do not count."""
+    """Return the seconds of each way, run once per round, after warm-up rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name, way in ways.items():

@@ -1,4 +1,4 @@
-"""Several networks in one pass over the images against a pass for each."""
+"""Evaluation of several networks in one pass over the images, compared with one pass for each."""
 
 import os
 import time
@@ -22,19 +22,19 @@ from engine.tasks.evaluator import EvalModel, evaluate
 
 
 def measure(images: Path, device: torch.device) -> Section:
-    """Four networks in one pass over full-size images against four passes.
+    """Measure four networks in one pass over full-size images, and in four passes.
 
-    The networks are cheap: random weights, inputs of 64 px. So decoding takes the time, as it does beside a GPU.
+    The networks are cheap (random weights, inputs of 64 px), so that decoding dominates, as it does with a GPU.
     """
-    # Cores are shared out between decoding and computing: where both take all, each waits for the other.
+    # Decoding and computing each get a share of the cores: if both used all of them, each would wait for the other.
     torch.set_num_threads(max(1, _cores() - _workers()))
     split = repeated(images, at_least=384)
     way = Preprocessing(resize=73, crop=64)
     names = 2 * ["mobilenet_v3_small", "mobilenet_v3_small_cbam"]
     candidates = [EvalModel(to_device(models.build(name), device, channels_last=True), way) for name in names]
-    _pass(candidates, split, way, device)  # the first is slower: kernels are chosen, files are read from the disk
+    _pass(candidates, split, way, device)  # warm-up: kernels are chosen, files are read from the disk
     decoding, apart, together = [], [], []
-    for _ in range(5):  # taking turns, so that whatever else the machine does meets all
+    for _ in range(5):  # taking turns, so that other load on the machine affects all of them
         decoding.append(_pass([], split, way, device))
         apart.append(sum((_pass([candidate], split, way, device) for candidate in candidates), start=np.zeros(2)))
         together.append(_pass(candidates, split, way, device))
@@ -53,14 +53,14 @@ def measure(images: Path, device: torch.device) -> Section:
     return {
         "about": f"{', '.join(names)}, random weights, inputs of 64 px, fp32, over {len(split)} full-size JPEGs; "
         f"the fastest of five. Each pass has its own loader (decoding processes: {_workers()}, computing threads: "
-        f"{torch.get_num_threads()}). Processor time counts all of them and does not see what else the machine was "
-        "doing.",
+        f"{torch.get_num_threads()}). Processor time counts all of them and excludes other load on the "
+        "machine.",
         "rows": rows,
     }
 
 
 def repeated(folder: Path, at_least: int) -> Split:
-    """The images below a folder, again and again."""
+    """Return the images below a folder, repeated to at least the given number."""
     files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.name.lower().endswith(EXTENSIONS))
     if not files:
         raise UserError(f"There are no images below {folder.absolute()}; set --images to a folder of JPEGs.")
@@ -69,7 +69,7 @@ def repeated(folder: Path, at_least: int) -> Split:
 
 
 def _pass(candidates: list[EvalModel], split: Split, way: Preprocessing, device: torch.device) -> np.ndarray:
-    """Seconds to evaluate so many networks together: [wall clock, processor time with the loader's workers]."""
+    """Return the seconds to evaluate the networks together: [wall clock, processor time with the loader's workers]."""
     started = _clocks()
     task, group = Classification(DataConfig(image_size=way.crop)), ProcessGroup()
     loader = EvalLoader(task.eval_samples(split, [way]), 64, _workers(), device, group)

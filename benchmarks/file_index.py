@@ -1,4 +1,4 @@
-"""Start-up over a data set as large as ImageNet: files without content, 1,281,167 and 50,000 in 1,000 classes."""
+"""Start-up with a data set as large as ImageNet: 1,281,167 and 50,000 empty files in 1,000 classes."""
 
 import multiprocessing
 import os
@@ -17,18 +17,18 @@ from engine.data.datasets import Dataset, open_dataset
 
 CLASSES, TRAIN, VAL = 1000, 1_281_167, 50_000
 WORKERS = 8
-LOOKS = 100_000  # paths that each worker asks for
+LOOKS = 100_000  # paths that each worker reads
 
 
 def measure(_: Path, __: torch.device) -> Section:
-    """Seconds from nothing to the first path, without and with a kept list, and what it costs a worker in memory."""
+    """Measure the seconds to the first path, without and with a stored list, and the memory of each worker."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "imagenet"
         _make(root)
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         config = DataConfig("imagenet", "folders", str(root), CLASSES, None, image_size=224)
         rows = []
-        for title in ("cold: every folder is read", "warm: the list is kept"):
+        for title in ("cold: every folder is read", "warm: the list is stored"):
             started = time.perf_counter()
             data = open_dataset(config)
             data.train.path(TRAIN - 1)
@@ -37,9 +37,9 @@ def measure(_: Path, __: torch.device) -> Section:
         for row in rows:
             row["memory of each of 8 workers (MB)"] = grown if row is rows[-1] else "-"
     return {
-        "about": f"{TRAIN:,} + {VAL:,} empty files in {CLASSES:,} classes on a local disk, whose pages are in memory: "
-        f"they were just written. Memory: what a forked worker has for itself alone after asking for {LOOKS:,} paths, "
-        "beyond what it had when it started, once all eight have asked; the most of them.",
+        "about": f"{TRAIN:,} + {VAL:,} empty files in {CLASSES:,} classes on a local disk. They were just written, so "
+        f"that their pages are cached. Memory: increase of a forked worker's private memory after all eight workers "
+        f"have read {LOOKS:,} paths each; the maximum over the workers.",
         "rows": rows,
     }
 
@@ -70,12 +70,12 @@ def _look(data: Dataset, seed: int, all_done: Barrier, result: Connection) -> No
     before = _own_memory()
     for index in np.random.default_rng(seed).integers(len(data.train), size=LOOKS):
         data.train.path(int(index))
-    all_done.wait()  # until then, what only this one has looked at so far would seem its own
+    all_done.wait()  # before that, pages that no other worker has read yet would count as private
     result.send((_own_memory() - before) / 1e6)
     all_done.wait()
 
 
 def _own_memory() -> int:
-    """Bytes of this process that it shares with no other."""
+    """Return the bytes of this process's private memory."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

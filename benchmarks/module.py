@@ -1,4 +1,4 @@
-"""CBAM forward and backward, against the least that its memory traffic allows, the usual implementation and timm's."""
+"""CBAM forward and backward, compared with its memory traffic's lower bound, the usual implementation and timm's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +12,17 @@ from benchmarks.clock import take_turns
 from benchmarks.report import Section
 from cbam import CBAM
 
-# Stages of ResNet-50: on a GPU all four at a training batch in bf16, on a CPU the largest at a small one in fp32.
+# Stages of ResNet-50: on a GPU, all four at a training batch in bf16; on a CPU, the largest at a small batch in fp32.
 CUDA_SHAPES = ((256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14), (256, 2048, 7, 7))
 CPU_SHAPES = ((16, 256, 56, 56), (16, 512, 28, 28))
 
-PASSES = (
-    5  # over the feature map, at least: forward reads and writes it, backward reads it and its gradient, writes one
-)
+# Least number of passes over the feature map: forward reads it and writes the output; backward reads it and the
+# output's gradient, and writes the input's.
+PASSES = 5
 
 
 class Refine(nn.Module):
-    """The refined map alone, as networks use it."""
+    """CBAM with only the refined map as output, as networks use it."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Refine(nn.Module):
 
 
 class Usual(nn.Module):
-    """CBAM as implementations of it are usually written, left to autograd."""
+    """CBAM as it is usually implemented, with autograd's backward."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Usual(nn.Module):
 
 
 def measure(_: Path, device: torch.device) -> Section:
-    """A row for each shape and way."""
+    """Measure a row for each shape and implementation."""
     on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     rows = []
@@ -79,8 +79,8 @@ def measure(_: Path, device: torch.device) -> Section:
             )
     return {
         "about": f"Forward and backward, {str(dtype).removeprefix('torch.')}, channels_last; the median of 20 rounds "
-        f"in which the ways take turns. Floor: {PASSES} passes over the feature map at the bandwidth of a copy, "
-        "measured in the same rounds. Maps: bytes over those of one feature map, the input not counted.",
+        f"in which the implementations take turns. Floor: {PASSES} passes over the feature map at the bandwidth of a "
+        "copy, measured in the same rounds. Maps: bytes divided by those of one feature map, without the input.",
         "rows": rows,
     }
 
@@ -113,7 +113,7 @@ def _step(module: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def _kept(module: nn.Module, x: Tensor) -> int:
-    """Bytes of what the forward pass keeps for the backward pass, besides the input and the parameters."""
+    """Return the bytes that the forward pass saves for backward, besides the input and the parameters."""
     known = {tensor.untyped_storage().data_ptr() for tensor in (x, *module.parameters())}
     kept: dict[int, int] = {}
 
@@ -130,9 +130,9 @@ def _kept(module: nn.Module, x: Tensor) -> int:
 
 
 def _peak(step: Callable[[], None], x: Tensor, device: torch.device) -> int:
-    """Bytes that a step needs at a time, besides its input and the gradient of its output.
+    """Return the peak bytes of a step, besides its input and the gradient of its output.
 
-    On the CPU right for maps of 32 MiB and more: smaller blocks stay with the allocator when they are freed.
+    On the CPU this is accurate for maps of 32 MiB and more, because the allocator keeps smaller freed blocks.
     """
     x.grad = None
     if device.type == "cuda":
@@ -140,13 +140,13 @@ def _peak(step: Callable[[], None], x: Tensor, device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         step()
         return torch.cuda.max_memory_allocated(device) - before
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _resident("VmRSS")
     step()
     return _resident("VmHWM") - before
 
 
 def _resident(key: str) -> int:
-    """Bytes of this process that are in memory: VmRSS now, VmHWM at most."""
+    """Return the resident bytes of this process: VmRSS is the current value, VmHWM the peak."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
     return 1024 * int(line.split()[1])

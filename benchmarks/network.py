@@ -1,4 +1,4 @@
-"""Training steps a second of whole networks, with attention against without."""
+"""Training throughput of whole networks, with and without attention."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +12,16 @@ from benchmarks.clock import take_turns
 from benchmarks.report import Section
 from engine.device import to_device
 
-NETWORKS = {  # each without attention first; whether to compile it too, which takes minutes
+NETWORKS = {  # the network without attention first; whether to compile it too, which takes minutes
     ("resnet50", "resnet50_se", "resnet50_cbam"): True,
     ("resnet18", "resnet18_cbam"): False,
     ("mobilenet_v2", "mobilenet_v2_cbam"): False,
 }
-FUSED = "resnet50_cbam, fused"  # on CUDA alone
+FUSED = "resnet50_cbam, fused"  # on CUDA only
 
 
 def measure(_: Path, device: torch.device) -> Section:
-    """A row for each network, eager and compiled."""
+    """Measure a row for each network, eager and compiled."""
     on_gpu = device.type == "cuda"
     batch, size, dtype = (256, 224, torch.bfloat16) if on_gpu else (8, 128, torch.float32)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
@@ -44,9 +44,9 @@ def measure(_: Path, device: torch.device) -> Section:
                     }
                 )
     return {
-        "about": f"Steps of SGD on {batch} random images of {size} px that lie on the device, "
+        "about": f"Steps of SGD on {batch} random images of {size} px that are on the device, "
         f"{str(dtype).removeprefix('torch.')}, channels_last; medians of 10 rounds in which the networks take turns. "
-        "How far the repeated network is from 1.00 says how quiet the machine was.",
+        "The distance of the repeated network from 1.00 shows the noise of the machine.",
         "rows": rows,
     }
 

@@ -1,4 +1,4 @@
-"""Measure training images a second from JPEG files, against torchvision's reference, timm's loader and DALI."""
+"""Training images/s from JPEG files, compared with torchvision's reference, timm's loader and DALI."""
 
 import importlib
 import sys
@@ -27,7 +27,7 @@ WAY = Preprocessing(resize=256, crop=SIZE)
 
 
 class Images(Dataset):
-    """PIL images and labels, as torchvision's ImageFolder gives them."""
+    """PIL images and labels, as in torchvision's ImageFolder."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -42,8 +42,8 @@ class Images(Dataset):
 
 
 def measure(images: Path, device: torch.device) -> Section:
-    """Images a second from each loader's start until it hands out its last batch."""
-    torch.set_num_threads(1)  # the workers take the cores
+    """Measure each loader's images/s, from its start to its last batch."""
+    torch.set_num_threads(1)  # the cores are for the workers
     split = repeated(images, at_least=2048)
     ways: dict[str, Callable[[], Iterable]] = {
         HERE: lambda: _loader(split, device).epoch(0),
@@ -69,13 +69,13 @@ def measure(images: Path, device: torch.device) -> Section:
         for ours in (HERE, NORMALIZED):
             rows[-1][f"{ours} / this"] = Typical.of([a / b for a, b in zip(rates[ours], each, strict=True)]).median
     return {
-        "about": f"{len(split)} full-size JPEGs to crops of {SIZE} px in batches of {BATCH}, {WORKERS} workers, wall "
-        "clock from the loader's start, its workers' start included but for second epochs, to the last batch; the "
-        f"median of {ROUNDS} rounds in which the loaders take turns, of the ratios too. Ours gives uint8, for the "
-        "device to normalize; the second row and the last column have that done here as well. The reference decodes "
-        "with Pillow and gives normalized float32. So does timm's loader, which sends uint8 and normalizes in its "
-        "prefetcher; by default it jitters colors too. DALI decodes the crops alone, in as many "
-        "threads, and normalizes.",
+        "about": f"{len(split)} full-size JPEGs to crops of {SIZE} px in batches of {BATCH}, {WORKERS} workers. Wall "
+        "clock from the loader's start to the last batch; it includes the workers' start except in second epochs. "
+        f"Rates and ratios are medians of {ROUNDS} rounds in which the loaders take turns. Our loader returns uint8 "
+        "for the device to normalize; the second row and the last column include normalization. The reference decodes "
+        "with Pillow and returns normalized float32. So does timm's loader, which sends uint8 and normalizes in its "
+        "prefetcher; by default it also jitters colors. DALI decodes only the crops, in as many threads, and "
+        "normalizes.",
         "rows": rows,
     }
 
@@ -84,7 +84,7 @@ def _installed(package: str) -> bool:
     try:
         importlib.import_module(package)
     except ImportError:
-        print(f"{package} is not installed: its loader is left out (see `bench` in pyproject.toml).", file=sys.stderr)
+        print(f"{package} is not installed; its loader is omitted (see `bench` in pyproject.toml).", file=sys.stderr)
         return False
     return True
 
@@ -94,7 +94,7 @@ def _rate(batches: Iterable) -> float:
     ended = started
     for images, *_ in batches:
         count += len(images[0]) if isinstance(images, list) else len(images)
-        ended = time.perf_counter()  # what follows the last batch is the end of the workers
+        ended = time.perf_counter()  # excludes the shutdown of the workers after the last batch
     return count / (ended - started)
 
 
@@ -110,7 +110,7 @@ def _second_epoch(loader: TrainLoader) -> Iterable:
 
 
 def _reference(split: Split) -> DataLoader:
-    """references/classification of torchvision: its ClassificationPresetTrain with the PIL backend."""
+    """Return torchvision's references/classification: its ClassificationPresetTrain with the PIL backend."""
     images = Images(split)
     images.transform = transforms.Compose(
         [
@@ -142,7 +142,7 @@ def _timm(split: Split, device: torch.device, **options: object) -> Iterable:
 
 
 def _dali(split: Split) -> Iterable:
-    """DALI's usual training pipeline, on the CPU: it decodes only the crop."""
+    """Yield the batches of DALI's usual training pipeline on the CPU, which decodes only the crop."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)  # type: ignore[untyped-decorator]

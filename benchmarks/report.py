@@ -10,17 +10,17 @@ import torch
 from engine import environment
 from engine.atomic_io import atomic_write
 
-Section = dict[str, Any]  # `about`: a paragraph; `rows`: of one table, with the same keys; `measured`: where
+Section = dict[str, Any]  # `about`: a paragraph; `rows`: dicts with the same keys; `measured`: circumstances
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """Where a section was measured: call it right after."""
+    """Return the circumstances of a measurement. Call it right after the section is measured."""
     made = environment.collect_env(device)
     return {key: made[key] for key in ("device", "threads", "code_revision")} | {"torch": made["packages"]["torch"]}
 
 
 def write(folder: Path, machine: str, sections: Mapping[str, Section]) -> str:
-    """Put sections into a machine's report; those that were not measured this time stay as they are there.
+    """Write sections to a machine's report; its other sections are kept.
 
     Returns:
         The report as Markdown.

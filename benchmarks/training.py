@@ -1,4 +1,4 @@
-"""Training from JPEG files as train.py does it: images a second, and how much of the time is spent waiting for them."""
+"""Training from JPEG files as in train.py: images/s, and the share of the time spent waiting for them."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from engine.training.trainer import Trainer
 
 
 def measure(images: Path, device: torch.device) -> Section:
-    """A row for each network: the second of two epochs."""
+    """Measure a row for each network: the second of two epochs."""
     on_gpu = device.type == "cuda"
     names = ("resnet50", "resnet50_cbam") if on_gpu else ("resnet18", "resnet18_cbam")
     batch_size, steps, size = (256, 40, 224) if on_gpu else (32, 8, 64)
@@ -36,7 +36,7 @@ def measure(images: Path, device: torch.device) -> Section:
         loader = TrainLoader(task.train_samples(split, 51), batch_size, 51, runtime.workers, device, group)
         config = TrainConfig(model=ModelConfig(name), recipe=recipe, runtime=runtime)
         trainer = Trainer(net, task, Preprocessing(size, size), loader, config, group)
-        _epoch(trainer)  # kernels are chosen, and compiled
+        _epoch(trainer)  # warm-up: kernels are chosen and compiled
         trainer.end_epoch()
         seconds = _epoch(trainer)
         rows.append(
@@ -49,13 +49,13 @@ def measure(images: Path, device: torch.device) -> Section:
     return {
         "about": f"Training from full-size JPEGs in crops of {size} px, in {loader.steps_per_epoch} batches of "
         f"{batch_size}, {runtime.precision}, {'compiled' if runtime.compile else 'eager'}, runtime.workers at its "
-        "default; the second of two epochs, its loader running.",
+        "default; the second of two epochs, with the loader already running.",
         "rows": rows,
     }
 
 
 def _epoch(trainer: Trainer) -> float:
-    """Seconds of one, until the device has done it."""
+    """Return the seconds of one epoch, until the device has finished it."""
     started = time.perf_counter()
     for _ in trainer.steps():
         pass

@@ -165,7 +165,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EMFILE:
             _fail("This process has too many open files; lower runtime.workers or raise `ulimit -n`.")
-        _fail(f"Cannot access {error.filename or 'a file'}: {error.strerror or error}.")
+        _fail(f"Cannot read or write {error.filename or 'a file'}: {error.strerror or error}.")
     except RuntimeError as error:
         # From CUDA, the allocator and oneDNN; torch has an exception class for the first only.
         refused = ("out of memory", "can't allocate memory", "could not create a", "std::bad_alloc")

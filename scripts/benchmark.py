@@ -1,9 +1,9 @@
-"""Measure what this repository claims of its speed, on this machine.
+"""Measure the speed of this repository on this machine.
 
     python scripts/benchmark.py --machine two-cores --images /path/to/class/folders
     python scripts/benchmark.py --machine two-cores --images /path/to/class/folders --sections evaluation
 
-Writes results/benchmark/MACHINE.json and .md; sections that are not measured this time stay as they are there.
+Writes results/benchmark/MACHINE.json and .md. Sections that are not measured are kept from an earlier report.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from engine.distributed import ProcessGroup
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
 SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
-    "index": file_index.measure,  # first: what the others leave in memory, its workers would copy
+    "index": file_index.measure,  # first: its workers would copy the memory that the others leave
     "pipeline": pipeline.measure,
     "evaluation": evaluation.measure,
     "module": module.measure,
@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
     sections = {}
     for name, measure in SECTIONS.items():
         if name in arguments.sections:
-            torch.set_num_threads(len(os.sched_getaffinity(0)))  # a section may take fewer
+            torch.set_num_threads(len(os.sched_getaffinity(0)))  # an earlier section may have lowered it
             sections[name] = {**measure(arguments.images, device), "measured": report.circumstances(device)}
     print(report.write(RESULTS, arguments.machine, sections))
 

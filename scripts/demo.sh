@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job in small, on generated images: the preset configs/sweep/demo.yaml.
+# A small version of the experiment on generated images: the sweep configs/sweep/demo.yaml.
 # Usage: bash scripts/demo.sh [python]     About three minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."

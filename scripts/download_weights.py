@@ -1,12 +1,12 @@
 """Download published weights on a machine with internet, for machines without it.
 
-    python scripts/download_weights.py model=resnet50     # every set of weights published for it
+    python scripts/download_weights.py model=resnet50     # all of its published weights
     python scripts/download_weights.py model=all          # 6 GB
 
-They go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), from which training on any machine that shares
-it takes them. Each file is verified, those there already too: by its full sha256 where `models/pretrained.sha256`
-has it, else by the eight digits in its name; the full sha256 of a file downloaded so is then kept beside it and holds
-ever after.
+The files go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), which training on any machine that shares the
+cache reads. Each file is verified, even if it already exists: by its full sha256 if `models/pretrained.sha256` lists
+it, otherwise by the eight digits in its name. In that case, the full sha256 of the downloaded file is stored beside it
+and checked from then on.
 """
 
 import sys
@@ -31,7 +31,7 @@ def download_weights(model: str) -> None:
             file = pretrained.fetch(name, models.published_entry(name, weights))
             print(f"{name} {weights}: {file}, sha256 {pretrained.sha256(file)}")
     if not any(map(models.published, names)):
-        raise models.ModelError(f"torchvision publishes no weights for {model}; train it from nothing.")
+        raise models.ModelError(f"torchvision publishes no weights for {model}; train it from scratch.")
 
 
 if __name__ == "__main__":

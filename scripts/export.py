@@ -1,10 +1,10 @@
-"""Export a network for other runtimes, and check what the file computes against PyTorch.
+"""Export a network for other runtimes, and check the file's outputs against PyTorch.
 
     python scripts/export.py model=resnet50_cbam model.weights=runs/imagenet/resnet50_cbam/seed51/checkpoint/last.pt \
         file=resnet50_cbam.onnx                             # or .pt2 for torch.export
 
-A network for other images has classes= and image_size= too. The keys are those of
-train.py for model and attention, and `ExportConfig` in engine/config.py.
+For a network of other images, set classes= and image_size= too. The keys are those of train.py for model and attention,
+and those of `ExportConfig` in engine/config.py.
 """
 
 import sys
@@ -41,11 +41,11 @@ def run(config: ExportConfig) -> None:
         **config.attention.options(config.model.attention),
     )
     difference = export(model, config.image_size, Path(config.file))
-    print(f"{config.file}: its logits differ from PyTorch's by at most {difference:.1e} of the largest.")
+    print(f"{config.file}: its logits differ from PyTorch's by at most {difference:.1e} of the largest logit.")
 
 
 def _require_as_trained(config: ExportConfig) -> None:
-    """Refuse to make another network of a run's weights, which would take them and compute something else.
+    """Reject options other than those that a run was trained with; its weights would load but compute something else.
 
     Raises:
         UserError: naming the keys that differ.
@@ -62,7 +62,7 @@ def _require_as_trained(config: ExportConfig) -> None:
     there["classes"], here["classes"] = run.record()["classes"], config.classes
     differing = [f"{key}={value}" for key, value in there.items() if here[key] != value]
     if differing:
-        raise UserError(f"{config.model.weights} is of another network; for the same, set {' '.join(differing)}.")
+        raise UserError(f"{config.model.weights} was trained as another network; set {' '.join(differing)}.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a configuration trains on, as digests: equal digests, equal pixels in equal order.
+"""Print digests of a configuration's training data: equal digests mean equal pixels in the same order.
 
     python scripts/hash_batches.py data=tiny_imagenet data.root=PATH seed=51 recipe.batch_size=256
-    torchrun --nproc-per-node=4 scripts/hash_batches.py ...    # the same, of the batches that four processes share
+    torchrun --nproc-per-node=4 scripts/hash_batches.py ...    # the same, for batches shared by four processes
 
 Takes the arguments of train.py. Prints the fingerprint of the files and the digest of the first two epochs.
 """

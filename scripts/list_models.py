@@ -3,8 +3,8 @@
     python scripts/list_models.py
 
 Parameters are in millions and multiply-adds in 1e9, for a thousand classes and the image size that the network was
-designed for. The paper's GFLOPs of the bottleneck networks are smaller (ResNet-50: 3.858): torchvision has the
-stride of a block in its 3x3 convolution, which costs more than in the 1x1 before.
+designed for. The paper's GFLOPs of the bottleneck networks are lower (ResNet-50: 3.858), because torchvision strides in
+the 3x3 convolution of a block, which costs more than striding in the preceding 1x1 convolution.
 """
 
 import sys
@@ -29,7 +29,7 @@ _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weight
 
 
 def row(backbone: BackboneSpec) -> list[str]:
-    # Shapes without memory, where torchvision does not compute the network's own widths with tensors.
+    # The meta device allocates no memory, but torchvision computes RegNet's widths with tensors.
     with torch.device("cpu" if backbone.family == "RegNet" else "meta"):
         net = models.build(backbone.name)
     with torch.device("meta"):
@@ -51,7 +51,7 @@ def main(backbones: Iterable[BackboneSpec] = BACKBONES.values()) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-    print("\nEach also as NAME_se and NAME_cbam. Paper: its top-1 / top-5 errors in %, Tables 4 and 5.")
+    print("\nEach is also available as NAME_se and NAME_cbam. Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
 
 
 if __name__ == "__main__":

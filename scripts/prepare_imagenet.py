@@ -1,10 +1,10 @@
-"""ImageNet's official archives as the folders that `data=imagenet` reads, or a check of folders that are there.
+"""Unpack ImageNet's official archives into the folders that `data=imagenet` reads, or check existing folders.
 
     python scripts/prepare_imagenet.py archives=/path/to/archives target=/path/to/imagenet
     python scripts/prepare_imagenet.py archives=none target=/path/to/imagenet              # only count the images
 
 The archives, from https://image-net.org: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
-ILSVRC2012_devkit_t12.tar.gz. Interrupted, the same command goes on: what is there is not unpacked again.
+ILSVRC2012_devkit_t12.tar.gz. If interrupted, run the same command again: existing files are not unpacked again.
 Reading the devkit needs scipy (pip install scipy; the extra `prepare` of pyproject.toml).
 """
 
@@ -36,10 +36,10 @@ CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
 
 
 def prepare(archives: str, target: str) -> None:
-    """Unpack what is missing below `target`, then count.
+    """Unpack the missing images below `target`, then count all images.
 
     Raises:
-        UserError: naming the archives that are damaged or absent, or what is missing in the end.
+        UserError: naming the archives that are damaged or absent, or the images that are still missing.
     """
     damaged: list[str] = []
     if archives != "none":
@@ -49,14 +49,14 @@ def prepare(archives: str, target: str) -> None:
         damaged += unpack_val(source / VAL, names, Path(target) / "val")
     if damaged:
         raise UserError(
-            f"These archives are damaged: {', '.join(damaged)}. All others are unpacked and stay; get sound copies and "
-            "give the same command again."
+            f"These archives are damaged: {', '.join(damaged)}. All others are unpacked; replace the damaged ones and "
+            "run the same command again."
         )
     count(Path(target))
 
 
 def unpack_train(archive: Path, folder: Path) -> list[str]:
-    """A folder per class from the archive of archives, each whole or absent; returns the damaged ones."""
+    """Unpack the archive of archives into complete class folders, and return the damaged archives."""
     damaged = []
     try:
         with _open(archive) as classes:
@@ -78,7 +78,7 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
                     shutil.rmtree(draft)
                     damaged.append(f"{member.name} in {archive}")
                     continue
-                os.sync()  # or a crash could leave a class of empty files
+                os.sync()  # otherwise a crash could leave a class of empty files
                 draft.rename(into)
     except (tarfile.TarError, EOFError):
         damaged.append(str(archive))
@@ -86,10 +86,10 @@ def unpack_train(archive: Path, folder: Path) -> list[str]:
 
 
 def _unpack_flat(images: tarfile.TarFile, folder: Path) -> None:
-    """The files of an archive, all into one folder, whatever folders they had.
+    """Unpack the files of an archive into one folder, without subfolders.
 
     Raises:
-        tarfile.TarError: for what is neither file nor folder, or would take the place of another file.
+        tarfile.TarError: if a member is neither a file nor a folder, or would replace another file.
     """
     for member in images:
         if member.isdir():
@@ -105,7 +105,7 @@ def unpack_val(archive: Path, names: list[str], folder: Path) -> list[str]:
     """Sort the validation images into folders per class; return the archive if it is damaged.
 
     Args:
-        names: of each image its class.
+        names: class of each image.
     """
     try:
         with _open(archive) as images:
@@ -135,7 +135,7 @@ def val_classes(devkit: Path) -> list[str]:
     try:
         return _val_classes(devkit, loadmat)
     except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"The archive {devkit} is damaged; get a sound copy and run the same command again.") from error
+        raise UserError(f"The archive {devkit} is damaged; replace it and run the same command again.") from error
 
 
 def _val_classes(devkit: Path, loadmat: Callable[..., Any]) -> list[str]:
@@ -152,24 +152,26 @@ def _val_classes(devkit: Path, loadmat: Callable[..., Any]) -> list[str]:
 
 
 def count(target: Path) -> None:
-    """Raises UserError unless the folders hold all of ImageNet."""
+    """Raise UserError unless the folders contain all of ImageNet."""
     found = {split: _images(target / split) for split in ("train", "val")}
     expected = {"train": TRAIN_IMAGES, "val": VAL_IMAGES}
     wrong = [
-        f"{target / split} holds {sum(classes.values()):,} images in {len(classes):,} classes, not "
+        f"{target / split} contains {sum(classes.values()):,} images in {len(classes):,} classes, not "
         f"{expected[split]:,} in {CLASSES:,}"
         for split, classes in found.items()
         if (sum(classes.values()), len(classes)) != (expected[split], CLASSES)
     ]
     if not wrong and found["train"].keys() != found["val"].keys():
-        wrong = [f"{target / 'train'} and {target / 'val'} hold different classes"]
+        wrong = [f"{target / 'train'} and {target / 'val'} contain different classes"]
     if wrong:
         raise UserError(f"{'; '.join(wrong)}. Unpack what is missing with archives=FOLDER.")
-    print(f"{target} is whole: {TRAIN_IMAGES:,} training and {VAL_IMAGES:,} validation images in {CLASSES:,} classes.")
+    print(
+        f"{target} is complete: {TRAIN_IMAGES:,} training and {VAL_IMAGES:,} validation images in {CLASSES:,} classes."
+    )
 
 
 def _images(folder: Path) -> dict[str, int]:
-    """The number of images in each class folder."""
+    """Return the number of images in each class folder."""
     if not folder.is_dir():
         return {}
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.endswith(DRAFT))
@@ -195,7 +197,7 @@ def _open(archive: Path) -> tarfile.TarFile:
 
 
 def _require_end(archive: IO[bytes]) -> None:
-    """Raise where the zeros are missing that close an archive: cut off between two files it would pass for whole."""
+    """Raise EOFError without an archive's closing zeros: one cut off between two files would seem complete."""
     size = archive.seek(0, io.SEEK_END)
     archive.seek(max(0, size - 1024))
     if any(archive.read()):

@@ -1,7 +1,7 @@
 """Render a table again from its table.json: python scripts/render_table.py results/tiny_imagenet
 
-First counts the table's errors, differences, intervals and p-values again from the stored predictions. No models, no
-images; the same table.json gives the same bytes.
+Recomputes the table's errors, differences, intervals and p-values from the stored predictions first, without models or
+images. The same table.json gives the same bytes.
 """
 
 import argparse

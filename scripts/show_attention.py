@@ -1,8 +1,8 @@
-"""Where finished runs look in an image: side by side, Grad-CAM of the same class and each network's spatial gates.
+"""Draw Grad-CAM of one class and the spatial gates of finished runs on an image, side by side.
 
     python scripts/show_attention.py runs=RUN,RUN image=cat.jpeg target=n02123045 file=attention.png
 
-target=predicted explains the first run's first choice. Needs matplotlib.
+target=predicted selects the class that the first run predicts. Needs matplotlib.
 """
 
 import sys
@@ -33,7 +33,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     """Write the figure.
 
     Raises:
-        UserError: if a run is not finished, the runs differ in classes or in the cut of images, or `target` is none.
+        UserError: if a run is not finished, the runs differ in classes or preprocessing, or `target` is unknown.
     """
     chosen = [RunDirectory(Path(directory)) for directory in runs.split(",")]
     for run in chosen:
@@ -43,11 +43,11 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     for run in chosen:
         for key in ("class_names", "preprocessing"):
             if run.record().get(key) != first.get(key):
-                raise UserError(f"{run.directory} and {chosen[0].directory} differ in {key}; show them one by one.")
+                raise UserError(f"{run.directory} and {chosen[0].directory} differ in {key}; show them separately.")
     classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"])
     if target not in ("predicted", *classes):
         more = "" if len(classes) <= 10 else ", ..."
-        raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}{more}")
+        raise UserError(f"target={target} is not a class; use predicted, {', '.join(classes[:10])}{more}")
     cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}
     if len(networks) < len(chosen):

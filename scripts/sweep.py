@@ -1,11 +1,11 @@
-"""What a sweep still needs, as a shell script: each of its runs with its state and command, then the table.
+"""Print the missing parts of a sweep as a shell script: the state and command of each run, then the table's command.
 
-    python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet              # look
-    python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet | bash -e    # do
+    python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet              # list the commands
+    python scripts/sweep.py sweep=table4 data.root=/path/to/imagenet | bash -e    # run them
 
-Sweeps are in configs/sweep; one of your own is given as sweep=FILE.yaml. Further KEY=VALUE arguments go
-into every command; those of data and runtime, and run.root, into that of the table too. Finished runs are comments; a
-run under way continues where it stopped.
+Sweeps are in configs/sweep; use your own with sweep=FILE.yaml. Further KEY=VALUE arguments are added to every training
+command; those of data and runtime, and run.root, are also added to the table's command. Finished runs are comments.
+Unfinished runs resume.
 """
 
 import itertools
@@ -43,10 +43,10 @@ class Planned:
     """One run of a sweep.
 
     Attributes:
-        directory: of the run.
+        directory: run directory.
         state: `done`, `under way` or `missing`.
-        weights: what it starts from.
-        command: that trains it.
+        weights: start weights.
+        command: training command.
     """
 
     directory: Path
@@ -59,7 +59,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
     """Yield the lines of the script.
 
     Raises:
-        UserError: if the sweep cannot be read, or two of its runs go into one directory.
+        UserError: if the sweep cannot be read, or two of its runs have the same directory.
     """
     sweep = read(file)
     runs = []
@@ -70,7 +70,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
         same = [other.command for other in runs if other.directory == run.directory]
         if len(same) > 1:
             raise UserError(
-                f"Two runs of {file} go into {run.directory}: {same[0]} and {same[1]}. Give one of them run.dir=."
+                f"Two runs of {file} write to {run.directory}: {same[0]} and {same[1]}. Set run.dir of one of them."
             )
     counts = [f"{[run.state for run in runs].count(state)} {state}" for state in ("done", "under way", "missing")]
     yield f"# {file.stem}: {len(runs)} runs; {', '.join(counts)}"
@@ -83,7 +83,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
 
 
 def read(file: Path) -> DictConfig:
-    """Return a sweep: arguments `train` of all runs, `runs` of each, and `evaluate` of the table."""
+    """Return a sweep: the arguments of all runs (`train`), of single runs (`runs`) and of the table (`evaluate`)."""
     try:
         sweep = OmegaConf.load(file)
     except (OSError, YAMLError) as error:
@@ -108,7 +108,7 @@ def _words(line: str, file: Path) -> list[str]:
 
 
 def expand(overrides: list[str]) -> Iterator[list[str]]:
-    """Yield every combination of the comma-separated values, as Hydra's multirun makes them: a=1,2 -> a=1 and a=2."""
+    """Yield every combination of comma-separated values, as Hydra's multirun does: a=1,2 -> a=1 and a=2."""
     choices = []
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override():
@@ -127,17 +127,17 @@ def stages(runs: Sequence[Planned]) -> list[list[Planned]]:
         directories = {run.directory for run in waiting}
         ready = [run for run in waiting if run.weights is None or directories.isdisjoint(Path(run.weights).parents)]
         if not ready:
-            raise UserError(f"{waiting[0].directory} starts from weights that no earlier run of the sweep makes.")
+            raise UserError(f"{waiting[0].directory} starts from weights that depend on it; change its model.weights.")
         staged.append(ready)
         waiting = [run for run in waiting if run not in ready]
     return staged
 
 
 def look_up(overrides: list[str]) -> Planned:
-    """Return the run of a training command, and how far it is.
+    """Return the run of a training command, and its state.
 
     Raises:
-        UserError: if its directory holds another run.
+        UserError: if its directory contains another run.
     """
     config: TrainConfig = parse(compose("train", cli.with_usual_presets(overrides)))
     run = RunDirectory(Path(config.run_directory))
@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> None:
     sweeps = {file.stem: file for file in sorted(SWEEPS.glob("*.yaml"))}
     chosen = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
     if len(chosen) != 1 or not (chosen[0] in sweeps or chosen[0].endswith(".yaml")):
-        raise UserError(f"Name one sweep as sweep=NAME, of {', '.join(sweeps)}, or your own file as sweep=FILE.yaml.")
+        raise UserError(f"Give one sweep as sweep=NAME ({', '.join(sweeps)}) or your own as sweep=FILE.yaml.")
     register()
     extra = [argument for argument in arguments if not argument.startswith("sweep=")]
     print_line("\n".join(plan(sweeps.get(chosen[0], Path(chosen[0])), extra)))

@@ -1,11 +1,11 @@
-"""Check a finished run against its own record, and repeat it if asked.
+"""Check a finished run against its own record, and optionally repeat it.
 
     python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51
     python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51 --rerun    # from the start, comparing bits
 
-A run of several processes is repeated by as many: torchrun --nproc-per-node=4 scripts/verify_run.py RUN --rerun.
-The repetition is a run in RUN/rerun: interrupted, it goes on by the same command; it stays there if it differs.
-Exit code 0 if everything agrees, 2 with one line that names what does not.
+Repeat a run of several processes with the same number: torchrun --nproc-per-node=4 scripts/verify_run.py RUN --rerun.
+The repetition is a run in RUN/rerun. If interrupted, the same command resumes it; if it differs, it is kept.
+The exit code is 0 if everything agrees, or 2 with one line that names the mismatch.
 """
 
 import argparse
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.startup import prepare_process
 
 if __name__ == "__main__":
-    prepare_process()  # before the imports that take seconds
+    prepare_process()  # before the slow imports
 
 import models
 import train
@@ -31,7 +31,7 @@ from engine.tasks.registry import TASKS
 
 
 def verify(run: RunDirectory) -> None:
-    """Raises UserError for the first thing in the run that its record does not tell of."""
+    """Raise UserError for the first mismatch between the run and its record."""
     if not run.finished:
         raise UserError(f"There is no finished run in {run.directory}.")
     record = run.record()
@@ -41,19 +41,19 @@ def verify(run: RunDirectory) -> None:
     recorded = {name: record.get("val_loss" if name == "loss" else name) for name in metrics}
     if metrics != recorded:
         raise UserError(
-            f"The predictions in {run.predictions} do not give the metrics that {run.record_file} tells of."
+            f"The predictions in {run.predictions} do not give the metrics in {run.record_file}; restore both."
         )
     print(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
 
 
 def repeat(run: RunDirectory) -> None:
-    """Raises UserError if the same configuration, run again, gives other bits."""
+    """Train with the same configuration again; raise UserError if the bits differ."""
     config, before = run.config(), run.record()
     place, processes = cluster.world_info_from_env(os.environ), before.get("processes", 1)
     if place.world_size != processes:
         raise UserError(
-            f"{run.directory} was trained by {processes} processes, not {place.world_size}; start as many "
-            f"(torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
+            f"{run.directory} was trained by {processes} processes, not {place.world_size}; start the same "
+            f"number (torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
         )
     repeated = RunDirectory(run.directory / "rerun")
     train.main(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))
@@ -64,7 +64,7 @@ def repeat(run: RunDirectory) -> None:
         if again[key] != before[key]:
             raise UserError(f"{repeated.directory} differs from the record of {run.directory}, first in {key}.")
     shutil.rmtree(repeated.directory)
-    print(f"{run.directory}: repeated to the same bits.")
+    print(f"{run.directory}: repeated with the same bits.")
 
 
 def main() -> None:

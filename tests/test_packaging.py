@@ -40,7 +40,7 @@ def test_torch_hub_refuses_another_models_package(tmp_path: Path) -> None:
         f"torch.hub.load({str(REPOSITORY)!r}, 'resnet18', source='local')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: Another package named `models` is imported already" in done.stderr
+    assert "ImportError: Another package named `models` is already imported" in done.stderr
 
 
 def test_unpublished_weights_are_refused(command: Command) -> None:

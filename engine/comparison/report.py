@@ -79,7 +79,7 @@ def render(directory: Path) -> str:
     try:
         verify_table(table, directory, task)
         forms = _forms(table, task)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # edited values
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # from edited values
         raise UserError(f"{file} is damaged ({error!r}); run evaluate.py.") from error
     for name, content in forms.items():
         _write(directory / name, content)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Submit what a sweep still needs: its runs as job arrays, and its table after them. From the clone:
+# Submit the missing runs of a sweep as job arrays, then its table. From the clone:
 #   bash scripts/slurm/submit_table.sh sweep=table4 data.root=/path/to/imagenet
-# At most AT_ONCE runs (8) have GPUs at a time. Options of sbatch can be given as its variables, SBATCH_ACCOUNT=...
+# At most AT_ONCE runs (default 8) run at a time. Set options of sbatch by its variables, such as SBATCH_ACCOUNT.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ -d .venv ]; then source .venv/bin/activate; fi
 plan=$(python scripts/sweep.py "$@")
-folder=$(mktemp -d "$PWD/slurm-table-XXXXXX") # here, and not in $TMPDIR, which other nodes do not see
+folder=$(mktemp -d "$PWD/slurm-table-XXXXXX") # not in $TMPDIR, which other nodes do not see
 head -n 1 <<<"$plan"
 
 # The runs of a later stage start from weights of an earlier one.
@@ -23,6 +23,6 @@ for stage in $(grep -oP '^# stage \K\d+' <<<"$plan"); do
     ids="$ids${ids:+,}$id"
 done
 id=$(sbatch --parsable ${after[@]+"${after[@]}"} scripts/slurm/evaluate.sbatch "$@")
-echo "table: job $id, after them"
+echo "table: job $id, after the runs"
 echo "Watch them: squeue --jobs=$ids${ids:+,}$id"
-echo "Logs: slurm-cbam-*.log here; which task is which run: line by line in $folder"
+echo "Logs: slurm-cbam-*.log. The lines of $folder/stage* are the commands of the tasks."

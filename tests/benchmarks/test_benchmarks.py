@@ -1,4 +1,4 @@
-"""The benchmarks: what they count is what they say. The numbers themselves are in results/benchmark."""
+"""The benchmarks measure what they claim to. The numbers themselves are in results/benchmark."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def few(folder: Path, at_least: int) -> Split:
 
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of images, of which the benchmarks take fewer than they would."""
+    """Write a folder of images and limit the number that the benchmarks use."""
     for number in range(8):
         write_image(tmp_path / "images" / f"{number}.JPEG", 90, seed=number)
     for section in (pipeline, evaluation, training):
@@ -31,17 +31,17 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Product(nn.Module):
-    """x * sigmoid(x): for the gradient it keeps one map beside its input."""
+    """x * sigmoid(x), which saves one map for backward besides its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(x)
 
 
 def test_memory_is_counted_in_maps() -> None:
-    x = torch.randn(64, 2**18).requires_grad_()  # 64 MiB, which the allocator gives back at once
+    x = torch.randn(64, 2**18).requires_grad_()  # 64 MiB, which the allocator frees immediately
     one_map = x.numel() * x.element_size()
     assert module._kept(Product(), x) == one_map
-    # At the peak: the sigmoid, the output, the gradients of both factors and the one through the sigmoid.
+    # At the peak: the sigmoid, the output, the gradients of both factors and the gradient through the sigmoid.
     assert module._peak(module._step(Product(), x), x, CPU) / one_map == pytest.approx(5, abs=0.1)
 
 

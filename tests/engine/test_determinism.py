@@ -3,7 +3,7 @@
 from engine.determinism import RngPurpose, rng
 
 
-def test_neighbouring_seeds_share_no_stream() -> None:
+def test_neighboring_seeds_share_no_stream() -> None:
     draws = [
         rng(seed, purpose, epoch, index).integers(2**63)
         for seed in (51, 52)

@@ -1,4 +1,4 @@
-"""scripts/hash_batches.py: equal data, equal digests."""
+"""scripts/hash_batches.py: equal digests for equal data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""scripts/prepare_imagenet.py on small archives of the real structure."""
+"""scripts/prepare_imagenet.py on small archives with the real structure."""
 
 import io
 import tarfile
@@ -17,13 +17,13 @@ DEVKIT, TRAIN, VAL = prepare_imagenet.DEVKIT, prepare_imagenet.TRAIN, prepare_im
 prepare = prepare_imagenet.prepare
 
 WNIDS = ["n01440764", "n01443537", "n01484850"]
-ILSVRC_IDS = {3: "n01440764", 1: "n01443537", 2: "n01484850"}  # in no order, as in the devkit
+ILSVRC_IDS = {3: "n01440764", 1: "n01443537", 2: "n01484850"}  # unordered, as in the devkit
 TRUTH = [1, 3, 3, 2, 1, 2]
 
 
 @pytest.fixture
 def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tar of tars with four images a class, six validation images, and a devkit whose fourth synset is no class."""
+    """Write a tar of tars with four images per class, six validation images, and a devkit with one synset too many."""
     monkeypatch.setattr(prepare_imagenet, "CLASSES", 3)
     monkeypatch.setattr(prepare_imagenet, "TRAIN_IMAGES", 12)
     monkeypatch.setattr(prepare_imagenet, "VAL_IMAGES", 6)
@@ -76,12 +76,12 @@ def test_complete_archives_become_folders(archives: Path, tmp_path: Path, capsys
     assert found["train/n01484850/n01484850_2.JPEG"] == b"n01484850 2" * 300
     for i, number in enumerate(TRUTH, start=1):
         assert found[f"val/{ILSVRC_IDS[number]}/ILSVRC2012_val_{i:08d}.JPEG"] == f"val {i}".encode()
-    assert "is whole: 12 training and 6 validation images in 3 classes" in capsys.readouterr().out
+    assert "is complete: 12 training and 6 validation images in 3 classes" in capsys.readouterr().out
     prepare("none", str(target))
 
 
 def test_interrupted_anywhere_it_goes_on(archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop before each rename in turn; what is whole is not written again."""
+    """Stops before each rename in turn. Complete files are not written again."""
     prepare(str(archives), str(tmp_path / "straight"))
     target = tmp_path / "imagenet"
     for renaming in ("rename", "replace"):
@@ -113,7 +113,7 @@ def test_a_damaged_class_is_named_and_the_others_stay(archives: Path, tmp_path: 
     damaged["n01443537.tar"] = damaged["n01443537.tar"][:2500]
     pack(archives / TRAIN, damaged)
     target = tmp_path / "imagenet"
-    with pytest.raises(UserError, match=rf"damaged: n01443537\.tar in .*{TRAIN}\. All others are unpacked and stay"):
+    with pytest.raises(UserError, match=rf"damaged: n01443537\.tar in .*{TRAIN}\. All others are unpacked; replace"):
         prepare(str(archives), str(target))
     assert sorted(path.name for path in (target / "train").iterdir()) == ["n01440764", "n01484850"]
     assert len(files(target / "val")) == 6
@@ -170,7 +170,7 @@ def test_what_is_missing_is_counted(archives: Path, tmp_path: Path) -> None:
     target = tmp_path / "imagenet"
     prepare(str(archives), str(target))
     next((target / "val").rglob("*.JPEG")).unlink()
-    with pytest.raises(UserError, match=r"val holds 5 images in 3 classes, not 6 in 3"):
+    with pytest.raises(UserError, match=r"val contains 5 images in 3 classes, not 6 in 3"):
         prepare("none", str(target))
 
 

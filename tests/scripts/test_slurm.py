@@ -1,4 +1,4 @@
-"""The scripts in scripts/slurm on a real Slurm of two nodes on this machine, as they are."""
+"""The unmodified scripts in scripts/slurm on a real Slurm cluster of two nodes on this machine."""
 
 import json
 import os
@@ -52,17 +52,17 @@ PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A cluster of two nodes with a GPU each that is none; the environment of its users."""
+    """Start a cluster of two nodes with a fake GPU each; yield the environment of its users."""
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
     (folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null\n")
     configuration = folder / "slurm.conf"
-    # Other clusters may run on this machine. The number of a job decides the port on which its processes meet.
+    # Other clusters may run on this machine. A job's ID determines the port on which its processes meet.
     given = {"ports": [free_port() for _ in range(3)], "first_job": os.getpid() % 10000 + 1}
     host = socket.gethostname().partition(".")[0]
     configuration.write_text(CONFIGURATION.format(host=host, folder=folder, **given))
     environment = os.environ | {"SLURM_CONF": str(configuration), "CUDA_VISIBLE_DEVICES": ""}
-    environment.pop("OMP_NUM_THREADS", None)  # the scripts say how many threads compute
+    environment.pop("OMP_NUM_THREADS", None)  # the scripts set the number of threads
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     start_munge()
     daemons = [["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]]
@@ -97,7 +97,7 @@ def wait_for_idle(environment: dict[str, str]) -> None:
 
 
 def wait_for(environment: dict[str, str], job: str, state: str, log: Path | None = None) -> None:
-    """Until a job is in a state."""
+    """Wait until a job is in a state."""
     deadline = time.monotonic() + 300
     while f"JobState={state}" not in (shown := ask(environment, "scontrol", "show", "job", "--oneliner", job)):
         assert time.monotonic() < deadline, shown
@@ -106,7 +106,7 @@ def wait_for(environment: dict[str, str], job: str, state: str, log: Path | None
 
 
 def submit(environment: dict[str, str], log: Path, *given: str, options: Sequence[str] = ()) -> str:
-    """`sbatch scripts/slurm/train.sbatch` on both nodes; returns the job's number."""
+    """Submit scripts/slurm/train.sbatch on both nodes and return the job's ID."""
     both = ["--parsable", "--nodes=2", f"--output={log}", *options, "scripts/slurm/train.sbatch"]
     return ask(environment, "sbatch", *both, *given)
 
@@ -136,7 +136,7 @@ def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], tmp_pa
     ask(slurm, "scancel", "--signal=USR1", "--batch", job)
     wait_for(slurm, job, "PENDING", log)
     wait_for_idle(slurm)
-    time.sleep(2)  # by itself Slurm lets a requeued job wait for two minutes
+    time.sleep(2)  # without the update below, Slurm delays a requeued job by two minutes
     ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(slurm, job, "COMPLETED", log)
     assert record(tmp_path / "signalled") == record(tmp_path / "torchrun")
@@ -149,7 +149,7 @@ def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [[], ["--time=1", "--signal=B:USR1@50"]], ids=["requeue", "time limit"])
 def test_a_job_that_slurm_ends_in_mid_epoch_resumes(limit: list[str], slurm: dict[str, str], tmp_path: Path) -> None:
-    """`scontrol requeue` sends SIGTERM to every process of the job, and srun sends it to the tasks once more."""
+    """`scontrol requeue` sends SIGTERM to every process of the job, and srun sends it to the tasks again."""
     common = ["data=shapes", f"data.root={tmp_path}/shapes", "model=mobilenet_v3_small_cbam", "model.weights=null"]
     common += ["recipe.batch_size=16", "recipe.epochs=2", "runtime.workers=2", "run.checkpoint_every_steps=1000"]
     log, run = tmp_path / "log", tmp_path / "run"
@@ -209,7 +209,7 @@ def test_preset_becomes_array_and_table(slurm: dict[str, str], folders: Path, tm
 
 
 def submit_table(slurm: dict[str, str], preset: Path, folder: Path, end: str) -> tuple[str, str]:
-    """What submit_table.sh prints, and the logs of its jobs, once the table's job is in the state `end`."""
+    """Return submit_table.sh's output, and the logs of its jobs once the table's job is in the state `end`."""
     logs = folder / end
     logs.mkdir()
     environment = slurm | {"SBATCH_OUTPUT": f"{logs}/%x-%j.log", "TMPDIR": str(folder)}

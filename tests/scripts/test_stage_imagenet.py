@@ -1,4 +1,4 @@
-"""scripts/stage_imagenet.sh: a whole copy, resumed after an interruption, or an error that says what differs."""
+"""scripts/stage_imagenet.sh: a complete copy, resumed after an interruption, or an error that names a difference."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ def test_staging_copies_and_completes(folders: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def precious(tmp_path: Path) -> Path:
-    """A folder with a file that staging has not copied."""
+    """Write a folder with a file that was not staged."""
     file = tmp_path / "precious" / "train" / "class0" / "mine.JPEG"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"mine")

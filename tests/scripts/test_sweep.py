@@ -1,4 +1,4 @@
-"""scripts/sweep.py: what a sweep still needs."""
+"""scripts/sweep.py: the missing parts of a sweep."""
 
 from pathlib import Path
 from types import ModuleType
@@ -72,7 +72,7 @@ RUNS = {
 
 @pytest.mark.parametrize("sweep", RUNS)
 def test_a_sweep_lists_its_runs(sweep: str, script: ModuleType) -> None:
-    """Each composes to a valid configuration, and no two write to one directory."""
+    """Each run composes to a valid configuration, and no two write to the same directory."""
     plan = "\n".join(script.plan(SWEEPS / f"{sweep}.yaml", ["data.root=nowhere"]))
     assert plan.startswith(f"# {sweep}: {RUNS[sweep]} runs; ")
     directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
@@ -100,7 +100,7 @@ def test_plan_is_a_shell_script(command: Command) -> None:
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
     wrong = command("scripts/sweep.py", "sweep=table6")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: Name one sweep as sweep=NAME, of ablation_channel, ")
+    assert wrong.stderr.startswith("error: Give one sweep as sweep=NAME (ablation_channel, ")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_own_sweep_file(content: str | None, script: ModuleType, tmp_path: Path)
     ("runs", "complaint"),
     [
         (["data=shapes model=resnet18 'seed=1"], "has a run that cannot be read"),
-        (["data=shapes model=resnet18 recipe.lr=0.1,0.2"], r"Two runs of .* go into runs/shapes/resnet18/seed51"),
+        (["data=shapes model=resnet18 recipe.lr=0.1,0.2"], r"Two runs of .* write to runs/shapes/resnet18/seed51"),
     ],
 )
 def test_own_sweep_that_cannot_run_is_refused(

@@ -1,4 +1,4 @@
-"""scripts/verify_run.py: a run against its record, and repeated."""
+"""scripts/verify_run.py: runs checked against their records, and repeated."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_changed_run_does_not_verify(command: Command, folders: Path, tmp_path: 
     verified = command("scripts/verify_run.py", "run", "--rerun")
     assert verified.returncode == 0, verified.stderr
     assert "agree with the record" in verified.stdout
-    assert "repeated to the same bits" in verified.stdout
+    assert "repeated with the same bits" in verified.stdout
     file = tmp_path / "run" / "record.json"
     record = file.read_text()
     file.write_text(record.replace('"model": "mobilenet_v3_small"', '"model": "mobilenet_v3_large"'))

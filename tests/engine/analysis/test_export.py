@@ -73,7 +73,7 @@ def test_export_requires_the_trained_network(command: Command, folders: Path) ->
     given = arguments(folders, *trained, *start, "run.dir=run")
     assert command("train.py", *given).returncode == 0
     export = [*trained, "model.weights=run/checkpoint/last.pt", "image_size=32", "file=net.pt2"]
-    assert_one_line(command("scripts/export.py", *export), "for the same, set classes=3.")
+    assert_one_line(command("scripts/export.py", *export), "was trained as another network; set classes=3.")
     assert_one_line(command("scripts/export.py", *export[:1], *export[2:], "classes=3"), "attention.order=parallel.")
     done = command("scripts/export.py", *export, "classes=3")
     assert done.returncode == 0, done.stderr
