@@ -186,7 +186,10 @@ class RunDirectory:
         if status not in ("running", "finished"):
             raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")
         expected = file_schema.FINISHED if status == "finished" else file_schema.RUNNING
-        return file_schema.require_types(record, expected, self.record_file, advice)
+        file_schema.require_types(record, expected, self.record_file, advice)
+        preprocessing = f"preprocessing in {self.record_file}"
+        file_schema.require_types(record["preprocessing"], file_schema.PREPROCESSING, preprocessing, advice)
+        return record
 
     def save_picture(self, pixels: np.ndarray, epoch: int) -> None:
         """Write a picture, uint8 [height, width, 3]."""

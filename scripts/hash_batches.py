@@ -29,6 +29,7 @@ from engine.config import TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import Batch, TrainLoader, digest
 from engine.distributed import ProcessGroup, init_distributed
+from engine.logging import print_line
 from engine.tasks.classification import Classification
 
 
@@ -45,7 +46,7 @@ def print_digests(config: TrainConfig) -> None:
         lines = [f"files {data.fingerprint}"]
         lines += [f"epoch {epoch + 1} {digest(whole_batches(loader.epoch(epoch), group))}" for epoch in range(2)]
         if group.is_main_process:
-            print(*lines, sep="\n")
+            print_line("\n".join(lines))
 
 
 def whole_batches(shards: Iterable[Batch], group: ProcessGroup) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ from engine.atomic_io import atomic_write
 from engine.data import transforms
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 
 
@@ -33,7 +34,8 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     """Write the figure.
 
     Raises:
-        UserError: if a run is not finished, the runs differ in classes or in the cut of images, or `target` is none.
+        UserError: if a run is not finished, the runs differ in classes or in the cut of images, or there is no such
+            `target` or `image`.
     """
     chosen = [RunDirectory(Path(directory)) for directory in runs.split(",")]
     for run in chosen:
@@ -48,6 +50,8 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     if target not in ("predicted", *classes):
         more = "" if len(classes) <= 10 else ", ..."
         raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}{more}")
+    if not Path(image).is_file():
+        raise UserError(f"There is no file {image}; set image to an image.")
     cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}
     if len(networks) < len(chosen):
@@ -62,7 +66,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     except ImportError as error:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
     atomic_write(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
-    print(file)
+    print_line(file)
 
 
 def _title(record: dict[str, Any]) -> str:

@@ -24,8 +24,9 @@ if __name__ == "__main__":
 
 import models
 import train
-from engine import cli, cluster
+from engine import cli, cluster, file_schema
 from engine.errors import UserError
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 from engine.tasks.classification import Classification
 
@@ -36,13 +37,15 @@ def verify(run: RunDirectory) -> None:
         raise UserError(f"There is no finished run in {run.directory}.")
     record = run.record()
     run.final_state()
+    metrics_schema = dict.fromkeys(Classification.metrics, file_schema.NUMBER)
+    file_schema.require_types(record, metrics_schema, run.record_file, "Restore the file.")
     metrics = Classification.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
     recorded = {name: record[name] for name in Classification.metrics} | {"loss": record["val_loss"]}
     if metrics != recorded:
         raise UserError(
             f"The predictions in {run.predictions} do not give the metrics that {run.record_file} tells of."
         )
-    print(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
+    print_line(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
 
 
 def repeat(run: RunDirectory) -> None:
@@ -63,7 +66,7 @@ def repeat(run: RunDirectory) -> None:
         if again[key] != before[key]:
             raise UserError(f"{repeated.directory} differs from the record of {run.directory}, first in {key}.")
     shutil.rmtree(repeated.directory)
-    print(f"{run.directory}: repeated to the same bits.")
+    print_line(f"{run.directory}: repeated to the same bits.")
 
 
 def main() -> None:

@@ -48,7 +48,9 @@ def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-S", "train.py"], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf.")
+    assert done.stderr.startswith(
+        f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf, tqdm."
+    )
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - started < 5
 
@@ -66,3 +68,20 @@ def test_help_and_unknown_keys_do_not_wait_for_torch(program: str) -> None:
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "hydra" in imported
         assert "torch" not in imported
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_signal_is_answered_though_stderr_cannot_be_written(stderr: str) -> None:
+    process = subprocess.Popen(
+        ["bash", "-c", f'exec {sys.executable} -c "$0" {stderr}', WAIT], cwd=REPOSITORY, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == os.EX_TEMPFAIL
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_mistake_is_code_2_though_stderr_cannot_be_written(stderr: str) -> None:
+    done = subprocess.run(["bash", "-c", f"exec {sys.executable} train.py recipes.lr=1 {stderr}"], cwd=REPOSITORY)
+    assert done.returncode == 2
