@@ -204,7 +204,11 @@ class RunDirectory:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
 
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
-        file_schema.require_types(state, file_schema.CHECKPOINT, path, "Restore the file.")
+        advice = "Restore the file."
+        file_schema.require_types(state, file_schema.CHECKPOINT, path, advice)
+        file_schema.require_types(state["position"], file_schema.POSITION, f"position in {path}", advice)
+        if not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
+            raise UserError(f"model in {path} does not contain tensors alone. {advice}")
         differing = mismatches(state, config)
         if differing:
             raise UserError(

@@ -46,7 +46,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         for key in ("class_names", "preprocessing"):
             if run.record().get(key) != first.get(key):
                 raise UserError(f"{run.directory} and {chosen[0].directory} differ in {key}; show them one by one.")
-    classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"])
+    classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"], chosen[0].record_file)
     if target not in ("predicted", *classes):
         more = "" if len(classes) <= 10 else ", ..."
         raise UserError(f"target={target} is no class; they are predicted, {', '.join(classes[:10])}{more}")
@@ -74,6 +74,7 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def _network(run: RunDirectory) -> nn.Module:
+    run.final_state()  # refuses files that do not belong together
     config = run.config()
     return models.build(
         config.model.name,

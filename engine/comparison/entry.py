@@ -55,7 +55,7 @@ class TableEntry:
         if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
             raise UserError(f"The weights in {run.last} do not match {run.record_file}; repeat the run.")
         task.predictions.load(run.predictions, record["predictions_sha256"])
-        preprocessing = Preprocessing.of_record(record["preprocessing"])
+        preprocessing = Preprocessing.of_record(record["preprocessing"], run.record_file)
         start = task.table_row({name: record[f"{name}_start"] for name in task.metrics})
         final = task.table_row({name: record[name] for name in task.metrics})
         primary = task.table_metrics[0]

@@ -298,6 +298,13 @@ def test_a_table_of_another_structure_is_refused(place: list[Any], value: Any, w
         report.render(written)
 
 
+def test_a_table_whose_rows_are_gone_is_named(written: Path) -> None:
+    table = json.loads((written / "table.json").read_text())
+    (written / "table.json").write_text(json.dumps(table | {"runs": [], "rows": []}))
+    with pytest.raises(UserError, match=r"table\.json has no rows; run evaluate\.py"):
+        report.render(written)
+
+
 def test_a_table_that_cannot_be_rendered_replaces_nothing(folders: Path, written: Path) -> None:
     before = {file: (written / file).read_bytes() for file in (*FORMS, "table.json")}
     table, evidence = compare(folders, [entry()])
