@@ -33,7 +33,7 @@ def run_with_states(folder: Path) -> RunDirectory:
     run = RunDirectory(folder / "run")
     run.start(CONFIG)
     for step in (1, 2):
-        position = {"epoch": 0, "step": step, "history": []}
+        position: dict[str, object] = {"epoch": 0, "step": step, "history": []}
         state = {"model": {"weight": torch.ones(1000)}, "optimizer": {}, "scaler": {}, "position": position}
         run.save_state(state, CONFIG)
     return run

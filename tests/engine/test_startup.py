@@ -44,9 +44,13 @@ def test_a_signal_is_answered_while_the_process_waits_in_c() -> None:
         process.kill()
 
 
-def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
+@pytest.mark.parametrize(
+    "program", ["train.py", "evaluate.py", *sorted(f"scripts/{f.name}" for f in (REPOSITORY / "scripts").glob("*.py"))]
+)
+def test_an_interpreter_without_torch_is_told_what_to_do(program: str) -> None:
+    """Which shows, too, that signals are answered before the slow imports."""
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-S", "train.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-S", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf, tqdm."
@@ -55,7 +59,7 @@ def test_an_interpreter_without_torch_is_told_what_to_do() -> None:
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "scripts/export.py", "scripts/hash_batches.py"])
 def test_help_and_unknown_keys_do_not_wait_for_torch(program: str) -> None:
     for argument, answer in (
         ("--help", "Keys and their defaults"),
