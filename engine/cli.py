@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import hydra
@@ -214,13 +214,14 @@ def _sentence(error: Exception) -> str:
         guess = f"; perhaps {group}={' or '.join(near)}" if near else ""
         known = "Run `python scripts/list_models.py` for a list" if group == "model" else f"See configs/{group}"
         return f"There is no {group}={name}{guess}. {known}."
+    if isinstance(error, OverrideParseException):
+        quoted = "'run.dir=\"a (b)\"'"
+        return f"The argument {error.override} cannot be parsed; quote a value with special characters twice: {quoted}."
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not apply: every key is typed.
         lines = [line for line in lines if not line.startswith("To append to your")]
         lines += str(error.__cause__ or "").splitlines()[:1]
-        if isinstance(error, OverrideParseException):
-            lines.append("Quote a value with special characters twice: 'run.dir=\"a (b)\"'.")
         lines += _known_keys(error.__cause__)
     return " ".join(line for line in lines if line)
 
@@ -234,5 +235,6 @@ def _known_keys(error: BaseException | None) -> list[str]:
 
 
 def _fail(sentence: str) -> NoReturn:
-    sys.stderr.write(f"error: {sentence}\n")  # one call, so that messages of several processes do not mix
+    with suppress(OSError):  # a full disk
+        sys.stderr.write(f"error: {sentence}\n")  # one call, so that messages of several processes do not mix
     sys.exit(2)

@@ -39,6 +39,7 @@ PREPROCESSING: Schema = {"resize": (int,), "crop": (int,), "interpolation": TEXT
 
 # checkpoint/last.pt.
 CHECKPOINT: Schema = {"model": (dict,), "optimizer": (dict,), "scaler": (dict,), "position": (dict,)}
+POSITION: Schema = {"epoch": (int,), "step": (int,), "history": (list,)}
 
 
 def require_types(values: Any, schema: Schema, source: Path | str, advice: str) -> dict[str, Any]:

@@ -186,7 +186,10 @@ class RunDirectory:
         if status not in ("running", "finished"):
             raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")
         expected = file_schema.FINISHED if status == "finished" else file_schema.RUNNING
-        return file_schema.require_types(record, expected, self.record_file, advice)
+        file_schema.require_types(record, expected, self.record_file, advice)
+        preprocessing = f"preprocessing in {self.record_file}"
+        file_schema.require_types(record["preprocessing"], file_schema.PREPROCESSING, preprocessing, advice)
+        return record
 
     def save_picture(self, pixels: np.ndarray, epoch: int) -> None:
         """Write a picture, uint8 [height, width, 3]."""
@@ -201,7 +204,11 @@ class RunDirectory:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
 
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
-        file_schema.require_types(state, file_schema.CHECKPOINT, path, "Restore the file.")
+        advice = "Restore the file."
+        file_schema.require_types(state, file_schema.CHECKPOINT, path, advice)
+        file_schema.require_types(state["position"], file_schema.POSITION, f"position in {path}", advice)
+        if not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
+            raise UserError(f"model in {path} does not contain tensors alone. {advice}")
         differing = mismatches(state, config)
         if differing:
             raise UserError(

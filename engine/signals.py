@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -47,7 +48,8 @@ def ignore_signals() -> None:
 def exit_interrupted(sentence: str) -> NoReturn:
     """Print the sentence and exit immediately with code 75, on which job scripts requeue."""
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
-        os.write(2, f"{sentence} Run the same command again to continue.\n".encode())
+        with suppress(OSError):  # stderr is closed, or on a full disk
+            os.write(2, f"{sentence} Run the same command again to continue.\n".encode())
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()

@@ -4,11 +4,17 @@ import sys
 
 from engine.signals import exit_on_signals
 
-_PACKAGES = {"torch": "torch", "torchvision": "torchvision", "hydra": "hydra-core", "omegaconf": "omegaconf"}
+_PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "hydra": "hydra-core",
+    "omegaconf": "omegaconf",
+    "tqdm": "tqdm",
+}
 
 
 def prepare_process() -> None:
-    """Make signals exit with one sentence, and exit with an error if a package is not installed."""
+    """Make signals exit with one sentence, exit with an error if a package is missing, and open stdout and stderr."""
     exit_on_signals()
     from importlib.util import find_spec  # after the signals: each import takes time
 
@@ -19,3 +25,6 @@ def prepare_process() -> None:
             "`make demo` (or `pip install -r requirements.lock`) to create one.\n"
         )
         sys.exit(2)
+    from engine.logging import open_streams
+
+    open_streams()

@@ -76,8 +76,10 @@ def read_file(path: Path) -> StartWeights:
     Only tensors and plain values are read, never code.
 
     Raises:
-        ModelError: if the file is unreadable or contains something else.
+        ModelError: if the file is absent or unreadable, or contains something else.
     """
+    if not path.is_file():
+        raise ModelError(f"There is no weights file {path}.")
     content = _load_file(path)
     state: Any = content
     if isinstance(content, dict):

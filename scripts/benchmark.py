@@ -26,6 +26,8 @@ from benchmarks.report import Section
 from engine import cli, determinism
 from engine.device import resolve_device
 from engine.distributed import ProcessGroup
+from engine.errors import UserError
+from engine.logging import print_line
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 
@@ -40,6 +42,8 @@ SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
 
 
 def main(arguments: argparse.Namespace) -> None:
+    if not arguments.images.is_dir():  # said first: a section may take minutes
+        raise UserError(f"There is no folder {arguments.images}; give one with full-size images as --images.")
     device = resolve_device(arguments.device, ProcessGroup())
     determinism.set_determinism(51, deterministic=False)  # the fastest kernels
     sections = {}
@@ -47,7 +51,7 @@ def main(arguments: argparse.Namespace) -> None:
         if name in arguments.sections:
             torch.set_num_threads(len(os.sched_getaffinity(0)))  # an earlier section may have lowered it
             sections[name] = {**measure(arguments.images, device), "measured": report.circumstances(device)}
-    print(report.write(RESULTS, arguments.machine, sections))
+    print_line(report.write(RESULTS, arguments.machine, sections))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import models
 from engine import checkpoint, cli
+from engine.logging import print_line
 from models import convert, factory, weights
 
 
@@ -25,7 +26,7 @@ def convert_official(model: str, source: str, target: str) -> None:
     net = models.build(model, "cbam", mlp_bias=True, spatial_norm=True)
     weights.load(net, backbone, weights.StartWeights(state, {}))
     checkpoint.save({"model": state}, Path(target))
-    print(f"{target}: use it as model={model} attention=cbam_official model.weights={target}")
+    print_line(f"{target}: use it as model={model} attention=cbam_official model.weights={target}")
 
 
 if __name__ == "__main__":

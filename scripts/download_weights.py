@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 import models
 from engine import cli
+from engine.logging import print_line
 from models import factory, pretrained
 
 
@@ -29,7 +30,7 @@ def download_weights(model: str) -> None:
     for name in names:
         for weights in models.published(name):
             file = pretrained.fetch(name, models.published_entry(name, weights))
-            print(f"{name} {weights}: {file}, sha256 {pretrained.sha256(file)}")
+            print_line(f"{name} {weights}: {file}, sha256 {pretrained.sha256(file)}")
     if not any(map(models.published, names)):
         raise models.ModelError(f"torchvision publishes no weights for {model}; train it from scratch.")
 

@@ -26,6 +26,7 @@ from engine import cli
 from engine.analysis.export import export
 from engine.config import ExportConfig
 from engine.errors import UserError
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 
 
@@ -41,7 +42,7 @@ def run(config: ExportConfig) -> None:
         **config.attention.options(config.model.attention),
     )
     difference = export(model, config.image_size, Path(config.file))
-    print(f"{config.file}: its logits differ from PyTorch's by at most {difference:.1e} of the largest logit.")
+    print_line(f"{config.file}: its logits differ from PyTorch's by at most {difference:.1e} of the largest logit.")
 
 
 def _require_as_trained(config: ExportConfig) -> None:

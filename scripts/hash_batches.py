@@ -29,6 +29,7 @@ from engine.config import TrainConfig
 from engine.data.loader import Batch, TrainLoader, digest
 from engine.data.mixing import partners
 from engine.distributed import ProcessGroup, init_distributed
+from engine.logging import print_line
 from engine.tasks.registry import TASKS
 
 
@@ -47,7 +48,7 @@ def print_digests(config: TrainConfig) -> None:
             f"epoch {epoch + 1} {digest(whole_batches(map(mixed, loader.epoch(epoch)), group))}" for epoch in range(2)
         ]
         if group.is_main_process:
-            print(*lines, sep="\n")
+            print_line("\n".join(lines))
 
 
 def mixed(batch: Batch) -> Batch:

@@ -23,6 +23,7 @@ import torch
 import models
 from engine.analysis import complexity
 from engine.comparison import paper_results
+from engine.logging import print_line
 from models.registry import BACKBONES, BackboneSpec
 
 _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
@@ -50,8 +51,8 @@ def main(backbones: Iterable[BackboneSpec] = BACKBONES.values()) -> None:
     rows = [_HEADER, *map(row, backbones)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-    print("\nEach is also available as NAME_se and NAME_cbam. Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print_line("\nEach is also available as NAME_se and NAME_cbam. Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from engine import cli
 from engine.atomic_io import DRAFT, atomic_write
 from engine.errors import UserError
+from engine.logging import print_line
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -165,7 +166,7 @@ def count(target: Path) -> None:
         wrong = [f"{target / 'train'} and {target / 'val'} contain different classes"]
     if wrong:
         raise UserError(f"{'; '.join(wrong)}. Unpack what is missing with archives=FOLDER.")
-    print(
+    print_line(
         f"{target} is complete: {TRAIN_IMAGES:,} training and {VAL_IMAGES:,} validation images in {CLASSES:,} classes."
     )
 

@@ -17,9 +17,10 @@ if __name__ == "__main__":
 
 from engine import cli
 from engine.comparison import report
+from engine.logging import print_line
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path, help="folder with table.json")
     with cli.one_line_errors():
-        print(report.render(parser.parse_args().directory))
+        print_line(report.render(parser.parse_args().directory))

@@ -26,6 +26,7 @@ from engine.atomic_io import atomic_write
 from engine.data import transforms
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 
 
@@ -33,7 +34,8 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     """Write the figure.
 
     Raises:
-        UserError: if a run is not finished, the runs differ in classes or preprocessing, or `target` is unknown.
+        UserError: if a run is not finished, the runs differ in classes or preprocessing, or `target` or `image` is
+            unknown.
     """
     chosen = [RunDirectory(Path(directory)) for directory in runs.split(",")]
     for run in chosen:
@@ -44,10 +46,12 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         for key in ("class_names", "preprocessing"):
             if run.record().get(key) != first.get(key):
                 raise UserError(f"{run.directory} and {chosen[0].directory} differ in {key}; show them separately.")
-    classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"])
+    classes, way = first["class_names"], Preprocessing.of_record(first["preprocessing"], chosen[0].record_file)
     if target not in ("predicted", *classes):
         more = "" if len(classes) <= 10 else ", ..."
         raise UserError(f"target={target} is not a class; use predicted, {', '.join(classes[:10])}{more}")
+    if not Path(image).is_file():
+        raise UserError(f"There is no file {image}; set image to an image.")
     cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}
     if len(networks) < len(chosen):
@@ -62,7 +66,7 @@ def show(runs: str, image: str, target: str, file: str) -> None:
     except ImportError as error:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
     atomic_write(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
-    print(file)
+    print_line(file)
 
 
 def _title(record: dict[str, Any]) -> str:
@@ -70,6 +74,7 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def _network(run: RunDirectory) -> nn.Module:
+    run.final_state()  # refuses files that do not belong together
     config = run.config()
     return models.build(
         config.model.network,

@@ -32,7 +32,7 @@ from yaml import YAMLError
 from engine import cli
 from engine.config import CONFIGS, TrainConfig, parse, register
 from engine.errors import UserError
-from engine.logging import open_streams, print_line
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 
 SWEEPS = CONFIGS / "sweep"
@@ -84,6 +84,8 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
 
 def read(file: Path) -> DictConfig:
     """Return a sweep: the arguments of all runs (`train`), of single runs (`runs`) and of the table (`evaluate`)."""
+    if not file.is_file():
+        raise UserError(f"The sweep {file} cannot be read (there is no such file).")
     try:
         sweep = OmegaConf.load(file)
     except (OSError, YAMLError) as error:
@@ -160,6 +162,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    open_streams()
     with cli.one_line_errors(HydraException, OmegaConfBaseException):
         main(sys.argv[1:])

@@ -24,8 +24,9 @@ if __name__ == "__main__":
 
 import models
 import train
-from engine import cli, cluster
+from engine import cli, cluster, file_schema
 from engine.errors import UserError
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 from engine.tasks.registry import TASKS
 
@@ -37,13 +38,15 @@ def verify(run: RunDirectory) -> None:
     record = run.record()
     run.final_state()
     task = TASKS[run.config().data.task]
+    recorded_schema = dict.fromkeys(task.metrics, file_schema.NUMBER)
+    file_schema.require_types(record, recorded_schema, run.record_file, "Restore the file.")
     metrics = task.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
     recorded = {name: record.get("val_loss" if name == "loss" else name) for name in metrics}
     if metrics != recorded:
         raise UserError(
             f"The predictions in {run.predictions} do not give the metrics in {run.record_file}; restore both."
         )
-    print(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
+    print_line(f"{run.directory}: weights, configuration, predictions and metrics agree with the record.")
 
 
 def repeat(run: RunDirectory) -> None:
@@ -64,7 +67,7 @@ def repeat(run: RunDirectory) -> None:
         if again[key] != before[key]:
             raise UserError(f"{repeated.directory} differs from the record of {run.directory}, first in {key}.")
     shutil.rmtree(repeated.directory)
-    print(f"{run.directory}: repeated with the same bits.")
+    print_line(f"{run.directory}: repeated with the same bits.")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ RECORD: dict[str, object] = {
     "class_names": ["a", "b", "c"],
     "parameters": 11,
     "gflops": 0.5,
-    "preprocessing": {},
+    "preprocessing": {"resize": 32, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3},
     "data_fingerprint": "f",
     "start_weights_sha256": "s",
     "val_loss": 0.1,

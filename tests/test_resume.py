@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.commands import EVERYTHING, arguments
+from engine import checkpoint
+from tests.commands import EVERYTHING, arguments, assert_one_line
 from tests.processes import Process, start_ranks
 
 COMMON = ["model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", "run.checkpoint_every_steps=1"]
@@ -218,3 +219,17 @@ def test_a_run_that_other_code_began_says_so(folders: Path, tmp_path: Path) -> N
     record = json.loads(file.read_text())
     assert [(origin["code_revision"], origin["threads"]) for origin in record["earlier_origins"]] == [("before", 7)]
     assert record["code_revision"] != "before"
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(folders: Path, tmp_path: Path) -> None:
+    (process,) = start(tmp_path, folders, "run")
+    await_second_checkpoint(tmp_path / "run")
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.result().returncode == os.EX_TEMPFAIL
+    file = tmp_path / "run" / "checkpoint" / "last.pt"
+    state = checkpoint.load(file)
+    for part in ("model", "optimizer"):
+        lacking = dict(list(state[part].items())[:-1])
+        checkpoint.save({**state, part: lacking}, file)
+        (process,) = start(tmp_path, folders, "run")
+        assert_one_line(process.result(), "The checkpoint in run/checkpoint does not fit this network (")

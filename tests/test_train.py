@@ -101,6 +101,11 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
     edited = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
     assert_one_line(edited, "last.pt is not a checkpoint of the run in", "they differ in recipe.lr")
     (run / "config.yaml").write_text(config)
+    lacking = {key: value for key, value in records[1].items() if key != "top1_start"}
+    (run / "record.json").write_text(json.dumps(lacking))
+    edited = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
+    assert_one_line(edited, "record.json lacks the key top1_start. Restore the file.")
+    (run / "record.json").write_text(json.dumps(records[1]))
 
     corrupt_one_prediction(run / "predictions.npz")
     refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
@@ -156,7 +161,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
         (["recipe.epochs=many"], "recipe.epochs=many"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
-        (["run.dir=a (b)"], "Quote a value with special characters twice"),
+        (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
         (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention"),
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, batch_size"),
         (["recipe=null"], "do not compose to a configuration"),

@@ -28,15 +28,17 @@ def export(model: nn.Module, image_size: int, file: Path) -> float:
     model.eval()
     example, images = torch.randn(2, 3, image_size, image_size), torch.randn(3, 3, image_size, image_size)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with torch.inference_mode():
-        expected = model(images)
-        run = _through_onnx if file.suffix == ".onnx" else _through_torch
-        outputs = run(program, draft, images)
-    difference = ((outputs - expected).abs().max() / expected.abs().max()).item()
-    if not difference <= TOLERANCE:
-        draft.unlink()
-        raise UserError(f"{file} was not written: its outputs differ from the network's by {difference:.1e}.")
-    draft.replace(file)
+    run = _through_onnx if file.suffix == ".onnx" else _through_torch
+    try:
+        with torch.inference_mode():
+            expected = model(images)
+            outputs = run(program, draft, images)
+        difference = ((outputs - expected).abs().max() / expected.abs().max()).item()
+        if not difference <= TOLERANCE:
+            raise UserError(f"{file} was not written: its outputs differ from the network's by {difference:.1e}.")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
     return difference
 
 

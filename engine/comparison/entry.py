@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from engine import checkpoint
+from engine import checkpoint, file_schema
 from engine.analysis import complexity
 from engine.config import DataConfig, TrainConfig
 from engine.data.transforms import Preprocessing
@@ -48,10 +48,14 @@ class TableEntry:
             UserError: if the weights or the predictions do not match the run's record.
         """
         config, record = run.config(), run.record()
+        metrics = [f"{name}{suffix}" for name in task.metrics for suffix in ("", "_start")]
+        file_schema.require_types(
+            record, dict.fromkeys(metrics, file_schema.NUMBER), run.record_file, "Restore the file."
+        )
         if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
             raise UserError(f"The weights in {run.last} do not match {run.record_file}; repeat the run.")
         task.predictions.load(run.predictions, record["predictions_sha256"])
-        preprocessing = Preprocessing.of_record(record["preprocessing"])
+        preprocessing = Preprocessing.of_record(record["preprocessing"], run.record_file)
         start = task.table_row({name: record[f"{name}_start"] for name in task.metrics})
         final = task.table_row({name: record[name] for name in task.metrics})
         primary = task.table_metrics[0]

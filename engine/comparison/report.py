@@ -69,6 +69,8 @@ def render(directory: Path) -> str:
         UserError: if table.json cannot be read, or does not match the stored predictions.
     """
     file = directory / "table.json"
+    if not file.is_file():
+        raise UserError(f"There is no table {file}; run evaluate.py.")
     try:
         table: Table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -149,7 +149,10 @@ def _class_folders(folder: Path) -> list[str]:
         if name.startswith("."):
             raise UserError(f"{folder / name} is a hidden folder, not a class; remove it.")
         if not name.isprintable():  # bytes that are not UTF-8, too
-            raise UserError(f"The name of the class folder {os.fsencode(name)!r} in {folder} is not text; rename it.")
+            raise UserError(
+                f"The name of the class folder {os.fsencode(name)!r} in {folder} is not text; rename it, or set "
+                "PYTHONUTF8=1 where the locale is not UTF-8."
+            )
     return names
 
 

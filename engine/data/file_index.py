@@ -147,9 +147,12 @@ def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise UserError(f"The image {path} cannot be read ({error.strerror}).") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is named as an image but is not a file; remove it.")
+    return status.st_size
 
 
 def _fingerprint(file_lists: Sequence[FileList]) -> str:

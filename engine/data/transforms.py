@@ -72,9 +72,23 @@ class Preprocessing:
         )
 
     @classmethod
-    def of_record(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Back from the JSON that a record keeps."""
-        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    def of_record(cls, values: dict[str, Any], file: Path) -> "Preprocessing":
+        """Return the preprocessing that a record contains.
+
+        Args:
+            file: the record, for the message.
+
+        Raises:
+            UserError: if the values are not those of a preprocessing.
+        """
+        try:
+            mean, std = (tuple(map(float, values[key])) for key in ("mean", "std"))
+            InterpolationMode(values["interpolation"])
+            if not len(mean) == len(std) == 3:
+                raise ValueError("mean and std are of three channels")
+            return cls(**values | {"mean": mean, "std": std})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"preprocessing in {file} does not fit ({error}). Restore the file.") from error
 
     def apply(self, image: Tensor) -> Tensor:
         """uint8 [3, H, W] -> uint8 [3, crop, crop]."""

@@ -106,7 +106,16 @@ def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any],
     state = trainer.group.broadcast_object(run.load_state(config) if run.writes else None)
     if state is not None:
         record = record | _earlier_starts(run, record)
-        trainer.load_state_dict(state)
+        try:
+            trainer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"The checkpoint in {run.last.parent} does not fit this network ({reason:.200}); restore it, or set "
+                "run.dir to start another run."
+            ) from error
         log.info(f"Resuming after {trainer.state.epoch} epochs and {trainer.state.step} steps.")
     run.write_record({"status": "running", **record})
     return record

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from benchmarks import evaluation, module, pipeline, report, training
 from benchmarks.evaluation import repeated
 from engine.data.datasets import Split
-from tests.conftest import write_image
+from tests.commands import assert_one_line
+from tests.conftest import Command, write_image
 
 CPU = torch.device("cpu")
 
@@ -94,3 +95,8 @@ def test_report_keeps_sections_not_measured_again(tmp_path: Path) -> None:
     assert "| a | 1.23 |" in again
     assert "Anew." in again
     assert list(json.loads((tmp_path / "here.json").read_text())["sections"]) == ["one", "two"]
+
+
+def test_images_that_are_not_there_are_named_before_the_work(command: Command) -> None:
+    done = command("scripts/benchmark.py", "--machine", "mine", "--images", "nowhere")
+    assert_one_line(done, "There is no folder nowhere; give one with full-size images as --images.")

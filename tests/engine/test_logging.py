@@ -8,7 +8,8 @@ import pytest
 
 from tests.processes import REPOSITORY
 
-PRINT = "from engine.logging import open_streams, print_line; open_streams(); print_line('0.50 ± 0.10 \\udce9'); "
+PRINT = "from engine.startup import prepare_process; prepare_process(); "
+PRINT += "from engine.logging import print_line; print_line('0.50 ± 0.10 \\udce9'); "
 
 
 def run(code: str, *, shell: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:

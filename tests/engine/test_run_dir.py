@@ -34,7 +34,8 @@ def run_with_states(folder: Path) -> RunDirectory:
     run = RunDirectory(folder / "run")
     run.start(CONFIG)
     for step in (1, 2):
-        state = {"model": {"weight": torch.ones(1000)}, "optimizer": {}, "scaler": {}, "position": {"step": step}}
+        position: dict[str, object] = {"epoch": 0, "step": step, "history": []}
+        state = {"model": {"weight": torch.ones(1000)}, "optimizer": {}, "scaler": {}, "position": position}
         run.save_state(state, CONFIG)
     return run
 
@@ -138,6 +139,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         *((json.dumps({k: v for k, v in RECORD.items() if k != gone}), f"lacks the key {gone}") for gone in RECORD),
         (json.dumps({**RECORD, "classes": "three"}), "classes in .*record.json is 'three', not int"),
         (json.dumps({**RECORD, "gflops": True}), "gflops in .*record.json is True, not int or float"),
+        (json.dumps({**RECORD, "preprocessing": {}}), "preprocessing in .*record.json lacks the key resize"),
         (json.dumps({**RECORD, "history": 5}), "history in .*record.json is 5, not list"),
     ],
 )
@@ -210,6 +212,20 @@ def test_a_checkpoint_that_lacks_a_key_is_named(key: str, tmp_path: Path) -> Non
     del state[key]
     checkpoint.save(state, run.last)
     with pytest.raises(UserError, match=rf"last\.pt lacks the key {key}\. Restore the file\."):
+        run.load_state(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"position": {"epoch": 0, "step": "two", "history": []}}, r"step in position in .*last\.pt is 'two', not int"),
+        ({"model": {"weight": 5}}, r"model in .*last\.pt does not contain tensors alone\. Restore the file\."),
+    ],
+)
+def test_a_checkpoint_of_other_values_is_named(values: dict[str, object], complaint: str, tmp_path: Path) -> None:
+    run = run_with_states(tmp_path)
+    checkpoint.save(checkpoint.load(run.last) | values, run.last)
+    with pytest.raises(UserError, match=complaint):
         run.load_state(CONFIG)
 
 

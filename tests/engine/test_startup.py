@@ -44,16 +44,22 @@ def test_signal_is_answered_during_a_c_call() -> None:
         process.kill()
 
 
-def test_missing_packages_say_what_to_do() -> None:
+@pytest.mark.parametrize(
+    "program", ["train.py", "evaluate.py", *sorted(f"scripts/{f.name}" for f in (REPOSITORY / "scripts").glob("*.py"))]
+)
+def test_missing_packages_say_what_to_do(program: str) -> None:
+    """This also shows that signals are answered before the slow imports."""
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-S", "train.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-S", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf.")
+    assert done.stderr.startswith(
+        f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf, tqdm."
+    )
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - started < 5
 
 
-@pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py", "scripts/export.py", "scripts/hash_batches.py"])
 def test_help_and_unknown_keys_do_not_wait_for_torch(program: str) -> None:
     for argument, answer in (
         ("--help", "Keys and their defaults"),
@@ -66,3 +72,20 @@ def test_help_and_unknown_keys_do_not_wait_for_torch(program: str) -> None:
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
         assert "hydra" in imported
         assert "torch" not in imported
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_signal_is_answered_though_stderr_cannot_be_written(stderr: str) -> None:
+    process = subprocess.Popen(
+        ["bash", "-c", f'exec {sys.executable} -c "$0" {stderr}', WAIT], cwd=REPOSITORY, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == os.EX_TEMPFAIL
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_mistake_is_code_2_though_stderr_cannot_be_written(stderr: str) -> None:
+    done = subprocess.run(["bash", "-c", f"exec {sys.executable} train.py recipes.lr=1 {stderr}"], cwd=REPOSITORY)
+    assert done.returncode == 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import sys
 from pathlib import Path
 from urllib.error import URLError
@@ -11,7 +12,7 @@ import torch
 import torchvision
 
 import models
-from models import pretrained
+from models import pretrained, weights
 from tests.networks import CLASSES, plain
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
@@ -227,3 +228,10 @@ def test_safetensors_without_the_package_say_what_to_install(tmp_path: Path, mon
     (tmp_path / "weights.safetensors").touch()
     with pytest.raises(models.ModelError, match="needs the package safetensors: pip install safetensors"):
         models.build("resnet18", weights=str(tmp_path / "weights.safetensors"))
+
+
+def test_an_absent_file_is_not_called_damaged(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")  # reading it would wait for ever
+    for name in ("absent.pt", "pipe.pt"):
+        with pytest.raises(models.ModelError, match=rf"There is no weights file .*{name}\."):
+            weights.read_file(tmp_path / name)

@@ -37,6 +37,8 @@ def test_changed_run_does_not_verify(command: Command, folders: Path, tmp_path: 
     record = file.read_text()
     file.write_text(record.replace('"model": "mobilenet_v3_small"', '"model": "mobilenet_v3_large"'))
     assert_one_line(command("scripts/verify_run.py", "run"), "model is mobilenet_v3_large in run/record.json, but")
+    file.write_text(record.replace('"top1":', '"top":'))
+    assert_one_line(command("scripts/verify_run.py", "run"), "run/record.json lacks the key top1. Restore the file.")
     file.write_text(record)
     state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt", weights_only=True)
     state["model"]["classifier.3.bias"][0] += 1

@@ -294,6 +294,13 @@ def test_a_table_of_another_structure_is_refused(place: list[Any], value: Any, w
         report.render(written)
 
 
+def test_table_without_rows_is_named(written: Path) -> None:
+    table = json.loads((written / "table.json").read_text())
+    (written / "table.json").write_text(json.dumps(table | {"runs": [], "rows": []}))
+    with pytest.raises(UserError, match=r"table\.json has no rows; run evaluate\.py"):
+        report.render(written)
+
+
 def test_failed_rendering_replaces_nothing(folders: Path, written: Path) -> None:
     before = {file: (written / file).read_bytes() for file in (*FORMS, "table.json")}
     table, evidence = compare(folders, [entry()])
@@ -304,8 +311,9 @@ def test_failed_rendering_replaces_nothing(folders: Path, written: Path) -> None
 
 
 def test_names_with_dollar_signs_are_drawn_as_they_are(folders: Path, tmp_path: Path) -> None:
-    report.write(*compare(folders, [entry(model="$x$"), entry("cbam", model="$x$")]), tmp_path)
-    assert "$x$" in (tmp_path / "table.svg").read_text()
+    name = r"$\foo$"  # no formula that matplotlib knows
+    report.write(*compare(folders, [entry(model=name), entry("cbam", model=name)]), tmp_path)
+    assert name in (tmp_path / "table.svg").read_text()
 
 
 def test_without_matplotlib_only_the_figure_is_missing(

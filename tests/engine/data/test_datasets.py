@@ -81,3 +81,12 @@ def test_wrong_annotation_is_named_by_its_line(tiny_imagenet: Path, tmp_path: Pa
     file.unlink()
     with pytest.raises(UserError, match=r"There is no .*val_annotations.txt; data.root needs Tiny ImageNet"):
         open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))
+
+
+def test_a_pipe_among_the_annotated_images_is_named(tiny_imagenet: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(tiny_imagenet, root)
+    (root / "val" / "images" / "val_3.JPEG").unlink()
+    os.mkfifo(root / "val" / "images" / "val_3.JPEG")
+    with pytest.raises(UserError, match=r"val_3\.JPEG is named as an image but is not a file; remove it"):
+        open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))

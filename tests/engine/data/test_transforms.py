@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,11 @@ def test_evaluation_preprocesses_as_published(tmp_path: Path) -> None:
 def test_default_preprocessing() -> None:
     data = DataConfig("imagenet", "folders", "", 1000, None, image_size=224, resize=None)
     assert Preprocessing.choose(data, None) == Preprocessing(256, 224)
+
+
+@pytest.mark.parametrize("values", [{"mean": ["a"]}, {"std": [0.5]}, {"interpolation": "cubic"}, {"size": 8}])
+def test_a_recorded_preprocessing_that_does_not_fit_is_named(values: dict[str, object]) -> None:
+    recorded = asdict(Preprocessing(32, 32))
+    assert Preprocessing.of_record(recorded, Path("record.json")) == Preprocessing(32, 32)
+    with pytest.raises(UserError, match=r"preprocessing in record\.json does not fit \(.*\)\. Restore the file"):
+        Preprocessing.of_record(recorded | values, Path("record.json"))

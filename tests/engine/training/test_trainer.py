@@ -1,6 +1,7 @@
 """The pieces of training: schedule, parameter groups, steps, checkpoints, exact evaluation."""
 
 import math
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -177,6 +178,17 @@ def test_several_models_share_one_pass(folders: Path) -> None:
     assert first.ranked.shape == (21, 3)
     (single,) = evaluate(TASK, [wrong], loader, ways, torch.float32, ProcessGroup())
     assert single.sha256() == second.sha256()
+
+
+def test_evaluation_shows_its_progress_on_a_terminal(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
+    way = Preprocessing(32, 32)
+    loader = EvalLoader(EvalSamples(data.val, (way,)), 8, 0, CPU, ProcessGroup())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    evaluate(TASK, [EvalModel(Brightness(True), way)], loader, [way], torch.float32, ProcessGroup())
+    assert "evaluating:" in capsys.readouterr().err
 
 
 def test_topk_counts_the_true_class() -> None:
