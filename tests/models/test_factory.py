@@ -265,6 +265,10 @@ def test_the_random_start_leaves_pretrained_weights_unscaled_and_gates_random(tm
         ({"name": "mobilenet_v1", "weights": "DEFAULT"}, "nor published for mobilenet_v1; published are none"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes must be at least 1"),
         ({"name": "resnet18_cbam", "start": "warm"}, "Unknown start 'warm'"),
+        (
+            {"name": "inception_v3", "image_size": 298},
+            "needs images of at least 299 pixels for its auxiliary",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_an_error_in_a_sentence(arguments: dict[str, object], complaint: str) -> None:

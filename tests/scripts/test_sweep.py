@@ -67,6 +67,7 @@ RUNS = {
     "tiny_imagenet": 25,
     "tiny_imagenet_20": 23,
     "demo": 3,
+    "any_cnn": 6,
 }
 
 
