@@ -22,7 +22,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 # These wait more than they compute: started first, they leave the processors to the others.
-WAITING = ("test_resume", "test_slurm", "test_packaging", "test_train", "test_export")
+WAITING = ("test_resume", "test_slurm", "test_packaging", "test_train", "test_any_network", "test_export")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

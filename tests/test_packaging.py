@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def test_pip_installs_the_module_alone(tmp_path: Path) -> None:
         shutil.copy(REPOSITORY / file, clone)
     subprocess.run([*PIP, "--target", site, clone], check=True)
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"cbam"}
+    (installed,) = metadata.distributions(path=[str(site)])
+    assert [need for need in installed.requires or [] if "extra ==" not in need] == ["torch>=2.11"]
     use = "import cbam, torch; print(cbam.__file__, cbam.CBAM(8)(torch.rand(1, 8, 5, 5))[0].shape)"
     used = subprocess.run([sys.executable, "-c", use], cwd=site, capture_output=True, text=True, check=True)
     assert used.stdout == f"{site / 'cbam' / '__init__.py'} torch.Size([1, 8, 5, 5])\n"

@@ -270,6 +270,10 @@ def test_random_start_draws_gates_and_keeps_weights(tmp_path: Path) -> None:
         ({"name": "mobilenet_v1", "weights": "DEFAULT"}, "nor published for mobilenet_v1; published are none"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes must be at least 1"),
         ({"name": "resnet18_cbam", "start": "warm"}, "Unknown start 'warm'"),
+        (
+            {"name": "inception_v3", "image_size": 298},
+            "needs images of at least 299 pixels for its auxiliary",
+        ),
     ],
 )
 def test_unbuildable_networks_are_refused(arguments: dict[str, object], complaint: str) -> None:

@@ -67,6 +67,7 @@ RUNS = {
     "tiny_imagenet_20": 23,
     "tiny_imagenet_scratch": 9,
     "demo": 3,
+    "any_cnn": 6,
 }
 
 
