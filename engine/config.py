@@ -181,7 +181,7 @@ class TrainConfig:
         """
         changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
         if self.recipe.last_norms_lr_factor != 1:
-            changed.append(("last_norms_lr", self.recipe.last_norms_lr_factor))
+            changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
         texts = {key: re.sub(r"[^\w.]+", "_", str(value)).strip("_") for key, value in changed}
         return "-".join(
             [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]

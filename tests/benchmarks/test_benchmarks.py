@@ -47,9 +47,11 @@ def test_memory_is_counted_in_maps() -> None:
 
 def test_the_loaders_take_turns_and_are_compared_round_by_round(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter(
-        [1000.0, 800.0, 750.0, 1100.0, 3000.0, 500.0]
-        + [100.0, 90.0, 80.0, 120.0, 300.0, 40.0]
-        + [1200.0, 900.0, 700.0, 1300.0, 3000.0, 600.0]
+        (
+            *(1000.0, 800.0, 750.0, 1100.0, 3000.0, 500.0),
+            *(100.0, 90.0, 80.0, 120.0, 300.0, 40.0),
+            *(1200.0, 900.0, 700.0, 1300.0, 3000.0, 600.0),
+        )
     )
     monkeypatch.setattr(pipeline, "ROUNDS", 3)
     monkeypatch.setattr(pipeline, "_rate", lambda batches: (len(list(batches)), next(rates))[1])
