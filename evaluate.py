@@ -19,11 +19,12 @@ from pathlib import Path
 import models
 from engine import cli
 from engine.cluster import world_info_from_env
-from engine.comparison import report
+from engine.comparison import corruptions, report, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
 from engine.config import EvaluateConfig
-from engine.data.datasets import open_dataset
+from engine.data.datasets import Dataset, open_dataset
+from engine.data.evaluation_sets import open_evaluation_sets
 from engine.determinism import set_determinism
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
@@ -42,18 +43,30 @@ def main(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
     with group.main_process_first():
-        data = open_dataset(config.data)
-    data.require_same_images(group)
+        parts = open_parts(config)
+    for data in parts:
+        data.require_same_images(group)
     task = Classification(config.data)
     with group.main_process_first():
         entries = [published_entry(name, task, config) for name in config.published]
     # Named by the main process alone: another run may finish in this moment.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
-    table, evidence = compare(entries, task, data, config, group)
+    if config.data.trained_on is not None:
+        entries, task = transfer.prepare(entries, task, parts[0])
+    tables, folder = {}, report.folder(config)
+    for data in parts:
+        tables[data.part], evidence = compare(entries, task, data, config, group)
+        if group.is_main_process:
+            text = report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
-        print_line(report.write(table, evidence, report.folder(config)))
-        log.info(f"Written to {report.folder(config)}.")
+        print_line(corruptions.write(tables, folder) if parts[0].part else text)
+        log.info(f"Written to {folder}.")
+
+
+def open_parts(config: EvaluateConfig) -> list[Dataset]:
+    """Return the data set; of ImageNet-C one for each corruption and severity."""
+    return [open_dataset(config.data)] if config.data.trained_on is None else open_evaluation_sets(config.data)
 
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:
@@ -79,7 +92,7 @@ def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry
         known = ", ".join(models.published(name)) or "none"
         raise UserError(f"weights={config.weights} are not published for {name}; published are {known}.")
     classes = len(entry.meta["categories"])
-    if config.data.num_classes != classes:
+    if config.data.trained_on is None and config.data.num_classes != classes:
         raise UserError(
             f"The published weights of {name} have {classes} classes, but {config.data.label} has "
             f"{config.data.num_classes}. Remove published=[{name}] or fine-tune it."

@@ -62,23 +62,32 @@ class AttentionConfig:
         return {key: value for key, value in vars(self).items() if value != getattr(default, key)}
 
 
+TRAINING_LAYOUTS = ("folders", "tiny_imagenet", "shapes")
+EVALUATION_LAYOUTS = ("class_folders", "index_folders", "corruptions")
+
+
 @dataclass
 class DataConfig:
     """The images and how they are cut."""
 
     name: str = MISSING  # in run directories and tables
-    layout: str = "folders"  # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
+    # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated; for evaluation alone:
+    # class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
+    layout: str = "folders"
     root: str = MISSING  # folder of the data set
     total_classes: int = MISSING  # classes in the whole data set
     classes: int | None = None  # take only the first so many by id; null: all
     image_size: int = MISSING  # side of the crops, pixels
     resize: int | None = None  # shorter side before the centre crop in evaluation, pixels; null: the weights' own
     crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
+    trained_on: str | None = None  # for evaluation alone, of networks that were trained on this data set; null: not so
+    class_list: str | None = None  # file with the ids of those networks' classes, a line each; null: those of the runs
 
     def check(self) -> None:
         _name("data.name", self.name)
         _filled("data.root", self.root)
-        _one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
+        layouts = TRAINING_LAYOUTS if self.trained_on is None else EVALUATION_LAYOUTS
+        _one_of("data.layout", self.layout, layouts)
         _at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
             _between("data.classes", self.classes, 1, self.total_classes)

@@ -13,8 +13,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     """Return the notes of a table, one sentence or more each."""
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
-        f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, every one of the "
-        f"{data['val_images']} validation images once, one crop.",
+        _images(data),
         "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
         *task.notes,
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
@@ -42,6 +41,19 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             "with rows of that recipe only."
         )
     return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]
+
+
+def _images(data: Row) -> str:
+    if data.get("trained_on") is None:
+        return (
+            f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, every one of the "
+            f"{data['val_images']} validation images once, one crop."
+        )
+    return (
+        f"{data['name']}: {data['classes']} classes, every one of the {data['val_images']} images once, one crop. The "
+        f"networks were trained on {data['trained_on']} and on no image of this set; only the logits of its classes "
+        "are compared."
+    )
 
 
 def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) -> Iterator[str]:

@@ -60,7 +60,7 @@ def test_curves_stand_over_images_seen_and_neither_repeat_nor_fork(events: Event
 
 def test_each_gate_has_its_statistics_in_every_epoch(events: EventAccumulator) -> None:
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("gates/")]
-    assert len(tags) == 11 * 2 * 3  # layers, gates of each, statistics of each
+    assert len(tags) == 11 * 2 * 4  # layers, gates of each, statistics of each and its movement
     assert steps(events, "gates/features.1.block spatial/saturated") == [0, 48, 96, 144]
 
 
