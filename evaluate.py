@@ -17,21 +17,25 @@ if __name__ == "__main__":
     cli.check_arguments("evaluate")  # before the imports that take seconds
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import models
 from engine import cli
 from engine.cluster import world_info_from_env
-from engine.comparison import report
+from engine.comparison import corruptions, report, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
 from engine.config import EvaluateConfig
+from engine.data.datasets import Dataset
+from engine.data.evaluation_sets import open_evaluation_sets
 from engine.determinism import set_determinism
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
 from engine.logging import log, print_line, setup_logging
 from engine.run_dir import RunDirectory
-from engine.tasks.base import Task
+from engine.tasks.base import AnyDataset, Task
+from engine.tasks.classification import Classification
 from engine.tasks.registry import TASKS
 from train import build_model
 
@@ -46,17 +50,29 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
     task = TASKS[config.data.task].of_data(config.data)
     with group.main_process_first():
-        data = task.open()
-    data.require_same_images(group)
+        parts = open_parts(task, config)
+    for data in parts:
+        data.require_same_images(group)
     with group.main_process_first():
         entries = [published_entry(name, task, config) for name in config.published]
     # Named by the main process alone: another run may finish in this moment.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
-    table, evidence = compare(entries, task, data, config, group)
+    if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
+        entries, task = transfer.prepare(entries, task, parts[0])
+    tables, folder = {}, report.folder(config)
+    for data in parts:
+        tables[data.part], evidence = compare(entries, task, data, config, group)
+        if group.is_main_process:
+            text = report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
-        print_line(report.write(table, evidence, report.folder(config)))
-        log.info(f"Written to {report.folder(config)}.")
+        print_line(corruptions.write(tables, folder) if parts[0].part else text)
+        log.info(f"Written to {folder}.")
+
+
+def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
+    """Return the data set; of ImageNet-C one for each corruption and severity."""
+    return [task.open()] if config.data.trained_on is None else open_evaluation_sets(config.data)
 
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:
@@ -87,7 +103,7 @@ def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry
         known = ", ".join(models.published(name)) or "none"
         raise UserError(f"weights={config.weights} are not published for {name}; published are {known}.")
     classes = len(entry.meta["categories"])
-    if config.data.num_classes != classes:
+    if config.data.trained_on is None and config.data.num_classes != classes:
         raise UserError(
             f"The published weights of {name} have {classes} classes, but {config.data.label} has "
             f"{config.data.num_classes}. Remove published=[{name}] or fine-tune it."

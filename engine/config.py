@@ -83,6 +83,10 @@ class AttentionConfig:
         return {key: value for key, value in vars(self).items() if value != getattr(default, key)}
 
 
+TRAINING_LAYOUTS = ("folders", "tiny_imagenet", "shapes")
+EVALUATION_LAYOUTS = ("class_folders", "index_folders", "corruptions")
+
+
 @dataclass
 class DataConfig:
     """The images, what is learned from them, and how they are cut."""
@@ -90,6 +94,7 @@ class DataConfig:
     name: str = MISSING  # in run directories and tables
     # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
     # with boxes: coco | voc | voc2007: 2007 and 2012 trainval, 2007 test | shapes_boxes: generated
+    # only for evaluation: class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
     layout: str = "folders"
     root: str = MISSING  # folder of the data set
     total_classes: int = 0  # classes in the whole data set; those of boxes are named by the annotations or by `classes`
@@ -102,6 +107,8 @@ class DataConfig:
     detector: str | None = None  # preset of the detector that is trained unless detector=NAME is given
     train_list: str = "train"  # of layout=voc: the file of ImageSets/Main that lists the training images
     val_list: str = "val"  # likewise, the validation images
+    trained_on: str | None = None  # only for evaluation: the data set that the networks were trained on; null: this one
+    class_list: str | None = None  # file with the ids of those networks' classes, a line each; null: those of the runs
 
     def check(self) -> None:
         named("data.name", self.name)
@@ -110,7 +117,7 @@ class DataConfig:
         if self.task != "classification":
             self._check_boxes()
             return
-        one_of("data.layout", self.layout, ("folders", "tiny_imagenet", "shapes"))
+        one_of("data.layout", self.layout, TRAINING_LAYOUTS if self.trained_on is None else EVALUATION_LAYOUTS)
         at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
             if not isinstance(self.classes, int):
@@ -123,6 +130,8 @@ class DataConfig:
 
     def _check_boxes(self) -> None:
         one_of("data.layout", self.layout, ("coco", "voc", "voc2007", "shapes_boxes"))
+        if self.trained_on is not None:
+            raise UserError(f"data.trained_on={self.trained_on} is for classification only; leave it out.")
         is_named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
         if self.layout == "voc" and not (is_named and self.classes):
             raise UserError("data.classes has to name the classes of a data set in VOC's layout: data.classes=[a,b].")
@@ -281,7 +290,7 @@ class TrainConfig:
         """
         changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
         if self.recipe.last_norms_lr_factor != 1:
-            changed.append(("last_norms_lr", self.recipe.last_norms_lr_factor))
+            changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
         texts = {key: _file_name(str(value)) for key, value in changed}
         return "-".join(
             [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]

@@ -50,13 +50,14 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
         if unfinished:
             raise UserError(f"There is no finished run in {', '.join(unfinished)}; train it first, or omit it.")
         return runs
-    folder = Path(config.run.root) / config.data.label
+    data = config.data
+    folder = Path(config.run.root) / (data.trained_on or data.label)
     records = sorted(folder.glob("*/seed*/record.json"))
     runs = [run for run in (RunDirectory(record.parent) for record in records) if run.finished]
     if not runs and not config.published:
         raise UserError(
             f"There is no finished run in {folder.absolute()}; train one first "
-            f"(python train.py data={config.data.name} ...), select runs with runs=[DIR,...], "
+            f"(python train.py data={data.trained_on or data.name} ...), select runs with runs=[DIR,...], "
             "or compare published weights with published=[resnet50,...]."
         )
     return runs
@@ -74,17 +75,8 @@ def compare(
     Raises:
         UserError: if a run was trained on other data, or with another recipe than the others.
     """
-    for entry in entries:
-        classes = entry.record.get("classes", len(data.classes))
-        if classes != len(data.classes):
-            raise UserError(
-                f"{entry.row['source']} was trained on {classes} classes, but {data.name} has {len(data.classes)}; set "
-                "data.classes."
-            )
-        if entry.record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
-            raise UserError(
-                f"{entry.row['source']} was not trained on the images in {config.data.root}; set data.root."
-            )
+    if config.data.trained_on is None:
+        _require_trained_on(entries, data, config)
     mismatches = config_mismatches(entries, config.table.allow_mixed)
     baselines = find_baselines(entries, mismatches)
     device = resolve_device(config.runtime.device, group)
@@ -106,6 +98,7 @@ def compare(
             "train_images": len(data.train),
             "val_images": len(data.val),
             "fingerprint": data.fingerprint,
+            "trained_on": config.data.trained_on,
         },
         "evaluated": {
             "precision": config.runtime.precision,
@@ -116,6 +109,20 @@ def compare(
         "runs": runs,
     }
     return table, [Evidence(p, entry.record, entry.config) for entry, p in zip(entries, predictions, strict=True)]
+
+
+def _require_trained_on(entries: Sequence[TableEntry], data: AnyDataset, config: EvaluateConfig) -> None:
+    for entry in entries:
+        classes = entry.record.get("classes", len(data.classes))
+        if classes != len(data.classes):
+            raise UserError(
+                f"{entry.row['source']} was trained on {classes} classes, but {data.name} has {len(data.classes)}; set "
+                "data.classes."
+            )
+        if entry.record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
+            raise UserError(
+                f"{entry.row['source']} was not trained on the images in {config.data.root}; set data.root."
+            )
 
 
 def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float | None]:

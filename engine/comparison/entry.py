@@ -74,8 +74,6 @@ class TableEntry:
         if config.model.attention != "none" and config.attention.init == "random":
             row["published"] = None  # random gates change the network before the first step
         shared = {key: value for key, value in result_config(config).items() if not key.startswith(_FREE)}
-        if config.model.attention == "none":
-            del shared["recipe.decay_attention"]
         if config.model.attention != "cbam":
             del shared["runtime.fused_cbam"]
         if record.get("backbone_start_sha256"):
@@ -110,7 +108,8 @@ START_WEIGHTS = "digest of the backbone's start weights"
 # The keys that the table compares; all others must be equal.
 _FREE = (
     *("model.name", "model.library", "model.factory", "model.attention", "attention.", "seed"),
-    *("runtime.eval_batch_size", "recipe.attention_lr_factor", "recipe.last_norms_lr_factor"),
+    "runtime.eval_batch_size",
+    *("recipe.attention_lr_factor", "recipe.last_norms_lr_factor", "recipe.decay_attention"),
 )
 
 

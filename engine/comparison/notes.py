@@ -13,8 +13,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     """Return the notes of a table, each of one or more sentences."""
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
-        f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, each of the "
-        f"{data['val_images']} validation images once, {task.view_note}.",
+        _images(data, task),
         "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
         *task.notes,
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
@@ -39,6 +38,19 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
     return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]
+
+
+def _images(data: Row, task: type[Task]) -> str:
+    if data.get("trained_on") is None:
+        return (
+            f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, each of the "
+            f"{data['val_images']} validation images once, {task.view_note}."
+        )
+    return (
+        f"{data['name']}: {data['classes']} classes, each of the {data['val_images']} images once, {task.view_note}. "
+        f"The networks were trained on {data['trained_on']} and on no image of this set; only the logits of its "
+        "classes are compared."
+    )
 
 
 def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) -> Iterator[str]:

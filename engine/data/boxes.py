@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -154,6 +154,7 @@ class BoxDataset:
     val: BoxSplit
     fingerprint: str
     problems: dict[str, list[Problem]]
+    part: ClassVar[str] = ""  # as of a Dataset: it is never one of several
 
     def require_same_images(self, group: ProcessGroup) -> None:
         """Refuse processes that found different images or boxes; errors as in `Dataset.require_same_images`."""

@@ -65,6 +65,7 @@ class Dataset:
 
     Attributes:
         fingerprint: sha256 over every file's path, size in bytes and label: equal fingerprints, equal lists of files.
+        part: of a data set for evaluation that is several, as `fog/3`.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Dataset:
     train: Split
     val: Split
     fingerprint: str
+    part: str = ""
 
     def require_same_images(self, group: ProcessGroup) -> None:
         """Refuse processes that found different images.
@@ -103,6 +105,11 @@ def open_dataset(config: DataConfig) -> Dataset:
     Raises:
         UserError: if the folder is absent, is laid out differently, or lacks classes or images.
     """
+    if config.trained_on is not None:
+        raise UserError(
+            f"{config.name} has no training images: python evaluate.py data={config.name} compares networks on it that "
+            f"were trained on {config.trained_on}."
+        )
     root = Path(config.root)
     if config.layout == "shapes":
         synthetic.generate(root)
@@ -112,7 +119,7 @@ def open_dataset(config: DataConfig) -> Dataset:
             "or try data=shapes, which is generated where you are."
         )
     train_folder = root / "train"
-    available = _class_folders(train_folder)
+    available = class_folder_names(train_folder)
     if len(available) != config.total_classes:
         raise UserError(
             f"{train_folder} holds {len(available)} class folders, not {config.total_classes}; "
@@ -120,7 +127,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         )
     classes = available[: config.num_classes]
     if config.layout != "tiny_imagenet":
-        _require_same_classes(available, _class_folders(root / "val"), root)
+        _require_same_classes(available, class_folder_names(root / "val"), root)
 
     def read() -> list[file_index.FileList]:
         train = file_index.class_folders(root, "train", classes)
@@ -136,7 +143,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     return Dataset(config.label, classes, train, val, found.fingerprint)
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folder_names(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted.
 
     Raises:

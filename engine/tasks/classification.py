@@ -112,6 +112,7 @@ class Classification(Task):
         augmentation: of a training crop, besides its flip.
         train_size_ratio: side of the training crops by that of evaluation's.
         resize_ratio: of an image's shorter side to the crop in evaluation, where neither data nor weights say it.
+        logits: for each class of the data its position among the network's; None where they are the same.
     """
 
     data: DataConfig
@@ -120,6 +121,7 @@ class Classification(Task):
     augmentation: Augmentation = NO_AUGMENTATION
     train_size_ratio: float = 1.0
     resize_ratio: float = 256 / 224
+    logits: tuple[int, ...] | None = None
 
     name: ClassVar = "classification"
     primary_metric: ClassVar = "top1"
@@ -231,6 +233,8 @@ class Classification(Task):
     def predict(self, model: Model, images: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
         (labels,) = targets
         logits = model(images).float()
+        if self.logits is not None:
+            logits = logits[:, self.logits]
         ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
         return {"labels": labels, "ranked": ranked, "loss": F.cross_entropy(logits, labels, reduction="none")}
 

@@ -156,6 +156,8 @@ def hyperparameters(config: TrainConfig, record: Mapping[str, Any]) -> dict[str,
         "init": config.attention.init,
         "precision": config.runtime.precision,
         **{key: getattr(recipe, key) for key in ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing")},
+        **{key: getattr(recipe, key) for key in ("optimizer", "train", "augment", "ema_decay")},
+        "attention_lr_factor": config.attention_lr_factor,
     }
 
 

@@ -191,6 +191,22 @@ def test_config_contradicting_checkpoint_is_refused(tmp_path: Path) -> None:
         run.final_state()
 
 
+def test_what_changes_nothing_without_attention_does_not_decide() -> None:
+    fast = replace(CONFIG, recipe=replace(CONFIG.recipe, attention_lr_factor=10.0, decay_attention=False))
+    assert not mismatches({"identity": result_config(CONFIG)}, fast)
+    with_cbam = replace(fast, model=replace(CONFIG.model, attention="cbam"))
+    plain = replace(CONFIG, model=with_cbam.model)
+    expected = ["recipe.attention_lr_factor", "recipe.decay_attention"]
+    assert mismatches({"identity": result_config(plain)}, with_cbam) == expected
+    earlier = {key: value for key, value in result_config(plain).items() if key not in expected}
+    assert not mismatches({"identity": earlier}, plain)
+
+
+def test_a_rate_of_the_last_norms_is_part_of_the_label() -> None:
+    config = replace(CONFIG, recipe=replace(CONFIG.recipe, last_norms_lr_factor=10.0))
+    assert config.model_label == "net_none-last_norms_lr.10"
+
+
 def test_the_evaluation_batch_decides_bits() -> None:
     other = replace(CONFIG, runtime=replace(CONFIG.runtime, eval_batch_size=7))
     assert mismatches({"identity": result_config(CONFIG)}, other) == ["runtime.eval_batch_size"]

@@ -68,6 +68,10 @@ RUNS = {
     "tiny_imagenet_scratch": 9,
     "demo": 3,
     "any_cnn": 6,
+    "attention_lr": 37,
+    "attention_lr_cells": 36,
+    "recipes": 12,
+    "recipes_small": 13,
 }
 
 

@@ -1,0 +1,60 @@
+"""Networks on a data set that they were not trained on: whether they may be compared there, and by which logits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from engine.comparison.entry import TableEntry
+from engine.config import DataConfig
+from engine.data.datasets import Dataset
+from engine.data.evaluation_sets import logits_of
+from engine.errors import UserError
+from engine.tasks.classification import Classification
+
+_IMAGENET_CLASSES = 1000  # of published weights, in the order of the sorted ids
+
+
+def prepare(
+    entries: Sequence[TableEntry], task: Classification, data: Dataset
+) -> tuple[list[TableEntry], Classification]:
+    """Return the entries without what was measured on the data set of their training, and the task for this one.
+
+    Raises:
+        UserError: if the networks were trained on different data, or do not have the classes of this data set.
+    """
+    trained = _class_names(entries, task.data)
+    if trained is None and len(data.classes) != _IMAGENET_CLASSES:
+        raise UserError(
+            f"Published weights do not say which of their {_IMAGENET_CLASSES} classes those of {data.name} are; name a "
+            "run that was trained on ImageNet as well, or give the ids of the classes with data.class_list=FILE."
+        )
+    logits = logits_of(data.classes, trained or data.classes, data.name)
+    return [_elsewhere(entry, task) for entry in entries], replace(task, logits=logits)
+
+
+def _elsewhere(entry: TableEntry, task: Classification) -> TableEntry:
+    nothing = {f"{task.table_metrics[0]}_start": None, "recorded": None, "published": None}
+    preprocessing = entry.preprocessing
+    if task.data.layout == "corruptions":  # of images that are cut already
+        preprocessing = replace(preprocessing, resize=preprocessing.crop)
+    return replace(entry, row=entry.row | nothing, preprocessing=preprocessing)
+
+
+def _class_names(entries: Sequence[TableEntry], data: DataConfig) -> list[str] | None:
+    """Return the names of the networks' classes in the order of their logits; None where nothing says them."""
+    runs = [entry for entry in entries if entry.record]
+    for run in runs:
+        for key in ("class_names", "data_fingerprint"):
+            if run.record[key] != runs[0].record[key]:
+                raise UserError(
+                    f"{run.row['source']} and {runs[0].row['source']} were trained on different data ({key}); compare "
+                    "networks that were trained on the same images."
+                )
+    if data.class_list is None:
+        return list(runs[0].record["class_names"]) if runs else None
+    try:
+        lines = Path(data.class_list).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.class_list={data.class_list} cannot be read ({error}).") from error
+    # The first word: Kaggle's LOC_synset_mapping.txt has descriptions behind it.
+    return [line.split()[0] for line in lines if line.strip()]

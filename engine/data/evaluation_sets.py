@@ -1,0 +1,100 @@
+"""Data sets without training images: networks that were trained on another data set are evaluated on them.
+
+The layouts are those in which the sets are published: class folders (ImageNet-A, -R, -Sketch), folders of class numbers
+(ImageNet-V2), and class folders below each corruption and severity (ImageNet-C).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.config import DataConfig
+from engine.data import file_index
+from engine.data.datasets import Dataset, Split, class_folder_names
+from engine.errors import UserError
+
+# Of ImageNet-C, in the order of its paper (Hendrycks and Dietterich, ICLR 2019); its four extra ones are left out.
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+)
+SEVERITIES = range(1, 6)
+
+
+def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
+    """List the images of a data set: one set, or of ImageNet-C one for each corruption and severity that is there.
+
+    Raises:
+        UserError: if the folder is absent, is laid out differently, or lacks classes or images.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise UserError(f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder.")
+    if config.layout != "corruptions":
+        return [_open(config, root, "", "")]
+    parts = list(_corruptions(root))
+    if not parts:
+        raise UserError(
+            f"{root} has no folder of a corruption, as {CORRUPTIONS[0]}/1/CLASS or noise/{CORRUPTIONS[0]}/1/CLASS; "
+            "unpack the archives of ImageNet-C there."
+        )
+    return [_open(config, root, folder, part) for folder, part in parts]
+
+
+def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tuple[int, ...] | None:
+    """Return the position of each class among those a network was trained on; None where they are the same.
+
+    Args:
+        classes: of the data set: the names of its folders, or class numbers.
+        trained: names of the network's classes, in the order of its logits.
+        name: of the data set, for the message.
+
+    Raises:
+        UserError: if the network does not have one of the classes.
+    """
+    if list(classes) in (list(trained), _numbers(len(trained))):
+        return None
+    position = {label: number for number, label in enumerate(trained)}
+    missing = [label for label in classes if label not in position]
+    if missing:
+        raise UserError(
+            f"The networks have no class {', '.join(missing[:3])}, which {name} has; compare networks that were "
+            "trained on class folders of the same names."
+        )
+    return tuple(position[label] for label in classes)
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+def _corruptions(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield the folder of each corruption and severity, relative to the root, and its name: `fog/3`."""
+    for corruption in CORRUPTIONS:
+        # The archives contain the corruptions; kept apart, each archive has a folder: noise/gaussian_noise.
+        folders = sorted(folder for folder in (root / corruption, *root.glob(f"*/{corruption}")) if folder.is_dir())
+        for severity in SEVERITIES:
+            for folder in folders[:1]:
+                if (folder / str(severity)).is_dir():
+                    yield str((folder / str(severity)).relative_to(root)), f"{corruption}/{severity}"
+
+
+def _open(config: DataConfig, root: Path, folder: str, part: str) -> Dataset:
+    available = class_folder_names(root / folder)
+    if config.layout == "index_folders":
+        available = sorted(available, key=lambda name: (len(name), name))
+        if available != _numbers(len(available)):
+            raise UserError(f"The folders of {root} are not class numbers from 0 on; unpack {config.name} anew.")
+    if len(available) != config.total_classes:
+        raise UserError(
+            f"{root / folder} holds {len(available)} class folders, not {config.total_classes}; "
+            "set data.root to the whole data set, or data.total_classes to what is there."
+        )
+    key = f"{config.layout} {folder} {' '.join(available)}"
+    found = file_index.build_file_index(root, key, lambda: [file_index.class_folders(root, folder, available)])
+    val = Split(root, found.files[0], found.labels[0])
+    nothing = Split(root, np.array([], dtype=val.files.dtype), np.array([], dtype=np.int64))
+    name = config.label + (f" {part.replace(os.sep, ' ')}" if part else "")
+    return Dataset(name, available, nothing, val, found.fingerprint, part)

@@ -1,0 +1,79 @@
+"""Plot how far attention's gates went against the difference in error, one panel for each table.
+
+    python scripts/plot_gate_movement.py results/attention_lr/tiny_imagenet_other results/attention_lr/blood_cells
+
+Writes movement.png and movement.svg into the folder around the first table. Needs matplotlib.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine import cli
+from engine.errors import UserError
+from engine.logging import open_streams
+from engine.tasks.registry import TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLORS = {"cbam": "#D55E00", "se": "#0072B2"}  # Okabe and Ito's
+
+
+def plot(directories: list[Path]) -> None:
+    """Write the figure.
+
+    Raises:
+        UserError: if a table cannot be read, or matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
+    tables = [_read(directory / "table.json") for directory in directories]
+    with mpl.rc_context({"svg.hashsalt": "movement", "font.size": 9}):
+        figure = Figure(figsize=(4.5 * len(tables), 4), layout="constrained")
+        for axes, table in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables, strict=True):
+            _draw(axes, table)
+        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+            figure.savefig(directories[0].parent / f"movement.{suffix}", dpi=200, metadata=metadata)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        table: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"The table {file} cannot be read ({error}); run evaluate.py.") from error
+    return table
+
+
+def _draw(axes: "Axes", table: dict[str, Any]) -> None:
+    moved = [row for row in table["rows"] if row.get("gate_movement_mean") and row["baseline"] is not None]
+    for kind in dict.fromkeys(row["attention"] for row in moved):
+        rows = sorted((row for row in moved if row["attention"] == kind), key=lambda row: row["attention_lr_factor"])
+        color = _COLORS.get(kind.partition("-")[0], "black")
+        x, y = [row["gate_movement_mean"] for row in rows], [row["difference"] for row in rows]
+        low = [row["difference"] - row["difference_low"] for row in rows]
+        high = [row["difference_high"] - row["difference"] for row in rows]
+        axes.errorbar(x, y, (low, high), fmt="o-", color=color, linewidth=0.9, markersize=4, label=kind)
+        for row in rows:
+            point = (row["gate_movement_mean"], row["difference"])
+            axes.annotate(f"{row['attention_lr_factor']:g}", point, (4, 4), textcoords="offset points", fontsize=7)
+    axes.axhline(0, color="gray", linewidth=0.6)
+    axes.set_xscale("log")
+    axes.set_xlabel("Gates moved: mean |gate x gain - 1|; beside each point the factor")
+    axes.set_ylabel(f"Difference to the baseline in {TASKS[table['task']].table_metric_label.lower()}")
+    axes.set_title(table["data"]["name"], fontsize=9)
+    axes.legend(fontsize=8, frameon=False)
+
+
+if __name__ == "__main__":
+    open_streams()
+    with cli.one_line_errors():
+        if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+            raise UserError("Name the folders of the tables: plot_gate_movement.py DIR [DIR ...].")
+        plot([Path(argument) for argument in sys.argv[1:]])
