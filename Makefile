@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 # What is pinned besides the packages that training needs; `bench` is for scripts/benchmark.py alone.
-EXTRAS := figures export slurm prepare dev
+EXTRAS := figures detection export slurm prepare dev
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-fast check lock

@@ -98,7 +98,7 @@ def test_the_plan_is_a_shell_script_and_mistakes_are_one_line(command: Command) 
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
     moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere")
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
-    wrong = command("scripts/sweep.py", "sweep=table6")
+    wrong = command("scripts/sweep.py", "sweep=table9")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: Name one sweep as sweep=NAME, of ablation_channel, ")
 
