@@ -61,11 +61,14 @@ RUNS = {
     "table_pretrained": 20,
     "table4": 24,
     "table5": 6,
+    "table6": 4,
+    "table7": 6,
     "ablation_channel": 4,
     "ablation_spatial": 7,
     "ablation_order": 5,
     "tiny_imagenet": 25,
     "tiny_imagenet_20": 23,
+    "bccd": 9,
     "demo": 3,
 }
 
