@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.io import decode_image
 
 from engine.tasks.detections import BoxPredictions
 from tests import scenes
@@ -183,3 +184,14 @@ def test_what_does_not_fit_is_said_in_one_sentence(given: list[str], said: str, 
 def test_an_absent_data_set_is_said_with_its_place_and_a_way_out(command: Command, tmp_path: Path) -> None:
     absent = command("train.py", "model=resnet50", "data=coco")
     assert_one_line(absent, f"There is no {tmp_path}/data/coco/annotations", "or try data=shapes_boxes")
+
+
+def test_detections_of_two_runs_are_drawn_beside_each_other(
+    trained: Path, root: Path, command: Command, tmp_path: Path
+) -> None:
+    runs = f"runs={run(trained, '')},{run(trained, '_cbam')}"
+    image = f"image={root / 'val2017' / '3.jpg'}"
+    done = command("scripts/show_detections.py", runs, image, "file=drawn.png")
+    assert done.returncode == 0, done.stderr
+    assert decode_image(str(tmp_path / "drawn.png")).shape == (3, 300, 2 * 385)
+    assert_one_line(command("scripts/show_detections.py", "runs=nothing", image, "file=drawn.png"), "no finished run")

@@ -1,13 +1,13 @@
 """Rows of the table: the seeds of one network, aggregated and compared with the same seeds of its baseline."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 
 from engine.tasks.base import Predictions, Task
-from engine.tasks.paired_stats import standard_deviation
+from engine.tasks.paired_stats import PairedDifference, standard_deviation
 
 Row = dict[str, Any]
 
@@ -82,5 +82,8 @@ def _against_baseline(
     }
     if any(predictions[i] is None or predictions[j] is None for i, j in pairs):
         return compared
+    if len(pairs) == 1:  # the run's own difference, which may have taken a minute to compute
+        own = runs[pairs[0][0]]
+        return compared | {field.name: own[field.name] for field in fields(PairedDifference)}
     difference = task.paired([predictions[i] for i, _ in pairs], [predictions[j] for _, j in pairs])
     return compared | asdict(difference)

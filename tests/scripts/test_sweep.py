@@ -60,12 +60,15 @@ RUNS = {
     "table_pretrained": 20,
     "table4": 24,
     "table5": 6,
+    "table6": 4,
+    "table7": 6,
     "ablation_channel": 4,
     "ablation_spatial": 7,
     "ablation_order": 5,
     "tiny_imagenet": 25,
     "tiny_imagenet_20": 23,
     "tiny_imagenet_scratch": 9,
+    "bccd": 9,
     "demo": 3,
     "any_cnn": 6,
     "attention_lr": 37,
@@ -103,7 +106,7 @@ def test_plan_is_a_shell_script(command: Command) -> None:
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
     moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere")
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
-    wrong = command("scripts/sweep.py", "sweep=table6")
+    wrong = command("scripts/sweep.py", "sweep=table9")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: Give one sweep as sweep=NAME (ablation_channel, ")
 
