@@ -87,15 +87,7 @@ def build(
         ModelError: if a name is unknown, the weights cannot be had or do not fit, or an option is out of range.
     """
     backbone, kind = parse(name, attention, image_size)
-    if start is not None and start not in STARTS:
-        raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
-    if num_classes < 1:
-        raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
-    if image_size is not None and image_size < backbone.smallest:
-        raise ModelError(
-            f"{backbone.name} needs images of at least {backbone.smallest} pixels for its auxiliary classifier; got "
-            f"{image_size}. Set data.image_size={backbone.smallest}."
-        )
+    _require_in_range(backbone, start, num_classes, image_size)
     net = backbone.build(num_classes)
     if sync_batchnorm:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # first: it replaces modules, and so drops their attention
@@ -114,3 +106,15 @@ def build(
     if layers:
         cbam.check(net)
     return net
+
+
+def _require_in_range(backbone: BackboneSpec, start: str | None, num_classes: int, image_size: int | None) -> None:
+    if start is not None and start not in STARTS:
+        raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
+    if num_classes < 1:
+        raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
+    if image_size is not None and image_size < backbone.smallest:
+        raise ModelError(
+            f"{backbone.name} needs images of at least {backbone.smallest} pixels for its auxiliary classifier; got "
+            f"{image_size}. Set data.image_size={backbone.smallest}."
+        )
