@@ -137,6 +137,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         *((json.dumps({k: v for k, v in RECORD.items() if k != gone}), f"lacks the key {gone}") for gone in RECORD),
         (json.dumps({**RECORD, "classes": "three"}), "classes in .*record.json is 'three', not int"),
         (json.dumps({**RECORD, "gflops": True}), "gflops in .*record.json is True, not int or float"),
+        (json.dumps({**RECORD, "gate_movement_mean": "far"}), "gate_movement_mean in .* is 'far', not int or float"),
         (json.dumps({**RECORD, "history": 5}), "history in .*record.json is 5, not list"),
     ],
 )

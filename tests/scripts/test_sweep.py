@@ -67,7 +67,7 @@ RUNS = {
     "tiny_imagenet": 25,
     "tiny_imagenet_20": 23,
     "demo": 3,
-    "attention_lr": 37,
+    "attention_lr": 46,
     "attention_lr_cells": 36,
     "recipes": 12,
     "recipes_small": 13,
