@@ -9,7 +9,7 @@ from models.attention import fuse, gate_gains, gates, plain_state
 from models.detection import backbone
 from models.errors import ModelError
 from models.factory import build, default_weights, names
-from models.parts import parts, stages
+from models.parts import last_norms, parts, stages
 from models.pretrained import published, published_entry, transforms
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "fuse",
     "gate_gains",
     "gates",
+    "last_norms",
     "names",
     "parts",
     "plain_state",

@@ -16,13 +16,27 @@ def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
     """Return the names of the modules of each part of a network that `models.build` returned.
 
     Returns:
-        `attention`: the attention layers; `head`: the layers that have an output for each class; `last_norms`: for each
-        place of attention its norm, or the last norm inside it.
+        `attention`: the attention layers; `head`: the layers that have an output for each class.
     """
-    backbone, _ = parse(name)
-    attention = [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
-    places = [module.removesuffix(".attention") for module in attention] or _places(name)
-    return {"attention": attention, "head": list(backbone.heads), "last_norms": _last_norms(net, places, attention)}
+    return {"attention": _attention(net), "head": list(parse(name)[0].heads)}
+
+
+def last_norms(net: nn.Module, name: str) -> list[str]:
+    """Return the norms that attention follows, or would follow: at each place the norm, or the last norm inside it."""
+    attention = _attention(net)
+    places = [layer.removesuffix(".attention") for layer in attention] or _places(name)
+    inserted = tuple(f"{layer}." for layer in attention)
+    norms = [
+        module
+        for module, layer in net.named_modules()
+        if isinstance(layer, _NormBase | nn.LayerNorm | nn.GroupNorm) and not module.startswith(inserted)
+    ]
+    last = ([norm for norm in norms if f"{norm}.".startswith(f"{place}.")][-1:] for place in places)
+    return [norm for found in last for norm in found]
+
+
+def _attention(net: nn.Module) -> list[str]:
+    return [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
 
 
 def stages(name: str) -> dict[str, int]:
@@ -70,14 +84,3 @@ def _places(name: str) -> list[str]:
 def _on_meta(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return parse(name)[0].build(1000)
-
-
-def _last_norms(net: nn.Module, places: list[str], attention: list[str]) -> list[str]:
-    inserted = tuple(f"{layer}." for layer in attention)
-    norms = [
-        module
-        for module, layer in net.named_modules()
-        if isinstance(layer, _NormBase | nn.LayerNorm | nn.GroupNorm) and not module.startswith(inserted)
-    ]
-    last = {place: [norm for norm in norms if f"{norm}.".startswith(f"{place}.")][-1:] for place in places}
-    return [norm for found in last.values() for norm in found]

@@ -148,7 +148,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_on_no_other_images(
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
         (["recipe.epochs=many"], "recipe.epochs=many"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
-        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, batch_size"),
+        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, attention_lr_factor"),
         (["recipe=null"], "do not compose to a configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),
