@@ -62,7 +62,9 @@ def stages(name: str) -> dict[str, int]:
     size = image_size(backbone.name)
     with torch.no_grad():
         net.eval()(torch.zeros(1, 3, size, size, device="meta"))
-    return {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}
+    stage_of = {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}
+    number = {stage: number for number, stage in enumerate(sorted(set(stage_of.values())))}  # none without parameters
+    return {parameter: number[stage] for parameter, stage in stage_of.items()}
 
 
 def _stage(owner: str, found: dict[str, int]) -> int:
@@ -82,5 +84,5 @@ def _places(name: str) -> list[str]:
 
 
 def _on_meta(name: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return parse(name)[0].build(1000)
+    with torch.random.fork_rng(devices=[]):
+        return parse(name)[0].build(1000).to("meta")
