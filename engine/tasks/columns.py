@@ -74,4 +74,5 @@ NETWORK = (
     Column("GFLOPs", lambda row: f"{row['gflops']:.3f}"),
     Column("Epochs", lambda row: str(row["epochs"])),
     Column("Seeds", lambda row: ", ".join(map(str, row["seeds"]))),
+    Column("Gates moved: mean (largest)", gate_movement),
 )

@@ -14,7 +14,7 @@ def test_stages_are_numbered_from_the_image_to_the_head(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert list(stages) == [parameter for parameter, _ in models.build(name).named_parameters()]
     assert sorted(set(stages.values())) == list(range(max(stages.values()) + 1))
-    assert list(stages.values())[0] == 0
+    assert next(iter(stages.values())) == 0
     assert list(stages.values())[-1] == max(stages.values()) >= 3
 
 
