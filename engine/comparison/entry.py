@@ -57,6 +57,7 @@ class TableEntry:
         primary = task.table_metrics[0]
         row = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
+            "recipe": config.recipe.name,
             "attention_lr_factor": config.attention_lr_factor,
             **{key: record.get(key) for key in ("gate_movement_mean", "gate_movement_largest")},
             "weights": record.get("weights", "last step"),
@@ -84,6 +85,7 @@ class TableEntry:
             "attention": "none",
             "seed": None,
             "epochs": 0,
+            "recipe": "",
             "attention_lr_factor": 1.0,
             "gate_movement_mean": None,
             "gate_movement_largest": None,

@@ -30,11 +30,11 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             "Gates moved: |gate x gain - 1| at the end of training over the validation images, as the record says; 0 "
             "where attention leaves every feature map as it is."
         )
-    averaged = [f"{row['model']} {row['attention']}" for row in rows if row.get("weights") == "moving average"]
+    averaged = [row for row in rows if row.get("weights") == "moving average"]
     if averaged:
-        notes.append(
-            f"Weights: the exponential moving average, for {', '.join(averaged)}; else those of the last step."
-        )
+        names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
+        named = ", ".join(name.strip() for name in names)
+        notes.append(f"Weights: the exponential moving average, for {named}; else those of the last step.")
     if any(row["paper_top1_error"] is not None for row in rows):
         notes.append(
             "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
