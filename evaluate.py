@@ -3,6 +3,7 @@
     python evaluate.py data=imagenet                               # every finished run under runs/imagenet
     python evaluate.py data=imagenet runs=[DIR,DIR]                # these runs
     python evaluate.py data=imagenet published=[resnet50,vgg16]    # published weights as they are, no run needed
+    python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
     python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
 
 Writes the table to results/DATA (table.dir=DIR) and prints it.

@@ -122,8 +122,12 @@ def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool)
 
 def network_parts(config: TrainConfig, model: nn.Module) -> NetworkParts:
     """Return the parts of the network that the recipe treats differently."""
-    stages = models.stages(config.model.network) if config.recipe.layer_decay < 1 else {}
-    return NetworkParts(**models.parts(model, config.model.network), stages=stages)
+    name, recipe = config.model.network, config.recipe
+    return NetworkParts(
+        **models.parts(model, name),
+        last_norms=models.last_norms(model, name) if recipe.last_norms_lr_factor != 1 else (),
+        stages=models.stages(name) if recipe.layer_decay < 1 else {},
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,15 @@ FINISHED: Schema = {
     "history": (list,),
 }
 
+# What records of earlier versions lack, or runs without attention.
+FINISHED_SINCE: Schema = {
+    "weights": TEXT,
+    "trained_parameters": (int,),
+    "gate_movement_mean": NUMBER,
+    "gate_movement_largest": NUMBER,
+    "gate_movement": (dict,),
+}
+
 PREPROCESSING: Schema = {"resize": (int,), "crop": (int,), "interpolation": TEXT, "mean": (list,), "std": (list,)}
 
 # checkpoint/last.pt.

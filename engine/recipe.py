@@ -15,6 +15,7 @@ TRAINED = ("all", "attention", "attention_and_head", "head")
 class RecipeConfig:
     """How the network is trained."""
 
+    name: str = ""  # of the preset, in tables; it decides nothing
     epochs: int = MISSING
     batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
     accumulation_steps: int = (

@@ -186,7 +186,8 @@ class RunDirectory:
         if status not in ("running", "finished"):
             raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")
         expected = file_schema.FINISHED if status == "finished" else file_schema.RUNNING
-        file_schema.require_types(record, expected, self.record_file, advice)
+        since = {key: types for key, types in file_schema.FINISHED_SINCE.items() if key in record}
+        file_schema.require_types(record, {**expected, **since}, self.record_file, advice)
         preprocessing = f"preprocessing in {self.record_file}"
         file_schema.require_types(record["preprocessing"], file_schema.PREPROCESSING, preprocessing, advice)
         return record

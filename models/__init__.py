@@ -9,7 +9,7 @@ from models.attention import fuse, gate_gains, gates, plain_state
 from models.detection import DetectorSpec, backbone, build_detector
 from models.errors import ModelError
 from models.factory import build, names, transforms
-from models.parts import parts, stages
+from models.parts import last_norms, parts, stages
 from models.pretrained import published, published_entry
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "fuse",
     "gate_gains",
     "gates",
+    "last_norms",
     "names",
     "parts",
     "plain_state",

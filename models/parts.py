@@ -18,16 +18,36 @@ def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
 
     Returns:
         `attention`: the attention layers; `head`: the layers that have an output for each class, or everything of a
-        detector but its backbone; `last_norms`: for each place of attention its norm, or the last norm inside it.
+        detector but its backbone.
     """
-    attention = [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
-    places = [module.removesuffix(".attention") for module in attention]
     if isinstance(net, GeneralizedRCNN | SSD):
         head = [child for child, _ in net.named_children() if child != "backbone"]
     else:
         head = list(parse(name)[0].heads)
+    return {"attention": _attention(net), "head": head}
+
+
+def last_norms(net: nn.Module, name: str) -> list[str]:
+    """Return the norms that attention follows, or would follow: at each place the norm, or the last norm inside it.
+
+    A detector without attention has none.
+    """
+    attention = _attention(net)
+    places = [layer.removesuffix(".attention") for layer in attention]
+    if not isinstance(net, GeneralizedRCNN | SSD):
         places = places or _places(name)
-    return {"attention": attention, "head": head, "last_norms": _last_norms(net, places, attention)}
+    inserted = tuple(f"{layer}." for layer in attention)
+    norms = [
+        module
+        for module, layer in net.named_modules()
+        if isinstance(layer, _NormBase | nn.LayerNorm | nn.GroupNorm) and not module.startswith(inserted)
+    ]
+    last = ([norm for norm in norms if f"{norm}.".startswith(f"{place}.")][-1:] for place in places)
+    return [norm for found in last for norm in found]
+
+
+def _attention(net: nn.Module) -> list[str]:
+    return [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
 
 
 def stages(name: str) -> dict[str, int]:
@@ -53,7 +73,9 @@ def stages(name: str) -> dict[str, int]:
     size = backbone.image_size
     with torch.no_grad():
         net.eval()(torch.zeros(1, 3, size, size, device="meta"))
-    return {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}
+    stage_of = {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}
+    number = {stage: number for number, stage in enumerate(sorted(set(stage_of.values())))}  # none without parameters
+    return {parameter: number[stage] for parameter, stage in stage_of.items()}
 
 
 def _stage(owner: str, found: dict[str, int]) -> int:
@@ -73,16 +95,5 @@ def _places(name: str) -> list[str]:
 
 
 def _on_meta(name: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return parse(name)[0].build(1000)
-
-
-def _last_norms(net: nn.Module, places: list[str], attention: list[str]) -> list[str]:
-    inserted = tuple(f"{layer}." for layer in attention)
-    norms = [
-        module
-        for module, layer in net.named_modules()
-        if isinstance(layer, _NormBase | nn.LayerNorm | nn.GroupNorm) and not module.startswith(inserted)
-    ]
-    last = {place: [norm for norm in norms if f"{norm}.".startswith(f"{place}.")][-1:] for place in places}
-    return [norm for found in last.values() for norm in found]
+    with torch.random.fork_rng(devices=[]):
+        return parse(name)[0].build(1000).to("meta")

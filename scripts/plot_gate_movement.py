@@ -53,13 +53,15 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     moved = [row for row in table["rows"] if row.get("gate_movement_mean") and row["baseline"] is not None]
-    for kind in dict.fromkeys(row["attention"] for row in moved):
-        rows = sorted((row for row in moved if row["attention"] == kind), key=lambda row: row["attention_lr_factor"])
-        color = _COLORS.get(kind.partition("-")[0], "black")
+    for kind, recipe in dict.fromkeys((row["attention"], row["recipe_deviation"]) for row in moved):
+        rows = [row for row in moved if (row["attention"], row["recipe_deviation"]) == (kind, recipe)]
+        rows.sort(key=lambda row: float(row["attention_lr_factor"]))
+        color, style = _COLORS.get(kind.partition("-")[0], "black"), "o--" if recipe else "o-"
+        label = f"{kind}, {recipe.partition(' ')[0]}" if recipe else kind
         x, y = [row["gate_movement_mean"] for row in rows], [row["difference"] for row in rows]
         low = [row["difference"] - row["difference_low"] for row in rows]
         high = [row["difference_high"] - row["difference"] for row in rows]
-        axes.errorbar(x, y, (low, high), fmt="o-", color=color, linewidth=0.9, markersize=4, label=kind)
+        axes.errorbar(x, y, (low, high), fmt=style, color=color, linewidth=0.9, markersize=4, label=label)
         for row in rows:
             point = (row["gate_movement_mean"], row["difference"])
             axes.annotate(f"{row['attention_lr_factor']:g}", point, (4, 4), textcoords="offset points", fontsize=7)

@@ -53,6 +53,7 @@ def test_the_page_has_the_values_of_a_recipe(recipe: str) -> None:
         if line.startswith("|")
     ]
     table = {row[0].strip("`"): row[header.index(f"`{recipe}`")] for row in rows}
+    assert values.pop("name") == recipe
     for key, value in values.items():
         assert OmegaConf.create(f"value: {table[key]}").value == value, key
 

@@ -163,7 +163,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
         (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
         (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention"),
-        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, batch_size"),
+        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, attention_lr_factor"),
         (["recipe=null"], "do not compose to a configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),

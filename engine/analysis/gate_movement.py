@@ -24,13 +24,13 @@ class GateMovement:
     largest: Mapping[str, float]
 
     def summary(self) -> dict[str, Any]:
-        """Return the mean over the gates, the largest value, and both for each gate; empty without gates."""
+        """Return the record's keys: mean over the gates, largest value, and both of each gate; empty without gates."""
         if not self.mean:
             return {}
         return {
-            "mean": sum(self.mean.values()) / len(self.mean),
-            "largest": max(self.largest.values()),
-            "gates": {name: [self.mean[name], self.largest[name]] for name in self.mean},
+            "gate_movement_mean": sum(self.mean.values()) / len(self.mean),
+            "gate_movement_largest": max(self.largest.values()),
+            "gate_movement": {name: [self.mean[name], self.largest[name]] for name in self.mean},
         }
 
     def scalars(self) -> dict[str, float]:

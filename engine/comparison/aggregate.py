@@ -12,7 +12,7 @@ from engine.tasks.paired_stats import PairedDifference, standard_deviation
 Row = dict[str, Any]
 
 _SHARED = ("model", "attention", "parameters", "gflops", "epochs", "recipe_deviation", "published")
-_SHARED_SINCE = ("attention_lr_factor", "weights")  # tables of earlier versions have none
+_SHARED_SINCE = ("recipe", "attention_lr_factor", "weights")  # tables of earlier versions have none
 
 
 def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | None], task: type[Task]) -> list[Row]:

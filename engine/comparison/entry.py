@@ -61,8 +61,9 @@ class TableEntry:
         primary = task.table_metrics[0]
         row = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
+            "recipe": config.recipe.name,
             "attention_lr_factor": config.attention_lr_factor,
-            **_movement(record),
+            **{key: record.get(key) for key in ("gate_movement_mean", "gate_movement_largest")},
             "weights": record.get("weights", "last step"),
             f"{primary}_start": start[primary],
             "recorded": final[primary],
@@ -90,8 +91,10 @@ class TableEntry:
             "attention": "none",
             "seed": None,
             "epochs": 0,
+            "recipe": "",
             "attention_lr_factor": 1.0,
-            **_movement({}),
+            "gate_movement_mean": None,
+            "gate_movement_largest": None,
             "weights": "published",
             "parameters": complexity.parameters(model),
             "gflops": complexity.gflops(model, preprocessing.crop),
@@ -111,12 +114,6 @@ _FREE = (
     "runtime.eval_batch_size",
     *("recipe.attention_lr_factor", "recipe.last_norms_lr_factor", "recipe.decay_attention"),
 )
-
-
-def _movement(record: dict[str, Any]) -> dict[str, float | None]:
-    """Return how far the gates went, None where the record of an earlier version or of a baseline does not say."""
-    movement = record.get("gate_movement", {})
-    return {f"gate_movement_{key}": movement.get(key) for key in ("mean", "largest")}
 
 
 def _portable(config: TrainConfig) -> str:

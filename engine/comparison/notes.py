@@ -30,11 +30,11 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             "Gates moved: |gate x gain - 1| at the end of training over the validation images, from the records; 0 "
             "if attention leaves every feature map unchanged."
         )
-    averaged = [f"{row['model']} {row['attention']}" for row in rows if row.get("weights") == "moving average"]
+    averaged = [row for row in rows if row.get("weights") == "moving average"]
     if averaged:
-        notes.append(
-            f"Weights: the exponential moving average, for {', '.join(averaged)}; else those of the last step."
-        )
+        names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
+        named = ", ".join(name.strip() for name in names)
+        notes.append(f"Weights: the exponential moving average, for {named}; else those of the last step.")
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
     return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]

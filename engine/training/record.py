@@ -142,7 +142,7 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
         "predictions_sha256": predictions.sha256(),
         "weights_sha256": checkpoint.sha256(trainer.evaluated.state_dict()),
         "weights": "moving average" if trainer.average else "last step",
-        "gate_movement": validation.movement.summary(),
+        **validation.movement.summary(),
         **record,
         "history": history,
     }

@@ -140,6 +140,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         (json.dumps({**RECORD, "classes": "three"}), "classes in .*record.json is 'three', not int"),
         (json.dumps({**RECORD, "gflops": True}), "gflops in .*record.json is True, not int or float"),
         (json.dumps({**RECORD, "preprocessing": {}}), "preprocessing in .*record.json lacks the key resize"),
+        (json.dumps({**RECORD, "gate_movement_mean": "far"}), "gate_movement_mean in .* is 'far', not int or float"),
         (json.dumps({**RECORD, "history": 5}), "history in .*record.json is 5, not list"),
     ],
 )

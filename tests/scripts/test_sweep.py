@@ -71,7 +71,7 @@ RUNS = {
     "bccd": 9,
     "demo": 3,
     "any_cnn": 6,
-    "attention_lr": 37,
+    "attention_lr": 46,
     "attention_lr_cells": 36,
     "recipes": 12,
     "recipes_small": 13,

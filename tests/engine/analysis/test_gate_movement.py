@@ -21,10 +21,10 @@ def test_mean_and_largest_over_all_batches() -> None:
             gates["a channel"](torch.tensor(values))
             gates["b spatial"](torch.tensor(values))
     summary = gather_movement(measured, ProcessGroup()).summary()
-    assert summary["gates"]["a channel"] == pytest.approx([(0 + 0.2 + 0.8) / 3, 0.8])
-    assert summary["gates"]["b spatial"] == pytest.approx([(0.5 + 0.4 + 0.9) / 3, 0.9])
-    assert summary["mean"] == pytest.approx((1 / 3 + 0.6) / 2)
-    assert summary["largest"] == pytest.approx(0.9)
+    assert summary["gate_movement"]["a channel"] == pytest.approx([(0 + 0.2 + 0.8) / 3, 0.8])
+    assert summary["gate_movement"]["b spatial"] == pytest.approx([(0.5 + 0.4 + 0.9) / 3, 0.9])
+    assert summary["gate_movement_mean"] == pytest.approx((1 / 3 + 0.6) / 2)
+    assert summary["gate_movement_largest"] == pytest.approx(0.9)
     assert not gates["a channel"]._forward_hooks
 
 
@@ -35,7 +35,7 @@ def test_the_identity_start_has_not_moved_and_a_random_one_has(name: str) -> Non
         with measure_movement(models.gates(net), models.gate_gains(net)) as measured, torch.no_grad():
             net(torch.randn(2, 3, 64, 64))
         summary = gather_movement(measured, ProcessGroup()).summary()
-        assert (summary["largest"] == 0) == (start == "identity")
+        assert (summary["gate_movement_largest"] == 0) == (start == "identity")
 
 
 def test_a_network_without_attention_has_no_movement() -> None:

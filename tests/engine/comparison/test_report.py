@@ -183,18 +183,15 @@ def test_attention_lr_factors_are_rows_with_one_baseline(folders: Path, tmp_path
         entry("cbam", attention_lr_factor=factor, gate_movement_mean=factor / 100, gate_movement_largest=0.5)
         for factor in (1.0, 10.0)
     ]
-    printed = report.write(*compare(folders, [entry(attention_lr_factor=1.0), *moved]), tmp_path)
+    baseline = entry(attention_lr_factor=1.0, weights="moving average")
+    printed = report.write(*compare(folders, [baseline, *moved]), tmp_path)
+    assert "Weights: the exponential moving average, for resnet18 none; else" in printed
     assert [row["baseline"] for row in cells(tmp_path)] == [None, 0, 0]
     assert "| cbam | 10 |" in printed
     assert "| 0.1 (0.5) |" in printed
     assert "Gates moved: |gate x gain - 1|" in printed
     assert (tmp_path / "runs" / "resnet18_cbam_seed51_lr_factor10.npz").is_file()
     report.render(tmp_path)
-
-
-def test_averaged_weights_are_noted(folders: Path, tmp_path: Path) -> None:
-    printed = report.write(*compare(folders, [entry(weights="moving average"), entry("cbam")]), tmp_path)
-    assert "Weights: the exponential moving average, for resnet18 none; else" in printed
 
 
 def test_duplicate_model_and_seed_is_refused(folders: Path) -> None:

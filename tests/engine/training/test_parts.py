@@ -25,7 +25,8 @@ RECIPE = RecipeConfig(epochs=2, batch_size=8, lr=0.1, weight_decay=1e-2)
 
 
 def parts_of(net: nn.Module, name: str, recipe: RecipeConfig = RECIPE) -> NetworkParts:
-    return NetworkParts(**models.parts(net, name), stages=models.stages(name) if recipe.layer_decay < 1 else {})
+    stages = models.stages(name) if recipe.layer_decay < 1 else {}
+    return NetworkParts(**models.parts(net, name), last_norms=models.last_norms(net, name), stages=stages)
 
 
 def factors(net: nn.Module, name: str, recipe: RecipeConfig) -> dict[str, float]:
