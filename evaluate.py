@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 import os
 from pathlib import Path
+from typing import Any
 
 import models
 from engine import cli
@@ -22,7 +23,7 @@ from engine.cluster import world_info_from_env
 from engine.comparison import report
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
-from engine.config import EvaluateConfig
+from engine.config import EvaluateConfig, TrainConfig
 from engine.determinism import set_determinism
 from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
@@ -71,7 +72,15 @@ def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     else:
         model = build_model(config, record["class_names"], read_weights=False)
         model.load_state_dict(state["model"])
-    return TableEntry.of_run(run, model, task, models.published_entry(config.model.name, config.model.weights))
+    return TableEntry.of_run(run, model, task, published_start(config))
+
+
+def published_start(config: TrainConfig) -> Any | None:
+    """Return torchvision's entry of the weights that a run started from, None where they are not published."""
+    detector = config.detector
+    if detector.weights is None:
+        return models.published_entry(config.model.name, config.model.weights)
+    return models.published_detector(detector.architecture, config.model.name, detector.weights)
 
 
 def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry:

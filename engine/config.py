@@ -293,6 +293,8 @@ class TrainConfig:
             raise UserError(f"{label} has boxes; add detector=faster_rcnn or another of configs/detector.")
         if not detects and self.detector.architecture != "none":
             raise UserError(f"{label} has no boxes; leave out detector={self.detector.name}.")
+        if self.recipe.box_augment == "multi_scale" and self.detector.architecture in ("ssd", "ssdlite"):
+            raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has images of one size.")
         if not detects and self.attention.at != "backbone":
             raise UserError(f"attention.at={self.attention.at} needs a detector; {label} has no boxes.")
 

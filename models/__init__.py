@@ -7,6 +7,7 @@
 
 from models.attention import fuse, gates, plain_state
 from models.detection import DetectorSpec, backbone, build_detector
+from models.detector_weights import published_entry as published_detector
 from models.errors import ModelError
 from models.factory import build, default_weights, names
 from models.pretrained import published, published_entry, transforms
@@ -23,6 +24,7 @@ __all__ = [
     "names",
     "plain_state",
     "published",
+    "published_detector",
     "published_entry",
     "transforms",
 ]

@@ -1,6 +1,6 @@
 """Download published weights on a machine with internet, for machines without it.
 
-    python scripts/download_weights.py model=resnet50     # every set of weights published for it
+    python scripts/download_weights.py model=resnet50     # every set of weights published for it, detectors too
     python scripts/download_weights.py model=all          # 6 GB
 
 They go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), from which training on any machine that shares
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from engine import cli
-from models import factory, pretrained
+from models import detector_weights, factory, pretrained
 
 
 def download_weights(model: str) -> None:
@@ -25,6 +25,9 @@ def download_weights(model: str) -> None:
         for weights in models.published(name):
             file = pretrained.fetch(name, models.published_entry(name, weights))
             print(f"{name} {weights}: {file}, sha256 {pretrained.sha256(file)}")
+        for detector, entry in detector_weights.of_backbone(name):
+            file = pretrained.fetch(name, entry)
+            print(f"{detector} on {name} {entry.name}: {file}, sha256 {pretrained.sha256(file)}")
     if not any(map(models.published, names)):
         raise models.ModelError(f"torchvision publishes no weights for {model}; train it from nothing.")
 

@@ -66,6 +66,8 @@ def _title(record: dict[str, Any]) -> str:
 
 def _network(run: RunDirectory) -> nn.Module:
     config = run.config()
+    if config.detector.architecture != "none":
+        raise UserError(f"The network in {run.directory} detects boxes; see scripts/show_detections.py.")
     return models.build(
         config.model.name,
         config.model.attention,
