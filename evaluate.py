@@ -20,6 +20,7 @@ if __name__ == "__main__":
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import models
 from engine import cli
@@ -27,7 +28,7 @@ from engine.cluster import world_info_from_env
 from engine.comparison import corruptions, report, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
-from engine.config import EvaluateConfig
+from engine.config import EvaluateConfig, TrainConfig
 from engine.data.datasets import Dataset
 from engine.data.evaluation_sets import open_evaluation_sets
 from engine.determinism import set_determinism
@@ -92,7 +93,15 @@ def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     else:
         model = build_model(config, record["class_names"], read_weights=False)
         model.load_state_dict(state["model"])
-    return TableEntry.of_run(run, model, task, models.published_entry(config.model.network, config.model.weights))
+    return TableEntry.of_run(run, model, task, published_start(config))
+
+
+def published_start(config: TrainConfig) -> Any | None:
+    """Return torchvision's entry of the weights that a run started from, None if they are not published."""
+    detector = config.detector
+    if detector.weights is None:
+        return models.published_entry(config.model.network, config.model.weights)
+    return models.published_detector(detector.architecture, config.model.network, detector.weights)
 
 
 def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry:

@@ -168,6 +168,7 @@ class DetectorConfig:
     image_size: int = 800  # shorter side of the images, or both sides for SSD, pixels
     max_size: int = 1333  # limit of the longer side, pixels
     channels: int = 256  # of the feature pyramid
+    anchor_size: int = 32  # side of the smallest anchors of Faster R-CNN, those of stride 4, pixels
     rois: int = 512  # regions per image that the second stage is trained on
     train_proposals: int = 2000  # regions per image that the first stage proposes in training
     test_proposals: int = 1000  # likewise, in evaluation
@@ -180,7 +181,7 @@ class DetectorConfig:
         one_of("detector.architecture", self.architecture, ("none", "faster_rcnn", "ssd", "ssdlite"))
         between("detector.image_size", self.image_size, 32, 4096)
         between("detector.max_size", self.max_size, self.image_size, 8192)
-        for key in ("channels", "rois", "train_proposals", "test_proposals"):
+        for key in ("channels", "anchor_size", "rois", "train_proposals", "test_proposals"):
             at_least(f"detector.{key}", getattr(self, key), 1)
         between("detector.detections", self.detections, 1, 300)
         between("detector.trainable_layers", self.trainable_layers, 0, 5)
@@ -274,6 +275,8 @@ class TrainConfig:
             raise UserError(f"{label} has no boxes; leave out detector={self.detector.name}.")
         if detects and self.recipe.layer_decay < 1:
             raise UserError(f"recipe.layer_decay={self.recipe.layer_decay} is for classification only; leave it out.")
+        if self.recipe.box_augment == "multi_scale" and self.detector.architecture in ("ssd", "ssdlite"):
+            raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has images of one size.")
         if not detects and self.attention.at != "backbone":
             raise UserError(f"attention.at={self.attention.at} needs a detector; {label} has no boxes.")
 

@@ -7,6 +7,7 @@
 
 from models.attention import fuse, gate_gains, gates, plain_state
 from models.detection import DetectorSpec, backbone, build_detector
+from models.detector_weights import published_entry as published_detector
 from models.errors import ModelError
 from models.factory import build, names, transforms
 from models.parts import last_norms, parts, stages
@@ -26,6 +27,7 @@ __all__ = [
     "parts",
     "plain_state",
     "published",
+    "published_detector",
     "published_entry",
     "stages",
     "transforms",

@@ -41,6 +41,11 @@ def published_entry(architecture: str, backbone: str, weights: str | None) -> Pu
     )
 
 
+def of_backbone(backbone: str) -> list[tuple[str, Any]]:
+    """Return the published detectors on a backbone: each architecture, and torchvision's entry of its weights."""
+    return [(kind, entry) for (kind, name), entries in _PUBLISHED.items() if name == backbone for entry in entries]
+
+
 def knows(published: Published, classes: Sequence[str]) -> bool:
     """Return whether published weights have all classes, by name."""
     return published is not None and set(classes) <= set(published.meta["categories"])

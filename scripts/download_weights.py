@@ -1,6 +1,6 @@
 """Download published weights on a machine with internet, for machines without it.
 
-    python scripts/download_weights.py model=resnet50     # all of its published weights
+    python scripts/download_weights.py model=resnet50     # all of its published weights, those of detectors too
     python scripts/download_weights.py model=all          # 6 GB
 
 The files go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), which training on any machine that shares the
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import models
 from engine import cli
 from engine.logging import print_line
-from models import factory, pretrained
+from models import detector_weights, factory, pretrained
 
 
 def download_weights(model: str) -> None:
@@ -31,6 +31,9 @@ def download_weights(model: str) -> None:
         for weights in models.published(name):
             file = pretrained.fetch(name, models.published_entry(name, weights))
             print_line(f"{name} {weights}: {file}, sha256 {pretrained.sha256(file)}")
+        for detector, entry in detector_weights.of_backbone(name):
+            file = pretrained.fetch(name, entry)
+            print_line(f"{detector} on {name} {entry.name}: {file}, sha256 {pretrained.sha256(file)}")
     if not any(map(models.published, names)):
         raise models.ModelError(f"torchvision publishes no weights for {model}; train it from scratch.")
 

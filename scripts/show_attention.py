@@ -76,6 +76,8 @@ def _title(record: dict[str, Any]) -> str:
 def _network(run: RunDirectory) -> nn.Module:
     run.final_state()  # refuses files that do not belong together
     config = run.config()
+    if config.detector.architecture != "none":
+        raise UserError(f"The network in {run.directory} detects boxes; see scripts/show_detections.py.")
     return models.build(
         config.model.network,
         config.model.attention,

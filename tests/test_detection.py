@@ -174,6 +174,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, command: Command) -
         (["data=imagenet", "attention=cbam", "attention.at=heads"], "attention.at=heads needs a detector"),
         (["data=voc"], "data.classes has to name the classes"),
         (["data=coco", "data.classes=[cat]"], "data.classes is no key of data.layout=coco"),
+        (
+            ["data=voc2007", "recipe.box_augment=multi_scale"],
+            "recipe.box_augment=multi_scale needs detector=faster_rcnn",
+        ),
         (["data=shapes_boxes", "detector=ssd300"], "SSD300 is built on a VGG, not on resnet18"),
     ],
 )

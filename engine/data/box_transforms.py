@@ -41,8 +41,8 @@ def training(policy: str, image_size: int, max_size: int, square: bool) -> v2.Tr
     """Return an augmentation whose images have the size of a detector.
 
     Args:
-        policy: `flip`, `multi_scale`, `ssd` or `ssdlite`. Of `multi_scale`, the shorter side is one of six lengths from
-            0.8 to 1 times `image_size`, as 640 to 800 in detectron2.
+        policy: `flip`, `multi_scale`, `ssd` or `ssdlite`. Of `multi_scale`, which is never square, the shorter side is
+            one of six lengths from 0.8 to 1 times `image_size`, as 640 to 800 in detectron2.
         image_size: length of the shorter side, or of both sides, pixels.
         max_size: limit of the longer side, pixels.
         square: whether images are scaled to image_size x image_size.

@@ -68,6 +68,7 @@ class Detection(Task):
         _column("AP large (%)", "ap_large"),
         Column("Difference in AP (points) [95% interval]", columns.difference),
         _SPEED,
+        Column("Start weights: published AP (%)", columns.published),
         Column("Paper: AP (%)", lambda row: columns.number(row["paper_ap"], ".1f")),
         Column("Paper: AP50 (%)", lambda row: columns.number(row["paper_ap50"], ".1f")),
         Column("Paper: AP75 (%)", lambda row: columns.number(row["paper_ap75"], ".1f")),
@@ -181,7 +182,9 @@ class Detection(Task):
         return detections.paired_difference(predictions, baseline, detections.COCO_AP)
 
     def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:  # noqa: ARG002
-        return None  # of a backbone, whose publication measured no boxes
+        # An entry of a backbone has no AP.
+        ap = entry.meta["_metrics"].get("COCO-val2017", {}).get("box_map")
+        return None if ap is None or data.name != "coco" else float(ap)
 
 
 class VocDetection(Detection):
@@ -219,3 +222,6 @@ class VocDetection(Detection):
     @classmethod
     def paired(cls, predictions: Sequence[BoxPredictions], baseline: Sequence[BoxPredictions]) -> PairedDifference:
         return detections.paired_difference(predictions, baseline, detections.VOC_AP)
+
+    def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:  # noqa: ARG002
+        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from engine import config
+from engine import cli, config
 from engine.config import CONFIGS
 from tests.conftest import script_module
 from tests.processes import REPOSITORY
@@ -56,7 +56,7 @@ def check(program: str, arguments: list[str]) -> None:
         script_module("sweep").main(arguments)
     elif name in ("train", "evaluate", "hash_batches", "export"):
         compose_all("train" if name == "hash_batches" else name, arguments)
-    elif name in ("download_weights", "convert_official", "show_attention", "prepare_imagenet"):
+    elif name in ("download_weights", "convert_official", "show_attention", "show_detections", "prepare_imagenet"):
         text = (REPOSITORY / program).read_text()
         for argument in arguments:
             assert argument.partition("=")[0] in text, argument
@@ -70,7 +70,8 @@ def compose_all(primary: str, arguments: list[str]) -> None:
     given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in script_module("sweep").expand(given):
-            config.parse(compose(primary, overrides))
+            given = cli.with_usual_presets(overrides) if primary == "train" else overrides
+            config.parse(compose(primary, given))
 
 
 def test_the_pages_hold_commands() -> None:

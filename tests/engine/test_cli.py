@@ -32,3 +32,19 @@ def test_too_little_memory_elsewhere_is_one_line(
         r"error: Out of memory \(.*\)\. Lower runtime\.eval_batch_size .*\n",
         capsys.readouterr().err,
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [
+        (["data=coco"], ["detector=faster_rcnn", "recipe=detection_1x"]),
+        (["data=voc2007", "model=vgg16"], ["detector=ssd300", "recipe=ssd_voc"]),
+        (["data=coco", "detector=ssdlite320"], ["recipe=ssdlite"]),
+        (["recipe=ssd_voc", "data=coco"], ["detector=faster_rcnn"]),
+        (["data=shapes", "recipe.epochs=1"], []),
+        (["data=nothing", "--multirun"], []),
+        ([], []),
+    ],
+)
+def test_a_data_set_brings_its_detector_and_recipe(given: list[str], added: list[str]) -> None:
+    assert cli.with_usual_presets(given) == given + added

@@ -91,3 +91,18 @@ def test_an_image_without_boxes_is_augmented_too(policy: str) -> None:
         _, boxes, labels = augment(POLICIES[policy](), sample()[0], *none, 51, 0, index)
         assert boxes.shape == (0, 4)
         assert labels.shape == (0,)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_training_images_have_the_size_of_their_detector(policy: str) -> None:
+    sides = set()
+    for index in range(20):
+        image, boxes, _ = augment(box_transforms.training(policy, 50, 64, square=True), *sample(), 51, 0, index)
+        if policy != "multi_scale":
+            assert image.shape[1:] == (50, 50)
+            assert boxes.max() <= 50.001  # rounding
+        image, boxes, _ = augment(box_transforms.training(policy, 50, 64, square=False), *sample(), 51, 0, index)
+        assert max(image.shape[1:]) <= 64
+        assert boxes.max() <= 64.001
+        sides.add(min(image.shape[1:]))
+    assert (len(sides) > 1) == (policy != "flip")

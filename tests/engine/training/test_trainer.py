@@ -46,6 +46,12 @@ def test_step_schedule_is_the_papers() -> None:
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
+def test_milestones_lower_the_rate_after_their_epochs() -> None:
+    recipe = replace(RECIPE, lr=0.02, warmup_epochs=0.5, schedule="milestones", milestones=[4, 7])
+    rates = [optim.learning_rate(recipe, step, steps_per_epoch=10) for step in (0, 4, 5, 39, 40, 69, 70, 99)]
+    assert rates == pytest.approx([0.004, 0.02, 0.02, 0.02, 0.002, 0.002, 0.0002, 0.0002])
+
+
 def test_norms_and_biases_do_not_decay_unless_asked() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     decayed, rest = optim.build_optimizer(net, RECIPE, fused=False).param_groups
