@@ -1,4 +1,4 @@
-"""What finished detectors find in an image: side by side, the detections of each run with a score of at least 0.5.
+"""Draw the detections of finished runs in an image side by side, those with a score of at least 0.5.
 
 python scripts/show_detections.py runs=RUN,RUN image=street.jpeg file=detections.png
 """
@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
 
 import torch
 from torchvision.io import encode_png

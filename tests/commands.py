@@ -17,7 +17,6 @@ RECORD: dict[str, object] = {
     "preprocessing": {"resize": 32, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3},
     "data_fingerprint": "f",
     "start_weights_sha256": "s",
-    "val_loss": 0.1,
     "weights_sha256": "w",
     "predictions_sha256": "p",
     "history": [],

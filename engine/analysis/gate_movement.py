@@ -1,4 +1,4 @@
-"""How far attention's gates went from leaving the map as it is."""
+"""The movement of attention's gates from the identity."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from engine.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class GateMovement:
-    """|gate x gain - 1| over all positions of a gate and all images: 0 where the gate leaves the map as it is.
+    """|gate x gain - 1| over all positions of a gate and all images: 0 if the gate leaves the map unchanged.
 
     Attributes:
         mean, largest: of each gate, by its name.
@@ -35,7 +35,8 @@ class GateMovement:
 
     def scalars(self) -> dict[str, float]:
         """Return the mean over the gates and the largest value as curves; empty without gates."""
-        return {f"gates/movement_{key}": value for key, value in self.summary().items() if key != "gates"}
+        summary = self.summary()
+        return {f"gates/movement_{key}": summary[f"gate_movement_{key}"] for key in ("mean", "largest") if summary}
 
 
 class _Sums:

@@ -218,7 +218,7 @@ def test_the_evaluation_batch_decides_bits() -> None:
 def test_weights_that_are_gone_are_not_called_damaged(tmp_path: Path) -> None:
     run = run_with_states(tmp_path)
     run.last.unlink()
-    with pytest.raises(UserError, match=r"The weights .*last\.pt are gone; restore them, or repeat the run"):
+    with pytest.raises(UserError, match=r"The weights .*last\.pt are missing; restore them or repeat the run"):
         run.final_state()
 
 

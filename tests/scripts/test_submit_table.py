@@ -1,6 +1,7 @@
 """scripts/slurm/submit_table.sh and its jobs, without Slurm."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ def test_the_lists_of_tasks_are_not_in_the_temporary_folder(tmp_path: Path) -> N
     script = ["bash", str(REPOSITORY / "scripts" / "slurm" / "submit_table.sh"), "sweep=demo"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    folder = Path(done.stdout.split()[-1])
+    folder = Path(re.findall(r"The lines of (\S+)/stage", done.stdout)[0])
     lists = {file.name: file.read_text().splitlines() for file in folder.iterdir()}
     shutil.rmtree(folder)
     assert tmp_path not in folder.parents
