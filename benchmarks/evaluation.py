@@ -9,11 +9,11 @@ import torch
 
 import models
 from benchmarks.report import Section
-from engine.config import DataConfig
 from engine.data.datasets import Split
 from engine.data.file_index import EXTENSIONS
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.device import to_device
 from engine.distributed import ProcessGroup
 from engine.errors import UserError

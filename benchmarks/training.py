@@ -8,11 +8,12 @@ import torch
 import models
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
-from engine.config import DataConfig, ModelConfig, RuntimeConfig, TrainConfig
+from engine.config import ModelConfig, RuntimeConfig, TrainConfig
 from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.tasks.classification import Classification
 from engine.training.trainer import Trainer
 

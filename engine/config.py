@@ -12,8 +12,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from engine.checks import at_least, between, filled, named, one_of
+from engine.data_config import DataConfig
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NETWORKS = CONFIGS / "networks.yaml"
@@ -81,80 +82,6 @@ class AttentionConfig:
         """The options that differ from the defaults."""
         default = AttentionConfig()
         return {key: value for key, value in vars(self).items() if value != getattr(default, key)}
-
-
-TRAINING_LAYOUTS = ("folders", "tiny_imagenet", "shapes")
-EVALUATION_LAYOUTS = ("class_folders", "index_folders", "corruptions")
-
-
-@dataclass
-class DataConfig:
-    """The images, what is learned from them, and how they are cut."""
-
-    name: str = MISSING  # in run directories and tables
-    # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
-    # with boxes: coco | voc | voc2007: 2007 and 2012 trainval, 2007 test | shapes_boxes: generated
-    # only for evaluation: class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
-    layout: str = "folders"
-    root: str = MISSING  # folder of the data set
-    total_classes: int = 0  # classes in the whole data set; those of boxes are named by the annotations or by `classes`
-    # Take only the first so many classes by id; null: all. Of layout=voc: the names of its classes.
-    classes: Any = None
-    image_size: int = 0  # side of the crops, pixels; images with boxes have their detector's size
-    resize: int | None = None  # shorter side before the centre crop in evaluation, pixels; null: the weights' own
-    crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
-    task: str = "classification"  # classification | detection: COCO's metric | voc_detection: the VOC devkit's
-    detector: str | None = None  # preset of the detector that is trained unless detector=NAME is given
-    train_list: str = "train"  # of layout=voc: the file of ImageSets/Main that lists the training images
-    val_list: str = "val"  # likewise, the validation images
-    trained_on: str | None = None  # only for evaluation: the data set that the networks were trained on; null: this one
-    class_list: str | None = None  # file with the ids of those networks' classes, a line each; null: those of the runs
-
-    def check(self) -> None:
-        named("data.name", self.name)
-        filled("data.root", self.root)
-        one_of("data.task", self.task, ("classification", "detection", "voc_detection"))
-        if self.task != "classification":
-            self._check_boxes()
-            return
-        one_of("data.layout", self.layout, TRAINING_LAYOUTS if self.trained_on is None else EVALUATION_LAYOUTS)
-        at_least("data.total_classes", self.total_classes, 1)
-        if self.classes is not None:
-            if not isinstance(self.classes, int):
-                raise UserError(f"data.classes={self.classes} is no number of classes to take.")
-            between("data.classes", self.classes, 1, self.total_classes)
-        between("data.image_size", self.image_size, 8, 4096)
-        if self.resize is not None:
-            between("data.resize", self.resize, self.image_size, 8192)
-        between("data.crop_scale", self.crop_scale, 0.0, 1.0)
-
-    def _check_boxes(self) -> None:
-        one_of("data.layout", self.layout, ("coco", "voc", "voc2007", "shapes_boxes"))
-        if self.trained_on is not None:
-            raise UserError(f"data.trained_on={self.trained_on} is for classification only; leave it out.")
-        is_named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
-        if self.layout == "voc" and not (is_named and self.classes):
-            raise UserError("data.classes has to name the classes of a data set in VOC's layout: data.classes=[a,b].")
-        if self.layout != "voc" and self.classes is not None:
-            raise UserError(f"data.classes is no key of data.layout={self.layout}, whose annotations name the classes.")
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes; 0 where the annotations tell it."""
-        if isinstance(self.classes, list):
-            return len(self.classes)
-        return self.total_classes if self.classes is None else int(self.classes)
-
-    @property
-    def is_imagenet_1k(self) -> bool:
-        """Whether accuracies published for ImageNet-1K may stand beside those measured here."""
-        return self.name == "imagenet" and self.num_classes == self.total_classes == 1000
-
-    @property
-    def label(self) -> str:
-        """`tiny_imagenet`, or `tiny_imagenet_20` where not all classes are taken."""
-        is_part = isinstance(self.classes, int) and self.classes != self.total_classes
-        return f"{self.name}_{self.classes}" if is_part else self.name
 
 
 @dataclass

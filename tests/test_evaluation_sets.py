@@ -116,9 +116,9 @@ def test_published_weights_need_a_list_of_classes_for_a_subset(
 ) -> None:
     from engine.comparison import transfer
     from engine.comparison.entry import TableEntry
-    from engine.config import DataConfig
     from engine.data.evaluation_sets import open_evaluation_sets
     from engine.data.transforms import Preprocessing
+    from engine.data_config import DataConfig
     from engine.tasks.classification import Classification
 
     monkeypatch.chdir(tmp_path)

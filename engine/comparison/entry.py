@@ -8,8 +8,9 @@ from torch import nn
 
 from engine import checkpoint, file_schema
 from engine.analysis import complexity
-from engine.config import DataConfig, TrainConfig
+from engine.config import TrainConfig
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.errors import UserError
 from engine.run_dir import RunDirectory
 from engine.run_identity import result_config

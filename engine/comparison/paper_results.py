@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import DataConfig
+from engine.data_config import DataConfig
 from engine.run_identity import current_label
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

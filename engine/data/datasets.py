@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from engine.config import DataConfig
 from engine.data import file_index, synthetic, transforms
 from engine.data.cache import ImageCache
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 

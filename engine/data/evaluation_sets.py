@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import DataConfig
 from engine.data import file_index
 from engine.data.datasets import Dataset, Split, class_folder_names
+from engine.data_config import DataConfig
 from engine.errors import UserError
 
 # Of ImageNet-C, in the order of its paper (Hendrycks and Dietterich, ICLR 2019); its four extra ones are left out.

@@ -15,7 +15,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from engine.config import DataConfig
+from engine.data_config import DataConfig
 from engine.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from engine import checkpoint
 from engine.atomic_io import atomic_write
-from engine.config import DataConfig, TrainConfig
+from engine.config import TrainConfig
 from engine.data.boxes import BoxDataset
 from engine.data.datasets import Dataset
 from engine.data.loader import Batch, Samples
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.errors import UserError
 from engine.tasks.paired_stats import PairedDifference
 

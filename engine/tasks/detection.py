@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.analysis import box_pictures
-from engine.config import DataConfig, DetectorConfig, TrainConfig
+from engine.config import DetectorConfig, TrainConfig
 from engine.data import box_transforms
 from engine.data.box_datasets import open_boxes
 from engine.data.box_samples import PADDING, BoxEvalSamples, BoxTrainSamples, EvalTargets, TrainTargets, images_of
 from engine.data.boxes import BoxDataset, BoxSplit
 from engine.data.loader import Batch, Samples
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.tasks import columns, detections
 from engine.tasks.base import Column, Model, Task
 from engine.tasks.detections import BoxPredictions, VocPredictions

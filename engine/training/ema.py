@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 
 
 def effective_decay(recipe: RecipeConfig) -> float:

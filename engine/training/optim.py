@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.training.parts import NetworkParts
 
 

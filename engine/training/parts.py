@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 
 # The parts that learn, by `recipe.train`.
 _LEARNING = {"attention": ("attention",), "attention_and_head": ("attention", "head"), "head": ("head",)}

@@ -16,7 +16,7 @@ from engine.determinism import seed_step
 from engine.device import PRECISIONS, to_device
 from engine.distributed import ProcessGroup, accumulating
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.tasks.base import Task
 from engine.training import optim
 from engine.training.ema import WeightAverage

@@ -20,7 +20,7 @@ from engine.data.loader import EpochBatches
 from engine.device import require_one_each
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from tests.commands import arguments, assert_one_line
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY, free_port, start_ranks

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from engine import checkpoint
-from engine.config import DataConfig, ModelConfig, TrainConfig
+from engine.config import ModelConfig, TrainConfig
+from engine.data_config import DataConfig
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.run_dir import RunDirectory
 from engine.run_identity import mismatches, result_config
 from engine.signals import Interrupted

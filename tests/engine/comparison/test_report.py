@@ -16,9 +16,10 @@ import models
 from engine.comparison import baselines, paper_results, plot, report
 from engine.comparison import compare as comparison
 from engine.comparison.entry import START_WEIGHTS, TableEntry
-from engine.config import DataConfig, EvaluateConfig, RuntimeConfig, TableConfig
+from engine.config import EvaluateConfig, RuntimeConfig, TableConfig
 from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.tasks.classification import Classification, ClassPredictions

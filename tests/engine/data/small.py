@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from engine.config import DataConfig
 from engine.data.datasets import Dataset
 from engine.data.loader import Batch, TrainLoader
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.tasks.classification import TrainSamples
 

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as F
 
 from engine.data import augmentation, transforms
 from engine.data.augmentation import Augmentation
-from engine.recipe import AUGMENTATIONS
+from engine.recipe_config import AUGMENTATIONS
 
 KINDS = [kind for kind in AUGMENTATIONS if kind != "none"]
 

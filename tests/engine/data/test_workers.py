@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from engine import cli
-from engine.config import DataConfig
 from engine.data import transforms
 from engine.data.datasets import open_dataset
 from engine.data.loader import TrainLoader
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.signals import SIGNALS
 from engine.tasks.classification import TrainSamples

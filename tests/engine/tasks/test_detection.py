@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 import models
-from engine.config import DataConfig, DetectorConfig
+from engine.config import DetectorConfig
 from engine.data import box_samples
 from engine.data.box_samples import PADDING, EvalTargets, images_of
 from engine.data.loader import Batch, EvalLoader, TrainLoader
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.tasks import detections
 from engine.tasks.base import Task

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine import checkpoint
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.training.ema import WeightAverage, effective_decay
 from tests.engine.training.test_trainer import small_net, trainer
 

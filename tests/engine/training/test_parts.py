@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 import models
-from engine.config import DataConfig, ModelConfig, RuntimeConfig, TrainConfig
+from engine.config import ModelConfig, RuntimeConfig, TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.tasks.classification import Classification
 from engine.training import optim
 from engine.training.parts import NetworkParts, freeze

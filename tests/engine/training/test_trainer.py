@@ -14,13 +14,14 @@ from torch import nn
 from engine import checkpoint
 from engine.analysis import complexity
 from engine.atomic_io import atomic_write
-from engine.config import DataConfig, ModelConfig, RuntimeConfig, TrainConfig
+from engine.config import ModelConfig, RuntimeConfig, TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.data.transforms import Preprocessing
+from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.recipe import RecipeConfig
+from engine.recipe_config import RecipeConfig
 from engine.tasks.classification import Classification, ClassPredictions, EvalSamples
 from engine.tasks.evaluator import EvalModel, evaluate
 from engine.training import optim
