@@ -98,8 +98,6 @@ def insert_layer(
     `make_layer` is called with each module's number of output channels, in the order of the modules. Otherwise
     equivalent to `insert`.
     """
-    if torch.is_inference_mode_enabled():
-        raise InsertionError("Under torch.inference_mode(), new layers could never be trained; insert outside of it.")
     insertions = places(net, after, image_size)
     layers = [make_layer(insertion.channels) for insertion in insertions]  # all of them, before the network changes
     for insertion, layer in zip(insertions, layers, strict=True):

@@ -216,13 +216,6 @@ def test_a_network_that_cannot_be_run_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
-def test_insertion_in_inference_mode_is_refused() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3))
-    with torch.inference_mode(), pytest.raises(InsertionError, match="insert outside of it"):
-        cbam.insert(net, after="0", image_size=8)
-    assert cbam.insert(net, after="0", image_size=8)
-
-
 def test_a_scripted_network_is_refused() -> None:
     traced = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 8, 1)), torch.rand(1, 3, 8, 8))
     with pytest.raises(InsertionError, match="'0' is compiled by TorchScript"):
