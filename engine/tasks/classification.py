@@ -144,22 +144,22 @@ class Classification(Task):
         Column("Start weights: published top-1 error (%)", columns.published),
     )
     notes: ClassVar = (
-        "The difference is to the same backbone without attention under the same recipe, seed and images; negative "
-        "is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles): it speaks of "
-        "other images, for these trained networks, not of another training. Called not distinguishable from 0 unless "
-        "interval and test agree. With one seed a difference is supported for these two trainings only.",
-        "p: exact, two-sided, of the images won against those lost; for one seed this is McNemar's test.",
+        "The difference is relative to the same backbone without attention with the same recipe, seed and images; "
+        "negative is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles) and "
+        "describes other images for these trained networks, not other trainings. It is reported as not distinguishable "
+        "from 0 unless interval and test agree. With one seed, a difference is supported for these two trainings only.",
+        "p: exact and two-sided, of the images won against those lost; with one seed this is McNemar's test.",
     )
     several_seeds_note: ClassVar = (
-        "Several seeds: mean ± standard deviation over seeds; the difference is pooled, an image's outcomes under "
-        "all seeds resampled together; an image is won where attention is right in more of the seeds. A "
-        "difference counts as supported only where its 95% interval over images and seeds excludes 0 as well."
+        "Several seeds: mean ± standard deviation over seeds. The difference is pooled: the outcomes of an image for "
+        "all seeds are resampled together, and an image is won if attention is right in more of the seeds. A difference "
+        "counts as supported only if its 95% interval over images and seeds excludes 0 as well."
     )
     paper_note: ClassVar = (
         "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
-        "with rows of that recipe only."
+        "only with rows of that recipe."
     )
-    view_note: ClassVar = "one crop"
+    view_note: ClassVar = "with one crop"
     picture_title: ClassVar = "where it looks"
 
     @classmethod

@@ -76,22 +76,22 @@ class Detection(Task):
     )
     notes: ClassVar = (
         "AP, AP50 and AP75 are COCO's: means over classes, 101 recalls and, for AP, IoU thresholds from 0.5 to 0.95.",
-        "The difference is to the same detector on the same backbone without attention under the same recipe, seed and "
-        "images; positive is better. Its interval is a paired bootstrap over the images (1,000 resamples, "
-        "percentiles): it speaks of other images, for these trained detectors, not of another training. With one seed "
-        "a difference is supported for these two trainings only.",
+        "The difference is relative to the same detector and backbone without attention with the same recipe, seed and "
+        "images; positive is better. Its interval is a paired bootstrap over the images (1,000 resamples, percentiles) "
+        "and describes other images for these trained detectors, not other trainings. With one seed, a difference is "
+        "supported for these two trainings only.",
         "GFLOPs of a detector are those of one square black image; those of the second stage depend on its proposals.",
     )
     several_seeds_note: ClassVar = (
-        "Several seeds: mean ± standard deviation over seeds; the difference is pooled, an image resampled for all "
-        "seeds together. A difference counts as supported only where its 95% interval over images and seeds excludes "
-        "0 as well."
+        "Several seeds: mean ± standard deviation over seeds. The difference is pooled: an image is resampled for all "
+        "seeds together. A difference counts as supported only if its 95% interval over images and seeds excludes 0 as "
+        "well."
     )
     paper_note: ClassVar = (
         "Paper: arXiv 1807.06521v2, Table 6: Faster R-CNN without a feature pyramid, trained for 490,000 iterations "
         "on train2014 and most of val2014."
     )
-    view_note: ClassVar = "alone and whole"
+    view_note: ClassVar = "alone and uncropped"
     picture_title: ClassVar = "truth (left) and detections (right)"
     eval_batch_size: ClassVar = 1  # to read; a detection does not depend on its neighbors
 
