@@ -152,8 +152,8 @@ class Classification(Task):
     )
     several_seeds_note: ClassVar = (
         "Several seeds: mean ± standard deviation over seeds. The difference is pooled: the outcomes of an image for "
-        "all seeds are resampled together, and an image is won if attention is right in more of the seeds. A difference "
-        "counts as supported only if its 95% interval over images and seeds excludes 0 as well."
+        "all seeds are resampled together, and an image is won if attention is right in more of the seeds. A "
+        "difference counts as supported only if its 95% interval over images and seeds excludes 0 as well."
     )
     paper_note: ClassVar = (
         "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
