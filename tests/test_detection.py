@@ -75,7 +75,7 @@ def test_detections_of_every_image_are_kept(trained: Path) -> None:
     assert {name: finished[name] for name in predictions.metrics()} == predictions.metrics()
 
 
-def test_a_table_compares_detectors_and_follows_from_their_detections(
+def test_table_of_detectors_follows_from_detections(
     trained: Path, root: Path, command: Command, tmp_path: Path
 ) -> None:
     common = ("data=coco", f"data.root={root}", "data.name=scenes", "runtime.workers=0", "table.dir=table")
@@ -105,7 +105,7 @@ def outcome(directory: Path) -> tuple[object, ...]:
     return tuple(finished[key] for key in ("weights_sha256", "predictions_sha256", "history"))
 
 
-def test_killed_at_ten_moments_a_run_continues_to_the_same_bits(root: Path, trained: Path, tmp_path: Path) -> None:
+def test_killed_detector_run_resumes_to_the_same_bits(root: Path, trained: Path, tmp_path: Path) -> None:
     given = scenes.arguments(root, "run.checkpoint_every_steps=1", "run.dir=run")
     started = time.monotonic()
     assert Process("train.py", [*given, "run.dir=undisturbed"], tmp_path, {}).result().returncode == 0
@@ -136,7 +136,7 @@ def test_two_ranks_train_together(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("augment", ["multi_scale", "ssd"])
-def test_digests_of_the_data_do_not_depend_on_workers_or_ranks(augment: str, root: Path, tmp_path: Path) -> None:
+def test_box_digests_do_not_depend_on_workers_or_ranks(augment: str, root: Path, tmp_path: Path) -> None:
     given = scenes.arguments(root, f"recipe.box_augment={augment}")
     digests = []
     for ranks, workers in ((1, 0), (1, 1), (1, 4), (2, 0)):
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_said_in_one_sentence(given: list[str], said: str, 
     assert_one_line(command("train.py", "model=resnet18", "model.weights=null", *given), said)
 
 
-def test_an_absent_data_set_is_said_with_its_place_and_a_way_out(command: Command, tmp_path: Path) -> None:
+def test_absent_data_set_says_where_and_what_to_do(command: Command, tmp_path: Path) -> None:
     absent = command("train.py", "model=resnet50", "data=coco")
     assert_one_line(absent, f"There is no {tmp_path}/data/coco/annotations", "or try data=shapes_boxes")
 

@@ -47,9 +47,7 @@ def sets(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_runs_are_compared_on_images_that_they_were_not_trained_on(
-    name: str, runs: Path, sets: Path, command: Command
-) -> None:
+def test_runs_are_compared_on_evaluation_sets(name: str, runs: Path, sets: Path, command: Command) -> None:
     given = [f"data={name}", f"data.root={sets / name}", f"data.total_classes={SETS[name]}", *CUT]
     done = command("evaluate.py", *given, f"run.root={runs}", "table.dir=table")
     assert done.returncode == 0, done.stderr
@@ -111,7 +109,7 @@ def test_what_does_not_fit_is_one_line(runs: Path, sets: Path, folders: Path, co
     assert_one_line(command("evaluate.py", "data=imagenet_c", "data.root=imagenet_v2"), "has no folder of a corruption")
 
 
-def test_published_weights_need_a_list_of_classes_for_a_subset(
+def test_published_weights_need_a_class_list_for_subsets(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.comparison import transfer

@@ -37,7 +37,7 @@ def test_torchvisions_recipe_is_its_published_one() -> None:
 
 
 @pytest.mark.parametrize("recipe", MODERN)
-def test_a_recipe_opens_with_source_published_accuracy_and_cost(recipe: str) -> None:
+def test_recipes_state_source_accuracy_and_cost(recipe: str) -> None:
     comment = re.split(r"^[^#]", (CONFIGS / "recipe" / f"{recipe}.yaml").read_text(), maxsplit=1, flags=re.MULTILINE)[0]
     for part in ("# Source: ", "# Published: ", "# Cost: "):
         assert part in comment

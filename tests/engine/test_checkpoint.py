@@ -47,7 +47,7 @@ def test_dead_worker_is_not_a_full_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_machines_that_write_one_file_do_not_share_a_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_differ_between_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Process numbers repeat from machine to machine."""
 
     def write(file: IO[bytes]) -> None:

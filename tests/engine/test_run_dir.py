@@ -193,7 +193,7 @@ def test_config_contradicting_checkpoint_is_refused(tmp_path: Path) -> None:
         run.final_state()
 
 
-def test_what_changes_nothing_without_attention_does_not_decide() -> None:
+def test_attention_keys_do_not_affect_baselines() -> None:
     fast = replace(CONFIG, recipe=replace(CONFIG.recipe, attention_lr_factor=10.0, decay_attention=False))
     assert not mismatches({"identity": result_config(CONFIG)}, fast)
     with_cbam = replace(fast, model=replace(CONFIG.model, attention="cbam"))
@@ -248,7 +248,7 @@ def test_a_checkpoint_of_other_values_is_named(values: dict[str, object], compla
 
 
 @pytest.mark.parametrize(("job", "outcome"), [("7", Interrupted), ("8", UserError)])
-def test_a_lock_that_outlived_the_node_of_this_job_is_no_mistake_of_the_user(
+def test_stale_lock_of_this_job_is_requeued(
     job: str, outcome: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NFSv3 keeps the lock of a node that is down; Slurm has requeued the job."""

@@ -75,7 +75,7 @@ def test_help_and_unknown_keys_do_not_wait_for_torch(program: str) -> None:
 
 
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
-def test_a_signal_is_answered_though_stderr_cannot_be_written(stderr: str) -> None:
+def test_signal_is_answered_without_stderr(stderr: str) -> None:
     process = subprocess.Popen(
         ["bash", "-c", f'exec {sys.executable} -c "$0" {stderr}', WAIT], cwd=REPOSITORY, stdout=subprocess.PIPE
     )

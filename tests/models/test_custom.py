@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(__import__("sys").modules, "own_networks", raising=False)
 
 
-def test_a_function_of_the_working_directory_makes_the_network() -> None:
+def test_custom_network_from_the_working_directory() -> None:
     net = models.build("own_networks:net", "cbam", num_classes=4, image_size=12, after="1")
     assert net.training
     assert cbam.check(net) == ["1"]

@@ -22,7 +22,7 @@ def test_digests_tell_equal_data_from_different_data(command: Command, folders: 
 
 
 @pytest.mark.parametrize("more", [EVERYTHING, ["recipe.augment=randaugment"], ["recipe.augment=colorjitter"]])
-def test_augmented_and_mixed_batches_are_the_same_for_workers_and_ranks(
+def test_augmented_digests_do_not_depend_on_workers_or_ranks(
     more: list[str], command: Command, folders: Path, tmp_path: Path
 ) -> None:
     common = [*arguments(folders, "model.weights=null"), *more]

@@ -89,7 +89,7 @@ def test_an_export_to_an_unknown_format_is_one_line(command: Command) -> None:
     assert_one_line(command("scripts/export.py", "file=net.tflite"), "file=net.tflite has to end in .onnx or .pt2")
 
 
-def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_replacement_leaves_no_draft(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").mkdir()
     with pytest.raises(IsADirectoryError):
         export(nn.Flatten(), 8, tmp_path / "net.pt2")

@@ -29,7 +29,7 @@ def test_mean_and_largest_over_all_batches() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18_cbam", "resnet18_se"])
-def test_the_identity_start_has_not_moved_and_a_random_one_has(name: str) -> None:
+def test_movement_is_zero_at_the_identity_start(name: str) -> None:
     for start in ("identity", "random"):
         net = models.build(name, num_classes=3, start=start).eval()
         with measure_movement(models.gates(net), models.gate_gains(net)) as measured, torch.no_grad():

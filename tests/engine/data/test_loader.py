@@ -102,7 +102,7 @@ def test_evaluation_decodes_every_image_exactly_once(folders: Path) -> None:
     assert [tuple(image.shape) for image in batches[-1][0]] == [(5, 3, 32, 32), (5, 3, 24, 24)]
 
 
-def test_copies_of_repeated_augmentation_lie_apart_and_differ(folders: Path) -> None:
+def test_repeated_augmentation_copies_differ(folders: Path) -> None:
     samples = TrainSamples(open_dataset(config(folders)).train, 51, 32, 0.25)
     repeated = TrainLoader(samples, 8, 51, 0, CPU, ProcessGroup(), repetitions=4)
     assert repeated.steps_per_epoch == 6

@@ -30,7 +30,7 @@ def test_pairs_are_mixed_with_each_other() -> None:
     assert cut[2, 0].tolist() == [[2, 3, 3, 2], *[[2, 2, 2, 2]] * 3]
 
 
-def test_shards_and_micro_batches_are_mixed_as_the_whole_batch() -> None:
+def test_shards_are_mixed_as_the_whole_batch() -> None:
     whole = batch(Mixing(0.3))
     parts = [part.mixing.images(part.views[0].float()) for part in whole.chunk(3) if part.mixing]
     assert torch.equal(torch.cat(parts), Mixing(0.3).images(whole.views[0].float()))

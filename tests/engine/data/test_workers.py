@@ -55,7 +55,7 @@ def test_a_signal_to_the_group_ends_no_worker(number: signal.Signals, folders: P
     assert len(list(batches)) == 23
 
 
-def test_a_dead_worker_interrupts_nothing_but_the_wait_for_its_batch(folders: Path) -> None:
+def test_dead_worker_is_reported_by_the_loader(folders: Path) -> None:
     batches = loader(open_dataset(config(folders)), workers=1, batch_size=2).epoch(0)
     next(batches)
     (worker,) = multiprocessing.active_children()

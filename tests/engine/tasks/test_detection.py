@@ -43,7 +43,7 @@ def batches(task: Detection, epoch: int = 0) -> list[Batch]:
     return list(TrainLoader(samples, 4, 51, 0, CPU, ProcessGroup()).epoch(epoch))
 
 
-def test_training_images_have_the_detectors_size_and_keep_their_boxes(task: Detection) -> None:
+def test_training_images_get_the_detectors_size(task: Detection) -> None:
     (first, *_), data = batches(task), task.open()
     size, boxes, labels = first.targets
     assert first.views[0].shape == (4, 3, 96, 96)
@@ -111,7 +111,7 @@ def predicted(kind: type[BoxPredictions], found: list[dict[str, Tensor]], ignore
     return kind(**{name: array.numpy() for name, array in detections.predictions_of(found, targets(ignored)).items()})
 
 
-def test_metrics_are_in_percent_and_sizes_without_objects_have_none() -> None:
+def test_metrics_are_in_percent() -> None:
     perfect = predicted(BoxPredictions, results(([OTHER, BOX], [1, 0], [0.5, 0.9]), ([], [], [])))
     metrics = perfect.metrics()
     assert metrics == pytest.approx(dict.fromkeys(("ap", "ap50", "ap75", "ap_small", "ap_medium"), 100.0))
@@ -119,7 +119,7 @@ def test_metrics_are_in_percent_and_sizes_without_objects_have_none() -> None:
     assert Detection.table_row(metrics)["ap_large"] is None
 
 
-def test_the_voc_task_adds_the_devkits_metric_and_ignores_difficult_objects() -> None:
+def test_voc_task_adds_the_devkit_metric() -> None:
     found = results(([BOX], [0], [0.9]), ([BOX], [0], [0.95]))  # a false positive above the true one
     metrics = predicted(VocPredictions, found, ignored=True).metrics()
     assert metrics["ap_11_points"] == pytest.approx(50.0)
@@ -148,7 +148,7 @@ def scattered(quality: float, seed: int) -> BoxPredictions:
 
 
 @pytest.mark.parametrize("task", [Detection, VocDetection])
-def test_a_difference_of_two_detectors_is_paired_and_pooled_over_seeds(task: type[Task]) -> None:
+def test_detector_difference_is_paired_and_pooled(task: type[Task]) -> None:
     good, poor = ([scattered(quality, seed) for seed in (1, 2)] for quality in (0.9, 0.5))
     one = task.paired(good[:1], poor[:1])
     primary = task.table_metrics[0]

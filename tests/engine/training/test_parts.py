@@ -37,7 +37,7 @@ def factors(net: nn.Module, name: str, recipe: RecipeConfig) -> dict[str, float]
     return {names[id(p)]: group["lr"] / 0.5 for group in optimizer.param_groups for p in group["params"]}
 
 
-def test_attention_has_its_own_rate_and_a_baseline_is_unchanged() -> None:
+def test_attention_lr_factor_leaves_a_baseline_unchanged() -> None:
     fast = replace(RECIPE, attention_lr_factor=10.0)
     found = factors(models.build("resnet18_cbam", num_classes=3), "resnet18", fast)
     assert all((factor == 10) == (".attention." in name) for name, factor in found.items())
@@ -47,7 +47,7 @@ def test_attention_has_its_own_rate_and_a_baseline_is_unchanged() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_cbam"])
-def test_the_last_norms_get_the_factor_where_attention_is_or_would_be(name: str) -> None:
+def test_last_norms_lr_factor(name: str) -> None:
     found = factors(models.build(name), "resnet18", replace(RECIPE, last_norms_lr_factor=3.0))
     fast = {parameter.rpartition(".")[0] for parameter, factor in found.items() if factor == 3}
     assert fast == {f"layer{stage}.{block}.bn2" for stage in range(1, 5) for block in range(2)}
@@ -59,7 +59,7 @@ def test_no_norm_where_attention_would_be_is_an_error() -> None:
         freeze(net, parts_of(net, "vgg11"), replace(RECIPE, last_norms_lr_factor=3.0))
 
 
-def test_the_rate_decays_from_the_head_to_the_image_stage_by_stage() -> None:
+def test_layer_decay_by_stage() -> None:
     recipe = replace(RECIPE, layer_decay=0.5, attention_lr_factor=10.0)
     found = factors(models.build("resnet18_cbam"), "resnet18", recipe)
     expected = {"fc": 1.0, "layer4": 0.5, "layer3": 0.25, "layer2": 0.125, "layer1": 0.0625, "conv1": 0.03125}

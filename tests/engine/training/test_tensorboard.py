@@ -59,7 +59,7 @@ def test_curves_over_images_seen_do_not_fork(events: EventAccumulator) -> None:
         assert steps(events, tag) == sorted(set(steps(events, tag))), tag
 
 
-def test_few_charts_open_first_and_every_gate_has_its_distribution(events: EventAccumulator) -> None:
+def test_few_charts_and_gate_distributions(events: EventAccumulator) -> None:
     charts = sorted({tag.partition("/")[0] for tag in events.Tags()["scalars"]})
     assert charts == ["accuracy", "gates", "loss", "lr", "progress", "speed"]
     assert steps(events, "gates/movement_mean") == steps(events, "gates/movement_largest") == [0, 48, 96, 144]
