@@ -125,9 +125,7 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "fp32"  # fp32, or autocast to bf16 | fp16
-    workers: int | None = (
-        None  # worker processes per training process; 0: none; null: one per processor, at most 8
-    )
+    workers: int | None = None  # worker processes per training process; 0: none; null: one per processor, at most 8
     cache_images: bool = False  # each training process keeps its decoded images in memory; for small data sets
     deterministic: bool = True  # bit-identical reruns; false is faster on CUDA
     channels_last: bool = True  # memory format of the weights, and of the images in training

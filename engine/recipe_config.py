@@ -18,9 +18,7 @@ class RecipeConfig:
     name: str = ""  # of the preset, shown in tables; no effect on training
     epochs: int = MISSING
     batch_size: int = MISSING  # images per optimizer step, over all devices and accumulation steps
-    accumulation_steps: int = (
-        1  # micro-batches per process, to save memory; norms see one micro-batch at a time
-    )
+    accumulation_steps: int = 1  # micro-batches per process, to save memory; norms see one micro-batch at a time
     # Optimization.
     train: str = "all"  # all | attention | attention_and_head | head; the rest is frozen, with its running statistics
     optimizer: str = "sgd"  # sgd | adamw
