@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         data.require_same_images(group)
     with group.main_process_first():
         entries = [published_entry(name, task, config) for name in config.published]
-    # Named by the main process alone: another run may finish in this moment.
+    # Only the main process lists the runs, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
 
 
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
-    """Return the data set; of ImageNet-C one for each corruption and severity."""
+    """Return the data set; for ImageNet-C, one for each corruption and severity."""
     return [task.open()] if config.data.trained_on is None else open_evaluation_sets(config.data)
 
 
@@ -97,7 +97,7 @@ def run_entry(run: RunDirectory, task: Task) -> TableEntry:
 
 
 def published_start(config: TrainConfig) -> Any | None:
-    """Return torchvision's entry of the weights that a run started from, None if they are not published."""
+    """Return torchvision's entry for a run's start weights; None if they are not published."""
     detector = config.detector
     if detector.weights is None:
         return models.published_entry(config.model.network, config.model.weights)
@@ -105,7 +105,7 @@ def published_start(config: TrainConfig) -> Any | None:
 
 
 def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry:
-    """Return the entry of a network with its published weights, as they are."""
+    """Return the entry of a network with its unmodified published weights."""
     if name not in models.names():
         raise UserError(f"published={name} is not a backbone; they are {', '.join(models.names())}.")
     entry = models.published_entry(name, config.weights)

@@ -55,7 +55,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
         data = task.open()
     data.require_same_images(group)
     with group.main_process_first():
-        # A started run contains its weights: the file that it started from may be gone.
+        # A started run has its own weights; the file with the start weights may no longer exist.
         model = build_model(config, data.classes, read_weights=not run.has_checkpoint)
     for key in ("fused_cbam", "sync_batchnorm"):
         if getattr(runtime, key) and device.type != "cuda":
@@ -93,7 +93,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
 
 
 def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool) -> nn.Module:
-    """Return the network at its start, or with random weights if the start weights are not read."""
+    """Return the network with its start weights, or with random weights if the start weights are not read."""
     options = {"sync_batchnorm": config.runtime.sync_batchnorm, **config.attention_options}
     if config.detector.architecture == "none":
         model = models.build(
@@ -121,7 +121,7 @@ def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool)
 
 
 def network_parts(config: TrainConfig, model: nn.Module) -> NetworkParts:
-    """Return the parts of the network that the recipe treats differently."""
+    """Return the network parts to which the recipe applies different settings."""
     name, recipe = config.model.network, config.recipe
     return NetworkParts(
         **models.parts(model, name),

@@ -1,4 +1,4 @@
-"""Checks of configured values: each raises a UserError that names the key and its range."""
+"""Checks of configured values, each raising a UserError that names the key and its range."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Every key of the configuration, typed, with its unit and its range. `configs/` holds the values."""
+"""Typed configuration keys with their units and ranges. The values are in `configs/`."""
 
 import dataclasses
 import hashlib
@@ -22,13 +22,13 @@ NETWORKS = CONFIGS / "networks.yaml"
 
 @dataclass
 class ModelConfig:
-    """The network and what it starts from."""
+    """The network and its start weights."""
 
-    name: str = MISSING  # a backbone: `resnet50`; models.names() lists them, timm.list_models() those of library=timm
+    name: str = MISSING  # backbone, e.g. `resnet50`: see models.names(), or timm.list_models() for library=timm
     library: str = "torchvision"  # torchvision: models.names() | timm | custom: model.factory
-    factory: str | None = None  # of library=custom: package.module:function, which takes num_classes
+    factory: str | None = None  # for library=custom: package.module:function, which takes num_classes
     attention: str = "none"  # none | cbam | se
-    weights: str | None = None  # a published name (`default` of timm), the path of a file, or null for random ones
+    weights: str | None = None  # published name (`default` for timm), path of a file, or null for random weights
 
     def check(self) -> None:
         one_of("model.library", self.library, ("torchvision", "timm", "custom"))
@@ -50,7 +50,7 @@ class ModelConfig:
 
 @dataclass
 class AttentionConfig:
-    """Options of the attention module; squeeze-and-excitation has `ratio`, `init`, `after` and `at` alone."""
+    """Options of the attention module; squeeze-and-excitation has only `ratio`, `init`, `after` and `at`."""
 
     ratio: int = 16  # reduction of the channel gate's MLP
     kernel_size: int = 7  # side of the spatial gate's convolution, odd
@@ -60,15 +60,15 @@ class AttentionConfig:
     spatial_norm: bool = False  # BatchNorm after the spatial gate's convolution
     order: str = "channel_spatial"  # channel_spatial | spatial_channel | parallel | channel | spatial
     output: str = "refined"  # refined: F''; residual: F'' + F
-    after: str | None = None  # the modules that attention follows, a regular expression; null: those of the family
+    after: str | None = None  # regular expression for the modules that attention follows; null: the family's default
     init: str | None = None  # identity | random; null: identity with start weights, random without
-    at: str = "backbone"  # of a detector: backbone | heads: on each feature map before its prediction head | both
+    at: str = "backbone"  # for detectors: backbone | heads: on each feature map before its prediction head | both
 
     def options(self, kind: str) -> dict[str, Any]:
-        """The keyword arguments of `models.build` for attention of this kind.
+        """Return the keyword arguments of `models.build` for attention of this kind.
 
         Raises:
-            UserError: naming an option that is set and that this kind does not have.
+            UserError: if an option is set that this kind does not have; the error names it.
         """
         options = dataclasses.asdict(self)
         known = {"none": ("init",), "se": ("ratio", "init", "after", "at")}.get(kind, tuple(options))
@@ -79,29 +79,29 @@ class AttentionConfig:
         return {"start" if key == "init" else key: options[key] for key in known if key != "at"}
 
     def changed(self) -> dict[str, Any]:
-        """The options that differ from the defaults."""
+        """Return the options that differ from the defaults."""
         default = AttentionConfig()
         return {key: value for key, value in vars(self).items() if value != getattr(default, key)}
 
 
 @dataclass
 class DetectorConfig:
-    """torchvision's detector around the backbone, where boxes are learned. The values are in configs/detector."""
+    """torchvision's detector around the backbone, for detection tasks. The values are in configs/detector."""
 
     name: str = "none"  # in run directories and tables
-    architecture: str = "none"  # faster_rcnn: with a feature pyramid | ssd: SSD300 | ssdlite; none for classification
-    recipe: str | None = None  # preset of the recipe that it is trained by unless recipe=NAME is given
-    weights: str | None = None  # of the whole detector, instead of the backbone's: a published name, or a file's path
+    architecture: str = "none"  # faster_rcnn: with a feature pyramid | ssd: SSD300 | ssdlite | none: classification
+    recipe: str | None = None  # default recipe preset, used unless recipe=NAME is given
+    weights: str | None = None  # of the whole detector, instead of the backbone's: published name, or path of a file
     image_size: int = 800  # shorter side of the images, or both sides for SSD, pixels
     max_size: int = 1333  # limit of the longer side, pixels
     channels: int = 256  # of the feature pyramid
     anchor_size: int = 32  # side of the smallest anchors of Faster R-CNN, those of stride 4, pixels
-    rois: int = 512  # regions per image that the second stage is trained on
+    rois: int = 512  # regions per image used to train the second stage
     train_proposals: int = 2000  # regions per image that the first stage proposes in training
-    test_proposals: int = 1000  # likewise, in evaluation
+    test_proposals: int = 1000  # the same, in evaluation
     detections: int = 100  # per image, at most
-    trainable_layers: int = 5  # stages of the backbone that are trained, from its output, if it has start weights
-    frozen_norms: bool = False  # whether the backbone's BatchNorms are fixed, if it has start weights
+    trainable_layers: int = 5  # trained backbone stages, counted from its output, if it has start weights
+    frozen_norms: bool = False  # freeze the backbone's BatchNorms, if it has start weights
 
     def check(self) -> None:
         named("detector.name", self.name)
@@ -121,20 +121,18 @@ class DetectorConfig:
 
 @dataclass
 class RuntimeConfig:
-    """How it is computed."""
+    """Settings of the computation: device, precision, workers and determinism."""
 
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "fp32"  # fp32, or autocast to bf16 | fp16
-    workers: int | None = (
-        None  # processes that read images for each that trains; 0: none; null: one per processor, 8 at most
-    )
-    cache_images: bool = False  # training keeps decoded images in memory, each process its own: for small data sets
-    deterministic: bool = True  # the same bits again; false is faster on CUDA
+    workers: int | None = None  # worker processes per training process; 0: none; null: one per processor, at most 8
+    cache_images: bool = False  # each training process keeps its decoded images in memory; for small data sets
+    deterministic: bool = True  # bit-identical reruns; false is faster on CUDA
     channels_last: bool = True  # memory format of the weights, and of the images in training
     compile: bool = False  # torch.compile
-    fused_cbam: bool = False  # train CBAM by Triton kernels, on CUDA; nothing changes for other attention
-    sync_batchnorm: bool = False  # batch norms see the images of all processes; false: each those of its own
-    eval_batch_size: int = 256  # images at a time, on each process
+    fused_cbam: bool = False  # train CBAM with Triton kernels, on CUDA; no effect on other attention
+    sync_batchnorm: bool = False  # compute batch statistics over all processes; false: over each process's images
+    eval_batch_size: int = 256  # images per batch and process
 
     def check(self) -> None:
         one_of("runtime.device", self.device, ("auto", "cpu", "cuda"))
@@ -146,14 +144,14 @@ class RuntimeConfig:
 
 @dataclass
 class RunConfig:
-    """Where a run is kept."""
+    """Run directory, checkpoints and logging."""
 
     root: str = "runs"  # folder of all runs
     dir: str | None = None  # null: ROOT/DATA/MODEL/seedSEED
-    checkpoint_every_steps: int | None = None  # besides the ends of epochs; null: not by steps
-    checkpoint_every_minutes: float | None = 15.0  # likewise, by the clock
-    log_every_steps: int = 50  # loss and learning rate to TensorBoard
-    pictures: int = 4  # validation images to draw after each epoch, with where the network looks; needs matplotlib
+    checkpoint_every_steps: int | None = None  # in addition to the end of each epoch; null: disabled
+    checkpoint_every_minutes: float | None = 15.0  # the same, by wall-clock time; null: disabled
+    log_every_steps: int = 50  # TensorBoard interval of loss and learning rate
+    pictures: int = 4  # validation images to visualize after each epoch; 0: none; requires matplotlib
 
     def check(self) -> None:
         filled("run.root", self.root)
@@ -167,7 +165,7 @@ class RunConfig:
 
 @dataclass
 class RunsConfig:
-    """Where finished runs are found."""
+    """Location of finished runs."""
 
     root: str = "runs"  # folder of all runs
 
@@ -193,7 +191,7 @@ class TrainConfig:
         between("seed", self.seed, 0, 2**63 - 1)
 
     def _check_detector(self) -> None:
-        """Require a detector if and only if boxes are learned."""
+        """Require a detector if and only if the task is detection."""
         one_of("attention.at", self.attention.at, ("backbone", "heads", "both"))
         detects, label = self.data.task != "classification", self.data.label
         if detects and self.detector.architecture == "none":
@@ -209,14 +207,14 @@ class TrainConfig:
 
     @property
     def start_weights(self) -> str | None:
-        """What the network starts from; None for random weights."""
+        """The start weights; None for random weights."""
         return self.detector.weights or self.model.weights
 
     @property
     def attention_label(self) -> str:
-        """`none`, `cbam`, or with the options that differ from the defaults: `cbam-ratio.8-spatial_norm`.
+        """The attention with its non-default options: `none`, `cbam`, `cbam-ratio.8-spatial_norm`.
 
-        A factor of the last norms' learning rate belongs to it as well: it makes another row of a table.
+        It includes a factor of the last norms' learning rate, which makes a separate row of a table.
         """
         changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
         if self.recipe.last_norms_lr_factor != 1:
@@ -228,7 +226,7 @@ class TrainConfig:
 
     @property
     def attention_lr_factor(self) -> float:
-        """The factor of attention's learning rate; 1 for a network without attention."""
+        """The learning rate factor of attention; 1 for a network without attention."""
         return 1.0 if self.model.attention == "none" else self.recipe.attention_lr_factor
 
     @property
@@ -238,7 +236,7 @@ class TrainConfig:
 
     @property
     def model_label(self) -> str:
-        """`resnet50`, `resnet50_cbam`, `resnet50_cbam-ratio.8`, `faster_rcnn-resnet50_cbam`."""
+        """The model's name in paths: `resnet50`, `resnet50_cbam-ratio.8`, `faster_rcnn-resnet50_cbam`."""
         detector = "" if self.detector.architecture == "none" else f"{self.detector.name}-"
         attention = "" if self.attention_label == "none" else f"_{self.attention_label}"
         return f"{detector}{self.model.label}{attention}"
@@ -250,13 +248,13 @@ class TrainConfig:
 
 @dataclass
 class ExportConfig:
-    """One network as a file for other runtimes."""
+    """The export of one network for other runtimes."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     classes: int = 1000  # outputs of the head
     image_size: int = 224  # side of the images, pixels
-    file: str = MISSING  # where to: NAME.onnx, or NAME.pt2 for torch.export
+    file: str = MISSING  # output: NAME.onnx, or NAME.pt2 for torch.export
 
     def check(self) -> None:
         self.model.check()
@@ -267,11 +265,11 @@ class ExportConfig:
 
 @dataclass
 class TableConfig:
-    """Where the table goes, and what it holds besides errors."""
+    """Location and contents of the comparison table."""
 
     dir: str | None = None  # null: results/DATA
-    throughput_batch_size: int | None = None  # images per batch to measure images/s at; null: not measured
-    allow_mixed: bool = False  # take runs of several recipes, and mark those that differ from the first run's
+    throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
+    allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
 
     def check(self) -> None:
         if self.throughput_batch_size is not None:
@@ -287,8 +285,8 @@ class EvaluateConfig:
     table: TableConfig = field(default_factory=TableConfig)
     run: RunsConfig = field(default_factory=RunsConfig)
     runs: list[str] | None = None  # run directories; null: every finished run under ROOT/DATA
-    published: list[str] = field(default_factory=list)  # backbones evaluated with their published weights, as they are
-    weights: str = "IMAGENET1K_V1"  # which published weights
+    published: list[str] = field(default_factory=list)  # backbones to evaluate with their unmodified published weights
+    weights: str = "IMAGENET1K_V1"  # name of the published weights
 
     def check(self) -> None:
         for part in (self.data, self.runtime, self.table):
@@ -305,14 +303,14 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_weights() -> dict[str, str | None]:
-    """Return the backbones, each with the weights that it starts from by default."""
+    """Return the default start weights of each backbone."""
     return {str(name): weights for name, weights in OmegaConf.load(NETWORKS).items()}
 
 
 def register() -> None:
-    """Give Hydra the schemas that the files in `configs/` are checked against, and the group `model`.
+    """Register with Hydra the schemas of the files in `configs/`, and the group `model`.
 
-    Each backbone of `configs/networks.yaml` is selected by its name, and with attention by NAME_cbam and NAME_se.
+    Each backbone of `configs/networks.yaml` is selected by NAME, and with attention by NAME_cbam or NAME_se.
     """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
@@ -328,10 +326,10 @@ def register() -> None:
 
 
 def parse(config: DictConfig) -> Any:
-    """The composed configuration as the dataclass of its schema, its values checked.
+    """Return the composed configuration as the dataclass of its schema, with checked values.
 
     Raises:
-        UserError: naming the first key that is missing or out of range.
+        UserError: if a key is missing or out of range; the error names the first.
     """
     missing = OmegaConf.missing_keys(config)
     if missing:
@@ -343,7 +341,7 @@ def parse(config: DictConfig) -> Any:
 
 
 def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
-    """Hydra lets `+key=value` add to a schema; such a key would be ignored."""
+    """Reject keys that Hydra's `+key=value` added to a schema, which would be ignored."""
     known = {item.name for item in dataclasses.fields(section)}
     for key, value in vars(section).items():
         if key not in known:
@@ -353,6 +351,6 @@ def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
 
 
 def _file_name(text: str) -> str:
-    """Return a text without special characters; with a digest where any was lost, so that two never become one."""
+    """Return a text without special characters. If any were removed, append a digest to keep names unique."""
     name = re.sub(r"[^\w.]+", "_", text).strip("_")
     return name if name == text else f"{name[:60]}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"

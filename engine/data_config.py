@@ -1,4 +1,4 @@
-"""The keys of `data`: the images and what is learned from them."""
+"""The keys of `data`: the images and their task."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,26 +14,26 @@ EVALUATION_LAYOUTS = ("class_folders", "index_folders", "corruptions")
 
 @dataclass
 class DataConfig:
-    """The images, what is learned from them, and how they are cut."""
+    """The images, their task and their crops."""
 
     name: str = MISSING  # in run directories and tables
     # folders: train/CLASS and val/CLASS | tiny_imagenet: as published | shapes: generated
     # with boxes: coco | voc | voc2007: 2007 and 2012 trainval, 2007 test | shapes_boxes: generated
-    # only for evaluation: class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
+    # evaluation only: class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
     layout: str = "folders"
     root: str = MISSING  # folder of the data set
-    total_classes: int = 0  # classes in the whole data set; those of boxes are named by the annotations or by `classes`
-    # Take only the first so many classes by id; null: all. Of layout=voc: the names of its classes.
+    total_classes: int = 0  # classes in the whole data set; with boxes, the annotations or `classes` name them
+    # Number of classes to use, the first by id; null: all. For layout=voc: the names of the classes.
     classes: Any = None
-    image_size: int = 0  # side of the crops, pixels; images with boxes have their detector's size
-    resize: int | None = None  # shorter side before the centre crop in evaluation, pixels; null: the weights' own
-    crop_scale: float = 0.08  # smallest area of a training crop, as a share of the image's
+    image_size: int = 0  # side of the crops, pixels; images with boxes use the detector's size
+    resize: int | None = None  # shorter side before the center crop in evaluation, pixels; null: the weights' own
+    crop_scale: float = 0.08  # smallest area of a training crop, as a fraction of the image's
     task: str = "classification"  # classification | detection: COCO's metric | voc_detection: the VOC devkit's
-    detector: str | None = None  # preset of the detector that is trained unless detector=NAME is given
-    train_list: str = "train"  # of layout=voc: the file of ImageSets/Main that lists the training images
-    val_list: str = "val"  # likewise, the validation images
-    trained_on: str | None = None  # only for evaluation: the data set that the networks were trained on; null: this one
-    class_list: str | None = None  # file with the ids of those networks' classes, a line each; null: those of the runs
+    detector: str | None = None  # default detector preset, used unless detector=NAME is given
+    train_list: str = "train"  # for layout=voc: the file in ImageSets/Main that lists the training images
+    val_list: str = "val"  # the same, for the validation images
+    trained_on: str | None = None  # evaluation only: the data set that the networks were trained on; null: this one
+    class_list: str | None = None  # file with the class ids of those networks, one per line; null: those of the runs
 
     def check(self) -> None:
         named("data.name", self.name)
@@ -65,18 +65,18 @@ class DataConfig:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes; 0 where the annotations tell it."""
+        """The number of classes; 0 if the annotations define it."""
         if isinstance(self.classes, list):
             return len(self.classes)
         return self.total_classes if self.classes is None else int(self.classes)
 
     @property
     def is_imagenet_1k(self) -> bool:
-        """Whether accuracies published for ImageNet-1K may stand beside those measured here."""
+        """True if accuracies measured here are comparable with those published for ImageNet-1K."""
         return self.name == "imagenet" and self.num_classes == self.total_classes == 1000
 
     @property
     def label(self) -> str:
-        """`tiny_imagenet`, or `tiny_imagenet_20` where not all classes are taken."""
+        """The data set's name, with the number of classes if not all are used: `tiny_imagenet_20`."""
         is_part = isinstance(self.classes, int) and self.classes != self.total_classes
         return f"{self.name}_{self.classes}" if is_part else self.name

@@ -1,4 +1,4 @@
-"""The keys of `recipe`: how a network is trained."""
+"""The keys of `recipe`: optimization and augmentation."""
 
 from dataclasses import dataclass, field
 
@@ -13,46 +13,44 @@ TRAINED = ("all", "attention", "attention_and_head", "head")
 
 @dataclass
 class RecipeConfig:
-    """How the network is trained."""
+    """The training recipe of a network."""
 
-    name: str = ""  # of the preset, in tables; it decides nothing
+    name: str = ""  # of the preset, shown in tables; no effect on training
     epochs: int = MISSING
-    batch_size: int = MISSING  # images per optimizer step, all devices and accumulation together
-    accumulation_steps: int = (
-        1  # parts that each batch is worked through in, to save memory; norms see one part at a time
-    )
-    # What is optimized, and how.
-    train: str = "all"  # all | attention | attention_and_head | head; the rest is frozen, running statistics included
+    batch_size: int = MISSING  # images per optimizer step, over all devices and accumulation steps
+    accumulation_steps: int = 1  # micro-batches per process, to save memory; norms see one micro-batch at a time
+    # Optimization.
+    train: str = "all"  # all | attention | attention_and_head | head; the rest is frozen, with its running statistics
     optimizer: str = "sgd"  # sgd | adamw
     lr: float = MISSING  # peak learning rate, for the whole batch
     attention_lr_factor: float = 1.0  # multiplies the learning rate of attention's parameters
-    last_norms_lr_factor: float = 1.0  # likewise of the norms that attention follows, or would follow
-    head_lr_factor: float = 1.0  # likewise of the head
-    layer_decay: float = 1.0  # multiplies the learning rate once for each stage between a layer and the head
+    last_norms_lr_factor: float = 1.0  # the same, for the norms that attention follows, or would follow
+    head_lr_factor: float = 1.0  # the same, for the head
+    layer_decay: float = 1.0  # multiplies the learning rate once per stage between a layer and the head
     momentum: float = 0.9  # SGD's
     nesterov: bool = False  # SGD's
     weight_decay: float = MISSING
-    decay_norms_and_biases: bool = False  # whether weight decay is applied to them too
-    decay_attention: bool = True  # whether weight decay is applied to attention, whose last layers start from zero
-    clip_grad_norm: float | None = None  # largest norm of all gradients together; null: not clipped
+    decay_norms_and_biases: bool = False  # apply weight decay to norms and biases
+    decay_attention: bool = True  # apply weight decay to attention, whose last layers start from zero
+    clip_grad_norm: float | None = None  # largest total gradient norm; null: no clipping
     warmup_epochs: float = 0.0  # linear, from 0
-    # After the warm-up: cosine to 0 | step: times step_factor every step_epochs | milestones: at those epochs.
+    # After warm-up: cosine to 0 | step: times step_factor every step_epochs | milestones: the same at those epochs.
     schedule: str = "cosine"
     step_epochs: int = 30
     step_factor: float = 0.1
     milestones: list[int] = field(default_factory=list)  # epochs after which the learning rate falls by step_factor
     label_smoothing: float = 0.0
-    ema_decay: float | None = None  # of an exponential moving average of the weights, which is evaluated; null: none
+    ema_decay: float | None = None  # of the weights' exponential moving average, which is evaluated; null: no average
     ema_every_steps: int = 32  # steps between updates of the average
-    # What is learned from.
-    augment: str = "none"  # besides crop and flip: none | trivialaugment | randaugment | colorjitter
+    # Augmentation.
+    augment: str = "none"  # in addition to crop and flip: none | trivialaugment | randaugment | colorjitter
     erase: float = 0.0  # probability that a rectangle of an image is erased
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha), from which the share of an image in its mixture comes; 0: off
-    cutmix: float = 0.0  # likewise of the rectangle that replaces a part of an image; with both, either is as likely
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), from which an image's weight in the mixture is drawn; 0: off
+    cutmix: float = 0.0  # the same, for CutMix's rectangles; 0: off; with both, each is equally likely
     repeated_augmentation: int = 1  # differently augmented copies of each image in a batch
-    train_size_ratio: float = 1.0  # side of the training crops by data.image_size: 0.7857 for 176 px of 224
-    resize_ratio: float = 256 / 224  # resize by crop in evaluation, where neither data.resize nor weights say it
-    box_augment: str = "flip"  # of images with boxes: flip | multi_scale | ssd | ssdlite, as engine.data.box_transforms
+    train_size_ratio: float = 1.0  # side of the training crops divided by data.image_size: 0.7857 for 176 px of 224
+    resize_ratio: float = 256 / 224  # evaluation's resize divided by crop, unless data.resize or the weights define it
+    box_augment: str = "flip"  # with boxes: flip | multi_scale | ssd | ssdlite, see engine.data.box_transforms
 
     def check(self) -> None:
         at_least("recipe.epochs", self.epochs, 1)
@@ -101,11 +99,11 @@ class RecipeConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether images and labels are mixed."""
+        """True if images and labels are mixed."""
         return self.mixup > 0 or self.cutmix > 0
 
     def check_parts(self, processes: int) -> None:
-        """Whether the batch divides among so many processes, and each one's share into its parts."""
+        """Require that the batch divides among the processes, and each process's batch into its micro-batches."""
         parts = processes * self.accumulation_steps
         divisor = f"recipe.accumulation_steps={self.accumulation_steps}" + (
             f" times {processes} processes" if processes > 1 else ""

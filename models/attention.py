@@ -1,4 +1,4 @@
-"""Attention as a layer of a network: CBAM, whose layer is in the package `cbam`, and squeeze-and-excitation."""
+"""Attention layers: CBAM, from the package `cbam`, and squeeze-and-excitation."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ KINDS = ("none", "cbam", "se")
 
 
 class SELayer(nn.Module):
-    """Squeeze-and-excitation (Hu et al., CVPR 2018), with biases: the paper's SE rows have its parameter counts.
+    """Squeeze-and-excitation (Hu et al., CVPR 2018) with biases, matching the parameter counts of the paper's SE rows.
 
     `gain` is as in `cbam.CBAMLayer`.
     """
@@ -35,7 +35,7 @@ class SELayer(nn.Module):
         return gate * self.gain * x
 
     def init_identity_(self) -> None:
-        """Make the gate exactly 0.5, by zeroing its last layer, and the layer the identity."""
+        """Make the layer the identity by zeroing the gate's last layer, so that the gate is exactly 0.5."""
         nn.init.zeros_(self.se.fc2.weight)
         nn.init.zeros_(self.se.fc2.bias)
         self.gain.fill_(2)
@@ -45,9 +45,9 @@ AttentionLayer = CBAMLayer | SELayer
 
 
 def gates(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the gates of a network in the order of its modules, named `layer1.0.bn2 channel`, `layer1.0.bn2 spatial`.
+    """Return a network's gates in module order, with names like `layer1.0.bn2 channel` and `layer1.0.bn2 spatial`.
 
-    Each returns its values in (0, 1): [N, C, 1, 1], or [N, 1, H, W] of a spatial gate.
+    Each returns values in (0, 1): [N, C, 1, 1], or [N, 1, H, W] for a spatial gate.
     """
     found: dict[str, nn.Module] = {}
     for name, module in net.named_modules():
@@ -61,9 +61,9 @@ def gates(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def gate_gains(net: nn.Module) -> dict[str, float]:
-    """Return the gain of each of `gates`: 2 where its layer has the gain of the identity start, 1 without.
+    """Return the gain of each of `gates`: 2 if its layer has the gain of the identity start, otherwise 1.
 
-    A gate times its gain is 1 where it leaves the map as it is.
+    A gate times its gain is 1 where the gate leaves the map unchanged.
     """
     layers = {name.removesuffix(".attention"): module for name, module in net.named_modules()}
     gains = {gate: layers[gate.rpartition(" ")[0]].gain for gate in gates(net)}
@@ -78,10 +78,10 @@ def plain_state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def fuse(net: nn.Module) -> None:
-    """Let the network's CBAMs, if it has any, train by the kernels of `cbam.kernels`, on CUDA alone.
+    """Make the network's CBAMs, if any, train with the kernels of `cbam.kernels`, only on CUDA.
 
     Raises:
-        ModelError: if the kernels do not support its kind of CBAM, or Triton is not installed.
+        ModelError: if the kernels do not support its CBAM variant, or Triton is not installed.
     """
     modules = [module for module in net.modules() if isinstance(module, CBAM)]
     if not all(module.has_closed_form for module in modules):
@@ -98,11 +98,11 @@ def fuse(net: nn.Module) -> None:
 def insert(
     net: nn.Module, kind: str, after: str | Sequence[str], options: dict[str, object], image_size: int
 ) -> list[AttentionLayer]:
-    """Insert attention of a kind, randomly initialized; return its layers in the order of the modules.
+    """Insert randomly initialized attention of a kind; return its layers in module order.
 
     Args:
-        after: the modules that it follows, as for `cbam.insert`.
-        image_size: side of images that the network can take, pixels.
+        after: the modules that attention follows, as for `cbam.insert`.
+        image_size: side of images that the network accepts, pixels.
 
     Raises:
         ModelError: if the kind is unknown, an option is unknown or out of range, or attention cannot be inserted.
@@ -125,7 +125,7 @@ def insert(
 
 
 def make_layer(kind: str, channels: int, options: dict[str, object]) -> AttentionLayer:
-    """Return a layer of attention, `cbam` or `se`, randomly initialized.
+    """Return a randomly initialized attention layer, `cbam` or `se`.
 
     Raises:
         ModelError: if an option is unknown or out of range.

@@ -1,8 +1,8 @@
-"""The official implementation's checkpoints (github.com/Jongchan/attention-module), in this repository's names.
+"""Conversion of the official implementation's checkpoints (github.com/Jongchan/attention-module).
 
-Its CBAM is `mlp_bias` and `spatial_norm` here. The networks are torchvision's, parameter by parameter; the modules
-differ in three ways: names; linear layers [out, in] where ours are 1x1 convolutions [out, in, 1, 1]; and the 7x7
-convolution takes (maximum, mean) where ours takes (mean, maximum).
+Its CBAM is `mlp_bias` and `spatial_norm` here. Its networks have the same parameters as torchvision's. The modules
+differ in three ways: names; linear layers [out, in] instead of our 1x1 convolutions [out, in, 1, 1]; and the input of
+the 7x7 convolution, which is (maximum, mean) instead of our (mean, maximum).
 """
 
 import re
@@ -20,10 +20,10 @@ _PARTS = {
 
 
 def convert(state: StateDict) -> StateDict:
-    """The state dict of `build(NAME, "cbam", mlp_bias=True, spatial_norm=True)` from the official one.
+    """Return the state dict of `build(NAME, "cbam", mlp_bias=True, spatial_norm=True)` from the official one.
 
     Raises:
-        ModelError: if the official module has a parameter that is not known here, or is not there at all.
+        ModelError: if the official module has an unknown parameter or is missing.
     """
     converted: StateDict = {}
     for name, value in state.items():

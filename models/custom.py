@@ -1,4 +1,4 @@
-"""Networks of the user's own, made by a function that is named as `package.module:function`."""
+"""User-defined networks, built by a function `package.module:function`."""
 
 import importlib
 import sys
@@ -15,14 +15,14 @@ from models.registry import BackboneSpec, no_default_places
 
 
 def spec(name: str, image_size: int = 224) -> BackboneSpec:
-    """Return the network that a function makes; modules of the working directory can be named too.
+    """Return the spec of a user-defined network. Modules in the working directory can also be imported.
 
     Args:
         name: `package.module:function`. The function is called with the keyword `num_classes`.
-        image_size: side of the images that the network is checked with, pixels.
+        image_size: side of the images used to check the network, pixels.
 
     Raises:
-        ModelError: if there is no such module or function.
+        ModelError: if the module or function does not exist.
     """
     build = partial(_build, name, _function(name), image_size)
     return BackboneSpec(name, "custom", build, after=no_default_places, heads=(), image_size=image_size)
@@ -31,7 +31,7 @@ def spec(name: str, image_size: int = 224) -> BackboneSpec:
 def _function(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last, where it hides no other module
+        sys.path.append(str(Path.cwd()))  # last, so that it hides no other module
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""torchvision's detectors on any backbone of the registry, with attention in its blocks or before the heads.
+"""torchvision's detectors on any registered backbone, with attention in its blocks or before the heads.
 
 >>> spec = models.DetectorSpec("faster_rcnn")
 >>> detector = models.build_detector(spec, "resnet50_cbam", classes=["cat", "dog"])
@@ -26,8 +26,7 @@ from models.registry import BackboneSpec
 
 PLACES = ("backbone", "heads", "both")
 
-# Mean and standard deviation of the images under which torchvision's published detectors were trained, where they are
-# not ImageNet's.
+# Image mean and standard deviation of torchvision's published detectors that do not use ImageNet's.
 _PUBLISHED_NORMALIZATION = {
     "ssd": ((0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
     "ssdlite": ((0.5,) * 3, (0.5,) * 3),
@@ -36,22 +35,22 @@ _PUBLISHED_NORMALIZATION = {
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """A detector around a backbone. The defaults are those of Faster R-CNN on COCO.
+    """Specification of a detector around a backbone. The defaults are those of Faster R-CNN on COCO.
 
     Attributes:
         architecture: `faster_rcnn` (Ren et al., 2015, with the feature pyramid of Lin et al., CVPR 2017), `ssd` (Liu et
             al., ECCV 2016, at 300 pixels) or `ssdlite` (Sandler et al., CVPR 2018).
-        weights: of the whole detector, instead of the backbone's: the name of published weights (`COCO_V1`) or the path
-            of a file; None for none.
+        weights: weights of the whole detector, instead of the backbone's: the name of published weights (`COCO_V1`) or
+            the path of a file; None for none.
         image_size: shorter side of the images in the detector, or both sides for SSD, pixels.
-        max_size: limit of the longer side, pixels.
-        channels: of the feature pyramid.
-        anchor_size: side of the anchors of stride 4, pixels; those of each next stride are twice as large.
-        rois: regions per image that the second stage is trained on.
+        max_size: maximum of the longer side, pixels.
+        channels: channels of the feature pyramid.
+        anchor_size: side of the anchors of stride 4, pixels; it doubles with each stride.
+        rois: regions per image used to train the second stage.
         train_proposals, test_proposals: regions per image that the first stage proposes.
-        detections: per image, at most.
-        trainable_layers: stages of the backbone that are trained, counted from its output, if it has start weights.
-        frozen_norms: whether the backbone's BatchNorms are fixed, if it has start weights.
+        detections: maximum number of detections per image.
+        trainable_layers: trained backbone stages, counted from its output, if it has start weights.
+        frozen_norms: whether the backbone's BatchNorms are frozen, if it has start weights.
     """
 
     architecture: str
@@ -71,10 +70,10 @@ class DetectorSpec:
 def backbone(
     name: str, attention: str | None = None, weights: str | None = None, start: str | None = None, **options: object
 ) -> nn.Module:
-    """The convolutional part of a network under a feature pyramid (Lin et al., CVPR 2017).
+    """Return the convolutional part of a network under a feature pyramid (Lin et al., CVPR 2017).
 
-    Its output is a dictionary of maps [N, 256, H / s, W / s] for s = 4, 8, 16, 32, and one pooled from the last;
-    `out_channels` is 256. That is what `torchvision.models.detection` asks of a backbone.
+    Its output is a dictionary of maps [N, 256, H / s, W / s] for s = 4, 8, 16, 32, and one pooled from the last.
+    `out_channels` is 256. This is the backbone interface of `torchvision.models.detection`.
 
     Args:
         name, attention, weights, start, options: as for `models.build`.
@@ -102,19 +101,19 @@ def build_detector(
     sync_batchnorm: bool = False,
     **options: object,
 ) -> nn.Module:
-    """Build a detector in training mode; labels of its targets and detections are indices of `classes`.
+    """Build a detector in training mode. The labels of its targets and detections are indices of `classes`.
 
-    Under one seed of torch, all random parameters but those of attention are the same with and without attention.
+    For a given torch seed, all random parameters except attention's are the same with and without attention.
 
     Args:
         detector: the architecture and its sizes.
         name, attention, start, after, sync_batchnorm, options: as for `models.build`.
-        weights: of the backbone, as for `models.build`; not read where the detector has weights of its own.
+        weights: weights of the backbone, as for `models.build`; not read if the detector has its own weights.
         classes: names of the classes. Published weights keep their outputs if they know all of them by name;
             otherwise the predictors are re-initialized.
-        at: `backbone` has attention in the backbone's blocks, `heads` on each feature map before its prediction head
-            (section 5.4 of the CBAM paper), `both` has both.
-        read_weights: whether start weights are read; False leaves them random, for a state that is loaded later.
+        at: `backbone` inserts attention in the backbone's blocks, `heads` on each feature map before its prediction
+            head (section 5.4 of the CBAM paper), `both` in both places.
+        read_weights: whether to read start weights; False leaves them random, for a state that is loaded later.
 
     Raises:
         ModelError: as `models.build` does, or if the detector does not fit the backbone.
@@ -127,7 +126,7 @@ def build_detector(
     published = detector_weights.published_entry(detector.architecture, spec.name, detector.weights)
     has_weights = bool(weights or detector.weights)
     start = start or ("identity" if has_weights else "random")
-    seed = int(torch.randint(2**62, ()))  # of the detector's own parameters, whatever attention draws before them
+    seed = int(torch.randint(2**62, ()))  # seed of the detector's parameters, independent of attention's draws
     inside = "none" if at == "heads" else kind
     inside_options: dict[str, Any] = {} if inside == "none" else {"after": after, **options}
     if published is not None and detector.architecture == "ssdlite":
@@ -153,8 +152,8 @@ class _Outputs(NamedTuple):
     """The outputs of a detector's classifier.
 
     Attributes:
-        of_class: of each class of the data set.
-        total: their number, the background included.
+        of_class: output of each class of the data set.
+        total: number of outputs, including the background.
     """
 
     of_class: list[int]
@@ -169,18 +168,18 @@ def _outputs(classes: Sequence[str], published: Published) -> _Outputs:
 
 
 class Detector(nn.Module):
-    """A detector of torchvision whose labels are indices of a data set's classes; torchvision's count the background.
+    """A torchvision detector whose labels are indices of a data set's classes, without torchvision's background.
 
     Attributes:
         outputs: [K] int64, the output of each class.
-        classes: int64, the class of each output; -1 for one that is no class of the data set.
+        classes: int64, the class of each output; -1 for outputs without a class of the data set.
     """
 
     outputs: Tensor
     classes: Tensor
 
     def register_outputs(self, outputs: _Outputs) -> None:
-        """Set the output of each class; not part of the state dict."""
+        """Set the output of each class, which is not part of the state dict."""
         of_class = torch.tensor(outputs.of_class, dtype=torch.int64)
         classes = torch.full((outputs.total,), -1)
         classes[of_class] = torch.arange(len(of_class))
@@ -188,11 +187,11 @@ class Detector(nn.Module):
         self.register_buffer("classes", classes, persistent=False)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
-        """Return the losses by name in training, and `boxes`, `labels` and `scores` of each image in evaluation.
+        """Return the losses by name in training, or each image's `boxes`, `labels` and `scores` in evaluation.
 
         Args:
-            images: float32 [3, H, W] each, in [0, 1]; in training of the detector's size.
-            targets: of each image `boxes` [N, 4] and `labels` [N].
+            images: float32 [3, H, W] each, in [0, 1]; in training, of the detector's size.
+            targets: `boxes` [N, 4] and `labels` [N] of each image.
         """
         if targets is not None:
             targets = [{**target, "labels": self.outputs[target["labels"]]} for target in targets]
@@ -229,7 +228,7 @@ def _faster_rcnn(
         rpn_post_nms_top_n_test=detector.test_proposals,
         box_batch_size_per_image=detector.rois,
         box_detections_per_img=detector.detections,
-        _skip_resize=True,  # in training, where samples come in the detector's size
+        _skip_resize=True,  # in training, because samples already have the detector's size
     )
 
 
@@ -273,10 +272,10 @@ _ASSEMBLE: dict[str, Callable[..., Detector]] = {"faster_rcnn": _faster_rcnn, "s
 
 
 def _freeze(net: nn.Module, spec: BackboneSpec, detector: DetectorSpec, published: Published) -> None:
-    """Fix what a pretrained backbone keeps; its attention is trained in any case."""
+    """Freeze the early stages and norms of a pretrained backbone. Attention stays trainable."""
     feature_extractors.freeze_stages(net, spec, detector.trainable_layers)
     if detector.frozen_norms:
-        # The published Faster R-CNN was trained by a version of torchvision whose fixed norms had no epsilon.
+        # The published Faster R-CNN was trained with a torchvision version whose frozen norms had no epsilon.
         feature_extractors.freeze_norms(net, eps=None if published is None else 0.0)
 
 
@@ -293,7 +292,7 @@ def _reduced_mobilenet(spec: BackboneSpec, kind: str, start: str, options: dict[
 
 
 class _MapsAttention(nn.Module):
-    """Attention on several feature maps, a layer for each."""
+    """Attention on several feature maps, with one layer for each."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights of whole detectors: torchvision's published ones, and files."""
+"""Weights of whole detectors, from torchvision or from files."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from models.pretrained import fetch
 
 log = logging.getLogger(__name__)
 
-Published = Any | None  # torchvision's entry of a detector's weights; None for weights from elsewhere
+Published = Any | None  # torchvision's entry for a detector's weights; None for other weights
 
 _PUBLISHED = {
     ("faster_rcnn", "resnet50"): detection.FasterRCNN_ResNet50_FPN_Weights,
@@ -27,10 +27,10 @@ _PREDICTORS = ("roi_heads.box_predictor.", "head.classification_head.")
 
 
 def published_entry(architecture: str, backbone: str, weights: str | None) -> Published:
-    """Return torchvision's entry (url, meta) of a detector's weights, None where they are a file or none.
+    """Return torchvision's entry (url, meta) for a detector's weights; None for a file or no weights.
 
     Raises:
-        ModelError: if they are neither.
+        ModelError: if the weights are neither published nor a file.
     """
     known = {entry.name: entry for entry in _PUBLISHED.get((architecture, backbone), ())}
     if weights is None or weights in known or Path(weights).is_file():
@@ -42,30 +42,30 @@ def published_entry(architecture: str, backbone: str, weights: str | None) -> Pu
 
 
 def of_backbone(backbone: str) -> list[tuple[str, Any]]:
-    """Return the published detectors on a backbone: each architecture, and torchvision's entry of its weights."""
+    """Return the published detectors on a backbone: each architecture with torchvision's entry for its weights."""
     return [(kind, entry) for (kind, name), entries in _PUBLISHED.items() if name == backbone for entry in entries]
 
 
 def knows(published: Published, classes: Sequence[str]) -> bool:
-    """Return whether published weights have all classes, by name."""
+    """Return whether published weights have all classes by name."""
     return published is not None and set(classes) <= set(published.meta["categories"])
 
 
 def load(model: nn.Module, backbone: str, weights: str, published: Published, new_predictors: bool) -> None:
-    """Load a detector's weights. Attention that they do not have keeps its start, and so do predictors if they may.
+    """Load a detector's weights. Attention missing from them keeps its initialization, as do new predictors.
 
     Args:
-        weights: the path of a file; not used where `published` is given.
-        new_predictors: whether the predictors are for other classes. Those of other shapes are re-initialized anyway.
+        weights: the path of a file; not used if `published` is given.
+        new_predictors: whether the predictors are for other classes. Those of other shapes are always re-initialized.
 
     Raises:
-        ModelError: listing the names that are missing, unexpected or of another shape.
+        ModelError: if names are missing, unexpected or of another shape; the error lists them.
     """
     path = Path(weights) if published is None else fetch(backbone, published)
     start = start_weights.read_file(path)
     own, state = model.state_dict(), dict(start.state)
     needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
-    # Fixed norms have no counters of batches.
+    # Frozen norms have no batch counters.
     state = {key: value for key, value in state.items() if key in own or not key.endswith("num_batches_tracked")}
     reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
     predictors = {key for key in own if key.startswith(_PREDICTORS)}

@@ -1,4 +1,4 @@
-"""Operations that have no deterministic backward on CUDA, replaced by others that do."""
+"""Replacements for operations without a deterministic backward on CUDA."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class AveragePool(nn.Module):
     """Adaptive average pooling to side x side: [N, C, H, W] -> [N, C, side, side].
 
     On CUDA it is two matrix products, because torch's backward is not deterministic there. The results are equal up to
-    rounding, and bitwise for H = W = side, as at 224 pixels.
+    rounding, and bit-identical for H = W = side, as at 224 pixels.
     """
 
     def __init__(self, side: int) -> None:

@@ -1,5 +1,5 @@
-"""The error for what a user can get wrong about a model."""
+"""The error for invalid model requests."""
 
 
 class ModelError(ValueError):
-    """A model that cannot be built as asked. The message is a sentence that says what to do."""
+    """A model that cannot be built as requested. The message says what to do."""

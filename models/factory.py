@@ -1,4 +1,4 @@
-"""Every network by name, with or without attention, at its start."""
+"""Networks by name, with or without attention, with their start weights."""
 
 from typing import Any
 
@@ -15,23 +15,23 @@ STARTS = ("identity", "random")
 
 
 def names() -> list[str]:
-    """Return the names of all backbones: torchvision's where it has the network."""
+    """Return the names of all backbones, which are torchvision's if it has the network."""
     return list(BACKBONES)
 
 
 def transforms(name: str, weights: str | None) -> Any | None:
-    """Return the preprocessing of a network that starts from these weights, in the form of torchvision's transforms.
+    """Return the preprocessing for a network and its start weights, in the form of torchvision's transforms.
 
-    timm's networks have one for all weights. Of the others, only published weights have one; None for any other.
+    A timm network has one for all weights. For other networks, only published weights have one; others return None.
     """
     return parse(name)[0].transforms or pretrained.transforms(name, weights)
 
 
 def parse(name: str, attention: str | None = None, image_size: int | None = None) -> tuple[BackboneSpec, str]:
-    """`resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
+    """Split a name into backbone and attention: `resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
 
     Raises:
-        ModelError: if there is no such backbone, or an attention is given beside a name that says one.
+        ModelError: if the backbone does not exist, or both the name and the argument select an attention.
     """
     if name.startswith(timm_networks.PREFIX):
         return timm_networks.spec(name), attention or "none"
@@ -63,34 +63,33 @@ def build(
 ) -> nn.Module:
     """Build a network in training mode.
 
-    Under one seed of torch, the backbone's random parameters are the same with and without attention.
+    For a given torch seed, the backbone's random parameters are the same with and without attention.
 
     Args:
-        name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`); `timm/NAME` for a network of
-            timm; `package.module:function` for one that a function makes.
+        name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`); `timm/NAME` for a timm
+            network; `package.module:function` for a user-defined network.
         attention: `none`, `cbam` or `se`; None takes it from the name.
-        weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random ones.
+        weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random weights.
         num_classes: outputs of the head.
-        start: `identity` inserts attention without changing the network's outputs, `random` initializes it as torch
-            does; None is `identity` for weights without attention and `random` without weights.
-        new_head: whether the head starts anew where the weights are for another number of classes; if not, they do
-            not fit.
-        after: the modules that attention follows, a regular expression that matches their whole names; None for the
-            places of the backbone's family (`models.registry`).
-        sync_batchnorm: whether BatchNorm takes its statistics over the images of all processes.
-        image_size: side of the images that the network will be trained on, pixels; None for that of its published
-            weights.
-        options: of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
+        start: `identity` inserts attention without changing the network's outputs; `random` uses torch's
+            initialization; None is `identity` for weights without attention and `random` without weights.
+        new_head: whether to re-initialize the head if the weights have another number of classes; otherwise this is
+            an error.
+        after: regular expression that matches the full names of the modules that attention follows; None for the
+            default of the backbone's family (`models.registry`).
+        sync_batchnorm: whether BatchNorm computes its statistics over the images of all processes.
+        image_size: side of the training images, pixels; None for that of its published weights.
+        options: options of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
             `cbam.CBAM`.
 
     Raises:
-        ModelError: if a name is unknown, the weights cannot be had or do not fit, or an option is out of range.
+        ModelError: if a name is unknown, the weights are unavailable or do not fit, or an option is out of range.
     """
     backbone, kind = parse(name, attention, image_size)
     _require_in_range(backbone, start, num_classes, image_size)
     net = backbone.build(num_classes)
     if sync_batchnorm:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # first: it replaces modules, and so drops their attention
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # first: it replaces modules and would drop their attention
     layers: list[attention_layers.AttentionLayer] = []
     if kind != "none":
         places = backbone.places(net) if after is None else after

@@ -1,6 +1,6 @@
-"""Any network of the registry as the feature extractor of torchvision's detectors: pyramids, SSD and SSDlite.
+"""Feature extractors for torchvision's detectors from any registered network: pyramids, SSD and SSDlite.
 
-The layers keep the names that torchvision's own detectors give them, so that published weights load unchanged.
+The layers keep the names of torchvision's own detectors, so that published weights load unchanged.
 """
 
 from collections import OrderedDict
@@ -22,7 +22,7 @@ from models.registry import BackboneSpec
 
 STRIDES = (4, 8, 16, 32)
 
-# The norms of SSDlite's own layers, as torchvision has them.
+# The norms of SSDlite's own layers, as in torchvision.
 SSDLITE_NORM = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 
 
@@ -30,9 +30,9 @@ class Child(NamedTuple):
     """A child of a network's convolutional part.
 
     Attributes:
-        name: of the child.
-        stride: of its output, in pixels of the image.
-        channels: of its output.
+        name: name of the child.
+        stride: stride of its output, in pixels of the image.
+        channels: channels of its output.
     """
 
     name: str
@@ -46,7 +46,7 @@ def pyramid(net: nn.Module, spec: BackboneSpec, channels: int) -> nn.Module:
     Its output is a dictionary of maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, and one pooled from the last.
 
     Raises:
-        ModelError: if the network has no maps of these strides.
+        ModelError: if the network lacks maps of these strides.
     """
     last = {child.stride: child for child in _children(net, spec)}
     missing = [str(stride) for stride in STRIDES if stride not in last]
@@ -62,10 +62,10 @@ def pyramid(net: nn.Module, spec: BackboneSpec, channels: int) -> nn.Module:
 
 
 def ssd(net: nn.Module, spec: BackboneSpec) -> nn.Module:
-    """Return the convolutional part of a VGG with the extra layers of SSD300: maps of strides 8 to 300.
+    """Return the convolutional part of a VGG with SSD300's extra layers, for maps of strides 8 to 300.
 
     Raises:
-        ModelError: if the network is no VGG.
+        ModelError: if the network is not a VGG.
     """
     if spec.family != "VGG":
         raise ModelError(f"SSD300 is built on a VGG, not on {spec.name}; use vgg16, or detector=ssdlite320.")
@@ -74,13 +74,13 @@ def ssd(net: nn.Module, spec: BackboneSpec) -> nn.Module:
 
 
 def ssdlite(net: nn.Module, spec: BackboneSpec) -> nn.Module:
-    """Return the convolutional part of a MobileNet with the extra layers of SSDlite: maps of strides 16 to 512.
+    """Return the convolutional part of a MobileNet with SSDlite's extra layers, for maps of strides 16 to 512.
 
-    The first map is the expansion in the last block of stride 32 (Sandler et al., CVPR 2018, section 6.2); MobileNet
-    V1 has none, and gives its last map of stride 16.
+    The first map is the expansion in the last block of stride 32 (Sandler et al., CVPR 2018, section 6.2). MobileNet
+    V1 has no expansion and returns its last map of stride 16.
 
     Raises:
-        ModelError: if the network is no MobileNet.
+        ModelError: if the network is not a MobileNet.
     """
     if not spec.family.startswith("MobileNet"):
         raise ModelError(f"SSDlite is built on a MobileNet, not on {spec.name}; use mobilenet_v3_large.")
@@ -113,7 +113,8 @@ class _SSDLiteExtractor(nn.Module):
 def freeze_stages(net: nn.Module, spec: BackboneSpec, trainable: int) -> None:
     """Freeze the parameters of a backbone except those of its last stages. Attention stays trainable.
 
-    A stage is what has parameters and one stride; of a ResNet the first is the stem, and there are five.
+    A stage is the children with parameters and the same stride. A ResNet has five stages, the first of which is the
+    stem.
 
     Args:
         trainable: number of stages, counted from the output.
@@ -131,10 +132,10 @@ def freeze_stages(net: nn.Module, spec: BackboneSpec, trainable: int) -> None:
 
 
 def freeze_norms(net: nn.Module, eps: float | None = None) -> None:
-    """Replace every BatchNorm by one of fixed statistics and weights; attention after it is kept, and its own norms.
+    """Replace every BatchNorm with a frozen one. Attention after it and attention's own norms are kept.
 
     Args:
-        eps: of the new norms; None for that of the old ones.
+        eps: epsilon of the new norms; None for that of the old ones.
     """
     for name, child in list(net.named_children()):
         if is_inserted(child):
@@ -154,7 +155,7 @@ def freeze_norms(net: nn.Module, eps: float | None = None) -> None:
 
 @torch.no_grad()
 def _children(net: nn.Module, spec: BackboneSpec) -> list[Child]:
-    """Return the children of the convolutional part that return maps, in the order in which they run; by trying."""
+    """Run the convolutional part, and return its children that return maps, in execution order."""
     size = 64
     found: list[Child] = []
 

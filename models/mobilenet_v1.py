@@ -1,7 +1,7 @@
-"""MobileNet V1 (Howard et al., arXiv 1704.04861), which torchvision does not have.
+"""MobileNet V1 (Howard et al., arXiv 1704.04861), which is not in torchvision.
 
-The CBAM paper does not say where it inserted attention. Of the places tried, only one gives the parameter counts of its
-Table 5: after both convolutions of each of the 13 blocks, between the norm and the ReLU, as in ResNet (Figure 3).
+The CBAM paper does not say where attention is inserted. Of the positions tried, only one gives the parameter counts of
+its Table 5: after both convolutions of each of the 13 blocks, between the norm and the ReLU, as in ResNet (Figure 3).
 """
 
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Block(nn.Sequential):
 
 
 class MobileNetV1(nn.Module):
-    """[N, 3, H, W] -> [N, num_classes] logits; `alpha` is the width multiplier on every layer's channels."""
+    """MobileNet V1: [N, 3, H, W] -> [N, num_classes] logits; `alpha` multiplies the channels of every layer."""
 
     def __init__(self, alpha: float, num_classes: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The parts of a network that a recipe treats differently: attention, head, stages, and the norms before attention."""
+"""Network parts with their own recipe settings: attention, head, stages, and the norms before attention."""
 
 import re
 from functools import partial
@@ -14,11 +14,11 @@ from models.factory import parse
 
 
 def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
-    """Return the names of the modules of each part of a network that `models.build` returned.
+    """Return the module names of each part of a network from `models.build`.
 
     Returns:
-        `attention`: the attention layers; `head`: the layers that have an output for each class, or everything of a
-        detector but its backbone.
+        `attention`: the attention layers; `head`: the layers with an output for each class, or all of a detector
+        except its backbone.
     """
     if isinstance(net, GeneralizedRCNN | SSD):
         head = [child for child, _ in net.named_children() if child != "backbone"]
@@ -28,7 +28,7 @@ def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
 
 
 def last_norms(net: nn.Module, name: str) -> list[str]:
-    """Return the norms that attention follows, or would follow: at each place the norm, or the last norm inside it.
+    """Return the norms that attention follows, or would follow: for each module, itself or the last norm inside it.
 
     A detector without attention has none.
     """
@@ -51,10 +51,10 @@ def _attention(net: nn.Module) -> list[str]:
 
 
 def stages(name: str) -> dict[str, int]:
-    """Return the stage of each parameter of a network without attention, head included, by name.
+    """Return the stage of each parameter of a network without attention, including its head, by name.
 
-    A stage is the layers, in the order of the forward pass, whose outputs have the same resolution; 0 is the first.
-    The network is run on the meta device.
+    A stage is the layers whose outputs have the same resolution. Stages are numbered from 0 in the order of the forward
+    pass. The network is run on the meta device.
     """
     backbone, _ = parse(name)
     net = _on_meta(name)
@@ -62,7 +62,7 @@ def stages(name: str) -> dict[str, int]:
     resolutions = [0]
 
     def note(module: str, _module: nn.Module, _inputs: object, output: object) -> None:
-        # Outputs of one pixel are those of squeeze-and-excitation and of the last pooling: no stage.
+        # Outputs of one pixel belong to squeeze-and-excitation or the last pooling and are not a stage.
         if isinstance(output, Tensor) and output.dim() == 4 and 1 < output.shape[2] < (resolutions[-1] or 2**16):
             resolutions.append(output.shape[2])
         found.setdefault(module, len(resolutions) - 2)
@@ -74,18 +74,20 @@ def stages(name: str) -> dict[str, int]:
     with torch.no_grad():
         net.eval()(torch.zeros(1, 3, size, size, device="meta"))
     stage_of = {parameter: _stage(parameter.rpartition(".")[0], found) for parameter, _ in net.named_parameters()}
-    number = {stage: number for number, stage in enumerate(sorted(set(stage_of.values())))}  # none without parameters
+    number = {
+        stage: number for number, stage in enumerate(sorted(set(stage_of.values())))
+    }  # only stages with parameters
     return {parameter: number[stage] for parameter, stage in stage_of.items()}
 
 
 def _stage(owner: str, found: dict[str, int]) -> int:
-    """Return the stage of a module: of the first layer inside it that ran, or the last stage if none did."""
+    """Return the stage of a module: that of its first layer that ran, or the last stage if none did."""
     inside = [stage for module, stage in found.items() if f"{module}.".startswith(f"{owner}.")]
     return min(inside, default=max(found.values()))
 
 
 def _places(name: str) -> list[str]:
-    """Return the modules that attention would follow, sorted as the network has them."""
+    """Return the modules that attention would follow, in module order."""
     backbone, _ = parse(name)
     net = _on_meta(name)
     after = backbone.places(net)

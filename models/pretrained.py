@@ -1,10 +1,9 @@
-"""Weights that torchvision publishes: their names, and their files, of which none is read unverified.
+"""Names and verified files of torchvision's published weights.
 
-A file in torch's download cache is verified by its full sha256 each time it is used, the one in
-`models/pretrained.sha256`. That table was put together from digests that independent public projects state of the
-same files, each of which begins with the eight digits that torchvision puts into the file's name. For files that
-it does not have, those eight digits are all that is known; once such a file is downloaded here, its full digest is
-kept beside it, as FILE.sha256, and holds ever after.
+Each use of a file in torch's download cache verifies its full sha256 against `models/pretrained.sha256`. That table was
+compiled from digests that independent public projects publish for the same files. Each digest begins with the eight
+digits in torchvision's file name. For files that are not in the table, only those eight digits are known. After the
+first download of such a file, its full digest is stored beside it as FILE.sha256 and verified from then on.
 """
 
 import hashlib
@@ -21,15 +20,15 @@ _DIGESTS = Path(__file__).with_name("pretrained.sha256")
 
 
 def published(backbone: str) -> list[str]:
-    """Names of the weights that torchvision publishes for a backbone, `IMAGENET1K_V1` first; none for many."""
+    """Return the names of torchvision's weights for a backbone, `IMAGENET1K_V1` first; empty for many backbones."""
     if backbone not in torchvision.models.list_models(module=torchvision.models):
         return []
-    # Weights without categories are features alone, without a classifier: vgg16's IMAGENET1K_FEATURES.
+    # Weights without categories have no classifier, e.g. vgg16's IMAGENET1K_FEATURES.
     return [entry.name for entry in torchvision.models.get_model_weights(backbone) if entry.meta["categories"]]
 
 
 def published_entry(backbone: str, weights: str | None) -> Any | None:
-    """torchvision's entry (url, transforms, published accuracy) for weights of this name, None for any other."""
+    """Return torchvision's entry (url, transforms, published accuracy) for weights of this name; otherwise None."""
     known = published(backbone)
     if weights is None or weights not in (*known, *(["DEFAULT"] if known else [])):
         return None
@@ -37,22 +36,22 @@ def published_entry(backbone: str, weights: str | None) -> Any | None:
 
 
 def image_size(backbone: str) -> int:
-    """Return the side of the images that a backbone's first published weights were measured with; 224 without any."""
+    """Return the image size of a backbone's first published weights; 224 without published weights."""
     entry = published_entry(backbone, next(iter(published(backbone)), None))
     return 224 if entry is None else int(entry.transforms().crop_size[0])
 
 
 def transforms(backbone: str, weights: str | None) -> Any | None:
-    """The preprocessing that torchvision published with weights of this name, None for any other weights."""
+    """Return torchvision's preprocessing for weights of this name; None for any other weights."""
     entry = published_entry(backbone, weights)
     return None if entry is None else entry.transforms()
 
 
 def fetch(backbone: str, entry: Any) -> Path:
-    """The verified file of published weights in torch's download cache, downloaded if it is not there.
+    """Return the verified file of published weights in torch's download cache, downloading it if it is missing.
 
     Raises:
-        ModelError: if it cannot be downloaded, or is not the file that was published.
+        ModelError: if it cannot be downloaded, or differs from the published file.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if not file.is_file():
@@ -86,7 +85,7 @@ def _verify(backbone: str, file: Path) -> None:
 
 
 def _known_digest(file: Path) -> str | None:
-    """The full sha256 of a published file, from the table or from its first download; None for neither."""
+    """Return the full sha256 of a published file, from the table or its first download; None if unknown."""
     for table in (_DIGESTS, _record(file)):
         lines = table.read_text(errors="replace").splitlines() if table.is_file() else []
         for line in lines:
@@ -96,7 +95,7 @@ def _known_digest(file: Path) -> str | None:
 
 
 def _digits_in_name(file: Path) -> str:
-    """`resnet50-0676ba61.pth` -> `0676ba61`, the first digits of its sha256."""
+    """Return the first digits of the sha256 in a file name: `resnet50-0676ba61.pth` -> `0676ba61`."""
     return file.stem.rpartition("-")[2]
 
 

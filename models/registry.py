@@ -1,7 +1,7 @@
-"""The networks: where attention goes, where their heads are, and how they are built.
+"""Registry of the networks: constructors, attention positions and heads.
 
-A family is a line. Attention follows the last norm or activation of a block's branch, before its shortcut addition; in
-networks without shortcuts it follows a stage or a module of the paper that introduced them.
+Each family is one line. Attention follows the last norm or activation of a block's branch, before its shortcut
+addition. In networks without shortcuts, it follows a stage or a module of the network's paper.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from models.mobilenet_v1 import MobileNetV1
 from models.pretrained import image_size
 from models.wide_resnet18 import WideResNet18
 
-# The modules that attention follows: a regular expression that matches their whole names, or a function of the network.
+# The modules that attention follows: a regular expression for their full names, or a function of the network.
 Places = str | Callable[[nn.Module], list[str]]
 
 
@@ -29,18 +29,18 @@ class BackboneSpec:
     """A network without attention.
 
     Attributes:
-        name: torchvision's name, where it has the network.
+        name: torchvision's name if it has the network.
         family: the architecture's name.
-        build: returns the network with random weights, for a number of classes.
+        build: function that returns the network with random weights, for a number of classes.
         after: the modules that attention follows.
-        heads: dotted names of the layers that have an output for each class, the main one first.
-        body: dotted name of the module whose children, called in turn, are the convolutional part; empty for the
+        heads: dotted names of the layers with an output for each class, the main one first.
+        body: dotted name of the module whose children, called in sequence, are the convolutional part; empty for the
             network itself.
-        image_size: side of the images of its published weights, pixels.
-        smallest: side of the smallest images that it can be trained on, pixels, where that is worth a message.
-        transforms: its preprocessing, in the form of torchvision's `weights.transforms()`; None for that of the
-            published weights that it starts from.
-        pretrained: returns the state dict of the weights `default`; None where published weights have names.
+        image_size: image size of its published weights, pixels.
+        smallest: smallest supported image size in training, pixels, for networks that need an error message.
+        transforms: preprocessing in the form of torchvision's `weights.transforms()`; None for that of the published
+            start weights.
+        pretrained: function that returns the state dict of the weights `default`; None if published weights have names.
     """
 
     name: str
@@ -55,12 +55,12 @@ class BackboneSpec:
     pretrained: Callable[[], dict[str, Tensor]] | None = None
 
     def places(self, net: nn.Module) -> str | list[str]:
-        """Return the modules that attention follows in a network that `build` returned, as for `cbam.insert`."""
+        """Return the modules that attention follows in a network from `build`, as for `cbam.insert`."""
         return self.after if isinstance(self.after, str) else self.after(net)
 
 
 def no_default_places(net: nn.Module) -> list[str]:
-    """Refuse a network whose blocks are unknown."""
+    """Reject a network whose blocks are unknown."""
     raise ModelError(
         f"There is no default place for attention in {type(net).__name__}; set attention.after=REGEX, which matches "
         "the whole names of the modules that attention follows."
@@ -68,7 +68,7 @@ def no_default_places(net: nn.Module) -> list[str]:
 
 
 def before_max_pooling(net: nn.Module) -> list[str]:
-    """Return the activations before each max pooling of `features`: the last of every stage of VGG and AlexNet."""
+    """Return the activations before each max pooling of `features`, which end the stages of VGG and AlexNet."""
     features = list(net.get_submodule("features").children())
     return [f"features.{i - 1}" for i, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
 
@@ -109,7 +109,7 @@ _FAMILIES: dict[str, tuple[Places, str, str, str]] = {
         *(r"stage\d\.\d+\.branch2", "fc", ""),
         "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
     ),
-    # There is no settled practice for DenseNet.
+    # DenseNet has no established attention position.
     "DenseNet": (
         *(r"features\.denseblock\d\.denselayer\d+\.conv2", "classifier", "features"),
         "densenet121 densenet161 densenet169 densenet201",
@@ -119,7 +119,7 @@ _FAMILIES: dict[str, tuple[Places, str, str, str]] = {
     "Inception v3": (r"Mixed_\d\w", "fc AuxLogits.fc", "", "inception_v3"),
 }
 
-# Networks of the paper that torchvision does not have.
+# The paper's networks that are not in torchvision.
 _OWN: dict[str, Callable[[int], nn.Module]] = {
     "resnet18_w15": partial(WideResNet18, 1.5),
     "resnet18_w20": partial(WideResNet18, 2.0),
@@ -130,7 +130,7 @@ _OWN: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v1_a07": partial(MobileNetV1, 0.7),
 }
 
-# Side of the pooling before the classifier.
+# Output side of the pooling before the classifier.
 _POOLING = {"VGG": 7, "AlexNet": 6}
 
 # The auxiliary classifier of Inception v3 convolves 5x5 maps without padding.
@@ -140,7 +140,7 @@ _SMALLEST = {"Inception v3": 299}
 def _builder(name: str, family: str) -> Callable[[int], nn.Module]:
     if name in _OWN:
         return _OWN[name]
-    # Published weights have the auxiliary classifiers, and were trained on inputs that the network transforms.
+    # Published weights include the auxiliary classifiers, and were trained with the network's input transform.
     with_auxiliary = {"aux_logits": True, "transform_input": True, "init_weights": True}
     options = with_auxiliary if family in ("GoogLeNet", "Inception v3") else {}
 

@@ -1,6 +1,6 @@
-"""timm's networks (github.com/huggingface/pytorch-image-models), of the optional extra `timm`.
+"""timm's networks (github.com/huggingface/pytorch-image-models), from the optional extra `timm`.
 
-timm's own mechanism builds them and loads their pretrained weights; its data config gives the preprocessing.
+timm builds them and loads their pretrained weights. Its data config defines the preprocessing.
 """
 
 import difflib
@@ -33,10 +33,10 @@ _PLACES = {
 
 
 def spec(name: str) -> BackboneSpec:
-    """Return the network of a name such as `timm/convnext_atto` or `timm/convnext_atto.d2_in1k`.
+    """Return the spec for a name such as `timm/convnext_atto` or `timm/convnext_atto.d2_in1k`.
 
     Raises:
-        ModelError: if timm is not installed or has no such network.
+        ModelError: if timm is not installed or does not have the network.
     """
     if importlib.util.find_spec("timm") is None:
         raise ModelError("model=timm needs timm, which is not installed; run `pip install timm`.")
@@ -69,7 +69,7 @@ def spec(name: str) -> BackboneSpec:
 
 
 def _transforms(data_config: dict[str, Any]) -> ImageClassification:
-    """Return timm's preprocessing in torchvision's form: the shorter side is scaled, and the center cropped."""
+    """Return timm's preprocessing in torchvision's form: resize of the shorter side, then center crop."""
     size = data_config["input_size"][-1]
     return ImageClassification(
         crop_size=size,
@@ -86,7 +86,7 @@ def _pretrained_state(own_name: str) -> dict[str, Tensor]:
 
     try:
         net: nn.Module = timm.create_model(own_name, pretrained=True)
-    except Exception as error:  # those of the Hub, of HTTP and of timm have no common base
+    except Exception as error:  # errors of the Hub, HTTP and timm have no common base class
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(
             f"timm cannot load the pretrained weights of {own_name} ({reason}); start from a file or from random "

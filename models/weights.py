@@ -1,9 +1,9 @@
-"""Where a network's start weights come from, and the rules under which they load.
+"""Sources of start weights, and the rules for loading them.
 
-Published weights are torchvision's, by name (`models/pretrained.py`). A local file holds a state dict, plain, with
-`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. Whatever is missing,
-unexpected or of another shape is an error that lists it; two differences alone are allowed: attention that the
-weights do not have yet, and a head for another number of classes, which then starts anew.
+Published weights are torchvision's, by name (`models/pretrained.py`). A local file contains a state dict, plain, with
+`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. The error lists all names
+that are missing, unexpected or of another shape. Only two differences are allowed: attention that the weights do not
+have, and a head for another number of classes, which is then re-initialized.
 """
 
 import inspect
@@ -34,12 +34,12 @@ _PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
 
 @dataclass(frozen=True)
 class StartWeights:
-    """A state dict, and what its file says about the attention that it was trained with.
+    """A state dict, and its file's record of the attention that it was trained with.
 
     Attributes:
         state: the state dict.
-        attention: kind and options of the attention, as `{"kind": "cbam", "order": "parallel"}`; empty where the file
-            is not a checkpoint of this repository.
+        attention: kind and options of the attention, e.g. `{"kind": "cbam", "order": "parallel"}`; empty if the file is
+            not a checkpoint of this repository.
     """
 
     state: StateDict
@@ -47,15 +47,15 @@ class StartWeights:
 
     @property
     def is_of_earlier_version(self) -> bool:
-        """Whether the file is a checkpoint from before attention was a child of the module that it follows."""
+        """True if the file is a checkpoint from before attention became a child of the module that it follows."""
         return "start" in self.attention
 
 
 def read(backbone: BackboneSpec, weights: str) -> StartWeights:
-    """Return the weights of a published name or a file.
+    """Return the weights for a published name or a file.
 
     Raises:
-        ModelError: if the name is unknown, the file absent or unreadable, or published weights cannot be had.
+        ModelError: if the name is unknown, the file missing or unreadable, or published weights are unavailable.
     """
     if backbone.pretrained is not None and weights == "default":
         return StartWeights(backbone.pretrained(), {})
@@ -73,10 +73,10 @@ def read(backbone: BackboneSpec, weights: str) -> StartWeights:
 def read_file(path: Path) -> StartWeights:
     """Return the weights in a file, without the prefixes of DataParallel and torch.compile.
 
-    Only tensors and plain values are read, never code.
+    Only tensors and plain values are loaded, never code.
 
     Raises:
-        ModelError: if the file is absent or unreadable, or contains something else.
+        ModelError: if the file is missing or unreadable, or contains anything else.
     """
     if not path.is_file():
         raise ModelError(f"There is no weights file {path}.")
@@ -105,14 +105,14 @@ def _load_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise ModelError(f"{path} needs the package safetensors: pip install safetensors.") from error
-    except Exception as error:  # torch.load raises nearly every kind of exception for a file that is not its own
+    except Exception as error:  # torch.load raises many kinds of exceptions for foreign files
         raise ModelError(
             f"The weights file {path} cannot be read: it is damaged, or contains something other than tensors."
         ) from error
 
 
 def _recorded_attention(content: Any) -> dict[str, Any]:
-    """Return what a checkpoint of this repository says about its attention."""
+    """Return the attention recorded in a checkpoint of this repository."""
     identity = content.get("identity") if isinstance(content, dict) else None
     if not isinstance(identity, dict) or "model.attention" not in identity:
         return {}
@@ -121,15 +121,15 @@ def _recorded_attention(content: Any) -> dict[str, Any]:
 
 
 def require_same_attention(weights: StartWeights, name: str, kind: str, options: Mapping[str, object]) -> None:
-    """Refuse weights of another attention, which could fit and yet compute something else.
+    """Reject weights of another attention, which could fit but compute a different function.
 
     Args:
-        weights: those of a network without attention, or that do not say, are accepted.
-        name: of the weights, for the message.
-        kind, options: of the attention to build.
+        weights: the weights; without attention or a record of it, they are accepted.
+        name: name of the weights, for the message.
+        kind, options: kind and options of the attention to build.
 
     Raises:
-        ModelError: naming the options that differ.
+        ModelError: if options differ; the error names them.
     """
     trained = weights.attention
     if trained.get("kind", "none") == "none" or kind == "none":
@@ -144,17 +144,17 @@ def require_same_attention(weights: StartWeights, name: str, kind: str, options:
 
 
 def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head: bool = True) -> bool:
-    """Load weights under this module's rules; heads for other classes keep their random start, if they may.
+    """Load weights by this module's rules. If allowed, heads for other classes keep their random initialization.
 
     Returns:
-        Whether the state dict had the attention's parameters too.
+        True if the state dict contains the attention's parameters.
 
     Raises:
-        ModelError: listing the names that are missing, unexpected or of another shape.
+        ModelError: if names are missing, unexpected or of another shape; the error lists them.
     """
     own, state = net.state_dict(), weights.state
     versions = state if hasattr(state, "_metadata") else own
-    # Files from before PyTorch 0.4.1 have no counters of batches, and other repositories' attention has no gain.
+    # Files from before PyTorch 0.4.1 have no batch counters, and other repositories' attention has no gain.
     needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
     attention = needed - plain_state(net).keys()
     if weights.is_of_earlier_version:
@@ -177,19 +177,19 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
 
 
 def _with_versions(state: OrderedDict[str, Tensor], source: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Give a state dict the versions of modules that another one has: MNASNet loads by its own."""
+    """Copy the module versions from another state dict, because MNASNet's loading depends on its version."""
     if hasattr(source, "_metadata"):
         setattr(state, "_metadata", source._metadata)  # noqa: B010 (unknown to mypy)
     return state
 
 
 def _with_current_names(state: StateDict, attention: list[str], own: StateDict) -> StateDict:
-    """Rename the attention of a checkpoint that an earlier version wrote.
+    """Rename the attention parameters of a checkpoint from an earlier version.
 
-    It had the same parameters in the same order of the modules, under other names of their places.
+    It had the same parameters in the same module order, under other names.
 
     Args:
-        attention: the network's names of its attention's parameters and buffers, in order.
+        attention: the network's names for its attention's parameters and buffers, in order.
     """
     unknown = [key for key in state if key not in own]
     pairs = list(zip(unknown, attention, strict=False))
@@ -202,7 +202,7 @@ def _with_current_names(state: StateDict, attention: list[str], own: StateDict) 
 
 
 def _part(key: str) -> str:
-    """`layer1.0.bn2.attention.cbam.ca.shared_MLP.0.weight` -> `cbam.ca.shared_MLP.0.weight`."""
+    """Strip the layer's path: `layer1.0.bn2.attention.cbam.ca.shared_MLP.0.weight` -> `cbam.ca.shared_MLP.0.weight`."""
     match = re.search(r"(?:cbam\.|se\.fc|gain$).*", key)
     return match[0] if match else key
 

@@ -1,1 +1,1 @@
-"""Images from the disk to batches on the device."""
+"""Data pipeline from image files to batches on the device."""

@@ -1,4 +1,4 @@
-"""Augmentation of a training crop by torchvision's transforms, as a pure function of the crop's random numbers."""
+"""Augmentation of a training crop with torchvision's transforms, as a pure function of the crop's random numbers."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _BILINEAR = v2.InterpolationMode.BILINEAR
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a crop after its flip.
+    """The augmentation of a crop after its flip.
 
     Attributes:
         kind: `none`, `trivialaugment`, `randaugment` or `colorjitter`.
@@ -31,10 +31,10 @@ class Augmentation:
     erase: float = 0.0
 
     def __call__(self, image: Tensor, random: np.random.Generator) -> Tensor:
-        """uint8 [3, H, W] -> uint8 [3, H, W]."""
+        """Augment a crop: uint8 [3, H, W] -> uint8 [3, H, W]."""
         if self.kind == "none" and not self.erase:
             return image
-        # The transforms draw from this generator alone. torch.manual_seed would take longer: it seeds GPUs too.
+        # The transforms draw only from this generator. torch.manual_seed would be slower because it also seeds GPUs.
         torch.default_generator.manual_seed(int(random.integers(2**63)))
         if self.kind != "none":
             image = _transform(self.kind)(image)
@@ -45,10 +45,10 @@ NO_AUGMENTATION = Augmentation()
 
 
 class _FasterOperations:
-    """Compute the operations of torchvision's automatic augmentation in half of the time.
+    """torchvision's automatic augmentation operations in half the time.
 
-    Those of geometry and sharpness take what is constant out of torchvision's computation on tensors; most of the
-    others are faster in Pillow. The result is torchvision's, within a rounding.
+    Geometry and sharpness skip the constant parts of torchvision's tensor computation. Most of the others are faster
+    in Pillow. The results equal torchvision's up to rounding.
     """
 
     def _apply_image_or_video_transform(
@@ -75,11 +75,11 @@ class _FasterOperations:
 
 
 class TrivialAugment(_FasterOperations, v2.TrivialAugmentWide):
-    """Muller and Hutter, ICCV 2021, in torchvision's wide space of magnitudes."""
+    """TrivialAugment (Muller and Hutter, ICCV 2021) with torchvision's wide magnitude space."""
 
 
 class RandAugment(_FasterOperations, v2.RandAugment):
-    """Cubuk et al., 2019: two operations of magnitude 9, torchvision's defaults."""
+    """RandAugment (Cubuk et al., 2019) with torchvision's defaults: two operations of magnitude 9."""
 
 
 @lru_cache
@@ -102,7 +102,7 @@ def _through_pillow(operation: Callable[[Any], Any], image: Tensor) -> Tensor:
 
 
 def _shift(image: Tensor, pixels: int, dim: int) -> Tensor:
-    """Move an image to the right or down; what comes in is black."""
+    """Shift an image to the right or down, and fill with black."""
     size = image.shape[dim]
     kept = max(0, size - abs(pixels))
     shifted = torch.zeros_like(image)
@@ -112,7 +112,7 @@ def _shift(image: Tensor, pixels: int, dim: int) -> Tensor:
 
 
 def _sharpen(image: Tensor, factor: float) -> Tensor:
-    """Blend an image with its 3x3 blur, whose center weighs 5 and whose border is the image's."""
+    """Blend an image with its 3x3 blur, which has center weight 5 and keeps the image's border."""
     values = image.to(torch.int16)
     rows = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
     inner = values[:, 1:-1, 1:-1]
@@ -123,10 +123,10 @@ def _sharpen(image: Tensor, factor: float) -> Tensor:
 
 
 def _warp(image: Tensor, matrix: tuple[float, float, float, float], centered: bool) -> Tensor:
-    """Sample an image, bilinearly, at the positions that a matrix [[a, b], [c, d]] maps those of the result to.
+    """Sample an image bilinearly at the output's positions, mapped by a matrix [[a, b], [c, d]]; black outside.
 
     Args:
-        centered: positions are relative to the image's center; if not, to its top left corner. Outside is black.
+        centered: whether positions are relative to the image's center; otherwise to its top left corner.
     """
     _, height, width = image.shape
     a, b, c, d = matrix

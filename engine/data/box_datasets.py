@@ -1,4 +1,4 @@
-"""Data sets of images with boxes, by their layout on the disk."""
+"""Data sets of images with boxes, by their layout on disk."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from engine.logging import log
 
 
 def open_boxes(config: DataConfig) -> BoxDataset:
-    """Read the annotations that a configuration names, and log what is wrong with them.
+    """Read the annotations that a configuration selects, and log their problems.
 
-    Scenes of shapes are generated if they are not there yet.
+    Scenes of shapes are generated if they do not exist.
 
     Raises:
-        UserError: if files are absent or malformed, or nothing counts in evaluation.
+        UserError: if files are missing or malformed, or no object counts in evaluation.
     """
     root = Path(config.root)
     if config.layout == "voc":

@@ -1,10 +1,10 @@
-"""Boxes against boxes, as arrays. Boxes are x1, y1, x2, y2 in pixels, half-open: a box of one pixel has sides of 1."""
+"""Box areas and overlaps. Boxes are x1, y1, x2, y2 in pixels and half-open: a box of one pixel has sides of 1."""
 
 import numpy as np
 
 
 def pairs_within_groups(groups: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return every pair of elements of two collections that are of the same group.
+    """Return every pair of elements of two collections that have the same group.
 
     Args:
         groups: [N] int, group of each element of the first collection.
@@ -28,11 +28,11 @@ def area(boxes: np.ndarray) -> np.ndarray:
 
 
 def overlap(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
-    """Return the intersection over union of each box with its object, over the box alone if the object is a crowd.
+    """Return each box's intersection with its object, over their union, or over the box's area for a crowd.
 
     Args:
         boxes, objects: [P, 4].
-        crowd: [P] bool; by default none is.
+        crowd: [P] bool; by default all False.
     """
     boxes, objects = boxes.astype(np.float64), objects.astype(np.float64)
     sides = np.minimum(boxes[:, 2:], objects[:, 2:]) - np.maximum(boxes[:, :2], objects[:, :2])

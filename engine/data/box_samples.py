@@ -1,4 +1,4 @@
-"""Samples of images with boxes, padded to one size so that any images and boxes make a batch."""
+"""Samples of images with boxes, padded to one size so that they can be batched."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from engine.data import box_transforms
 from engine.data.boxes import BoxSplit
 from engine.data.loader import Sample
 
-PADDING = -1  # label of an entry that is no box
+PADDING = -1  # label of an entry without a box
 
 
 class TrainTargets(NamedTuple):
     """The boxes of an image, or of each of B images.
 
     Attributes:
-        size: [2] int64, height and width of the image, which begins at the upper left corner of the padded one.
+        size: [2] int64, height and width of the image, which is in the upper left corner of the padded one.
         boxes: [M, 4] float32, x1, y1, x2, y2 in pixels.
-        labels: [M] int64; PADDING behind the last box.
+        labels: [M] int64; PADDING after the last box.
     """
 
     size: Tensor
@@ -30,10 +30,10 @@ class TrainTargets(NamedTuple):
 
 
 class EvalTargets(NamedTuple):
-    """As `TrainTargets`, with what the metric needs besides.
+    """`TrainTargets` with the fields that only the metric needs.
 
     Attributes:
-        areas: [M] float64, area of the object in pixels.
+        areas: [M] float64, object area in pixels.
         ignored: [M] bool, crowds and difficult objects.
     """
 
@@ -49,8 +49,8 @@ class BoxTrainSamples:
     """Augmented images of a split by (epoch, index), padded to a square.
 
     Attributes:
-        transform: as `box_transforms.training` returns it.
-        side: of the padded images, pixels.
+        transform: a transform from `box_transforms.training`.
+        side: side of the padded images, pixels.
     """
 
     split: BoxSplit
@@ -111,7 +111,7 @@ class BoxEvalSamples:
 
 
 def images_of(view: Tensor, sizes: Tensor) -> list[Tensor]:
-    """Return the images of a padded batch as float32 [3, H, W] each, in [0, 1].
+    """Return each image of a padded batch as float32 [3, H, W] in [0, 1].
 
     Args:
         view: uint8 [B, 3, height, width].
@@ -126,7 +126,7 @@ def _size(image: Tensor) -> np.ndarray:
 
 
 def _padded(values: np.ndarray, length: int, filling: float) -> np.ndarray:
-    """Return [length, ...]: the values, then the filling."""
+    """Return the values, padded to [length, ...]."""
     padded = np.full((length, *values.shape[1:]), filling, dtype=values.dtype)
     padded[: len(values)] = values
     return padded

@@ -1,4 +1,4 @@
-"""Images annotated with boxes: the structure that every reader fills, and the rules for bad annotations."""
+"""Images annotated with boxes: the data structure of all readers, and the rules for bad annotations."""
 
 import hashlib
 import os
@@ -19,25 +19,25 @@ from engine.distributed import ProcessGroup
 from engine.errors import UserError
 
 UNKNOWN = -1  # label of a class that the data set does not have
-DUPLICATE_IOU = 0.8  # of two such boxes a detector reports one: non-maximum suppression drops the other
+DUPLICATE_IOU = 0.8  # above this, non-maximum suppression drops one of two boxes
 
 
 @dataclass(frozen=True)
 class BoxSplit:
-    """The images of one split in a fixed order, and their boxes. Flat arrays, so that processes share them.
+    """The images of one split in a fixed order, and their boxes, in flat arrays that processes can share.
 
     Attributes:
         root: folder of the data set.
         files: [I] paths relative to `root`, bytes.
-        ids: [I] COCO's numbers or VOC's names.
+        ids: [I] COCO image ids or VOC image names.
         sizes: [I, 2] int32, width and height in pixels.
-        offsets: [I + 1] int64; the boxes of image i are those from offsets[i] to offsets[i + 1].
-        boxes: [M, 4] float32, x1, y1, x2, y2 in pixels; the first pixel is from 0 to 1.
+        offsets: [I + 1] int64; the boxes of image i are boxes[offsets[i]:offsets[i + 1]].
+        boxes: [M, 4] float32, x1, y1, x2, y2 in pixels; the first pixel spans 0 to 1.
         labels: [M] int64, index of the class; UNKNOWN before cleaning only.
-        areas: [M] float64, area of the object in pixels, which is less than its box's where it is segmented.
+        areas: [M] float64, object area in pixels; smaller than the box's area for segmented objects.
         crowd: [M] bool, a group of objects in one box: not trained on, ignored in evaluation.
         difficult: [M] bool, hard to recognize: trained on, ignored in evaluation.
-        cache: images that were decoded before; None where none are kept.
+        cache: cached decoded images; None without a cache.
     """
 
     root: Path
@@ -56,13 +56,13 @@ class BoxSplit:
         return len(self.files)
 
     def path(self, index: int) -> str:
-        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
+        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (speed: called once per image)
 
     def image(self, index: int) -> Tensor:
-        """Decode an image to uint8 [3, H, W], to be read only.
+        """Decode an image to a read-only uint8 [3, H, W].
 
         Raises:
-            UnreadableImage: if it is absent, truncated or no image, or differs from the annotated size.
+            UnreadableImage: if the file is missing, truncated or not an image, or differs from the annotated size.
         """
         cached = None if self.cache is None else self.cache.get(index)
         if cached is not None:
@@ -80,16 +80,16 @@ class BoxSplit:
         return image
 
     def cached(self) -> "BoxSplit":
-        """Return the same images, each decoded once and then kept."""
+        """Return the same images with a cache, so that each is decoded once."""
         return replace(self, cache=ImageCache(len(self), 3 * int(self.sizes.astype(np.int64).prod(axis=1).max())))
 
     @cached_property
     def most_boxes(self) -> int:
-        """The largest number of boxes of an image."""
+        """The largest number of boxes in an image."""
         return int(np.diff(self.offsets).max(initial=0))
 
     def box_range(self, index: int) -> slice:
-        """Return the range of an image's boxes in the arrays of boxes."""
+        """Return the range of an image's boxes in the box arrays."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     @property
@@ -98,7 +98,7 @@ class BoxSplit:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def with_boxes(self, kept: np.ndarray) -> "BoxSplit":
-        """Return the same images with the boxes of a boolean mask only."""
+        """Return the same images with only the boxes that a boolean mask selects."""
         count = np.bincount(self.box_image[kept], minlength=len(self))
         return replace(
             self,
@@ -124,10 +124,10 @@ class Problem:
     """A kind of bad annotation in a split, and its handling.
 
     Attributes:
-        count: how many there are.
-        what: as "Boxes without area".
-        first: file of the first.
-        handling: as "removed".
+        count: number of occurrences.
+        what: description, e.g. "Boxes without area".
+        first: file of the first occurrence.
+        handling: e.g. "removed".
     """
 
     count: int
@@ -145,7 +145,7 @@ class BoxDataset:
 
     Attributes:
         fingerprint: sha256 over the classes, every file's path and size in bytes, and every box that is used.
-        problems: what is wrong with the annotations, for each split.
+        problems: annotation problems of each split.
     """
 
     name: str
@@ -154,19 +154,19 @@ class BoxDataset:
     val: BoxSplit
     fingerprint: str
     problems: dict[str, list[Problem]]
-    part: ClassVar[str] = ""  # as of a Dataset: it is never one of several
+    part: ClassVar[str] = ""  # as in Dataset; always empty here
 
     def require_same_images(self, group: ProcessGroup) -> None:
-        """Refuse processes that found different images or boxes; errors as in `Dataset.require_same_images`."""
+        """Require the same images and boxes on all processes; errors as in `Dataset.require_same_images`."""
         require_same_fingerprint(self.fingerprint, group)
 
     def cached(self) -> "BoxDataset":
-        """Return the same data set, its decoded images kept in memory."""
+        """Return the same data set with decoded images cached in memory."""
         return replace(self, train=self.train.cached(), val=self.val.cached())
 
 
 class Objects(NamedTuple):
-    """Annotated objects of a split, in any order of images; each array as in `BoxSplit`.
+    """Annotated objects of a split, in any image order; the arrays are as in `BoxSplit`.
 
     Attributes:
         image: [M] int64, index of the image.
@@ -183,14 +183,14 @@ class Objects(NamedTuple):
 def build_split(
     root: Path, files: Sequence[str], ids: Sequence[int | str], sizes: np.ndarray, objects: Objects
 ) -> BoxSplit:
-    """Sort annotated objects by image, in the order of the annotation within an image.
+    """Sort annotated objects by image, in annotation order within an image.
 
     Args:
         root: folder of the data set.
-        files: paths relative to it.
-        ids: of the images.
+        files: paths relative to `root`.
+        ids: image ids.
         sizes: [I, 2], width and height.
-        objects: their annotated objects.
+        objects: annotated objects of the images.
     """
     order = np.argsort(objects.image, kind="stable")
     return BoxSplit(
@@ -208,10 +208,10 @@ def build_split(
 
 
 def build_dataset(name: str, classes: list[str], train: BoxSplit, val: BoxSplit) -> BoxDataset:
-    """Clean the splits as read, look for their files, and compute the fingerprint.
+    """Clean the splits, check their files, and compute the fingerprint.
 
     Raises:
-        UserError: if a split has no images, or files are absent.
+        UserError: if a split has no images, or files are missing.
     """
     problems = {}
     train, problems["train"] = clean(train, training=True)
@@ -225,17 +225,17 @@ def build_dataset(name: str, classes: list[str], train: BoxSplit, val: BoxSplit)
 def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
     """Apply the rules for bad annotations.
 
-    Boxes of unknown classes, without area and outside of their image are removed. In training, boxes are also cut at
-    the image's border, and near-duplicates, crowds and images without boxes are removed. In evaluation these are kept
-    as published, so that the AP is the one that others report; crowds are ignored there.
+    Boxes of unknown classes, without area or outside their image are removed. In training, boxes are also clipped to
+    the image, and near-duplicates, crowds and images without boxes are removed. In evaluation these are kept as
+    published, so that the AP is comparable with others' results; crowds are ignored there.
 
     Returns:
-        The clean split, and every kind of problem that it had.
+        The clean split and its problems.
     """
     report = _Report(split, training)
     bad = split.labels == UNKNOWN
     report.boxes(bad, "Boxes of unknown classes", "removed", "removed")
-    empty = ~bad & ~(split.boxes[:, 2:] > split.boxes[:, :2]).all(axis=1)  # not a number is no area either
+    empty = ~bad & ~(split.boxes[:, 2:] > split.boxes[:, :2]).all(axis=1)  # NaN also counts as no area
     report.boxes(empty, "Boxes without area", "removed", "removed")
     border = np.tile(split.sizes[split.box_image], 2).astype(np.float32)
     clipped = np.clip(split.boxes, 0, border)
@@ -258,7 +258,7 @@ def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
 
 
 class _Report:
-    """Collects the problems of a split."""
+    """Collector of a split's problems."""
 
     def __init__(self, split: BoxSplit, training: bool) -> None:
         self.problems: list[Problem] = []
@@ -266,14 +266,14 @@ class _Report:
         self._training = training
 
     def images(self, bad: np.ndarray, what: str, in_training: str, in_evaluation: str) -> None:
-        """Add a problem of the images of a mask, if there are any."""
+        """Add a problem if the mask selects any images."""
         if bad.any():
             first = os.fsdecode(self._split.files[bad.argmax()])
             handling = in_training if self._training else in_evaluation
             self.problems.append(Problem(int(bad.sum()), what, first, handling))
 
     def boxes(self, bad: np.ndarray, what: str, in_training: str, in_evaluation: str) -> None:
-        """Add a problem of the boxes of a mask, if there are any."""
+        """Add a problem if the mask selects any boxes."""
         if bad.any():
             first = os.fsdecode(self._split.files[self._split.box_image[bad.argmax()]])
             handling = in_training if self._training else in_evaluation
@@ -281,7 +281,7 @@ class _Report:
 
 
 def _near_duplicates(split: BoxSplit, considered: np.ndarray) -> np.ndarray:
-    """[M] bool, the boxes that nearly equal an earlier one of their image and class."""
+    """Return [M] bool, the boxes that nearly equal an earlier box of the same image and class."""
     box = np.flatnonzero(considered)
     group = split.box_image[box] * (split.labels.max(initial=0) + 1) + split.labels[box]
     later, earlier = (box[one] for one in pairs_within_groups(group, group))
@@ -304,10 +304,10 @@ def _fingerprint(classes: Sequence[str], splits: Sequence[BoxSplit]) -> str:
 
 
 def _file_sizes(split: BoxSplit) -> list[int]:
-    """Sizes in bytes of a split's image files.
+    """Return the sizes of a split's image files in bytes.
 
     Raises:
-        UserError: if any is absent. A metric over the others would be one of another data set.
+        UserError: if any file is missing, because a metric over the others would not be comparable.
     """
     sizes, absent = [], []
     for index in range(len(split)):

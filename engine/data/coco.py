@@ -14,10 +14,10 @@ SPLITS = {"train": "train2017", "val": "val2017"}
 
 
 def open_coco(root: Path, name: str = "coco") -> BoxDataset:
-    """Read a data set in COCO's layout. Classes are its categories by rising id.
+    """Read a data set in COCO's layout. The classes are its categories in ascending id order.
 
     Raises:
-        UserError: if files are absent or malformed, or the splits have different categories.
+        UserError: if files are missing or malformed, or the splits have different categories.
     """
     documents = {split: _read(root, folder) for split, folder in SPLITS.items()}
     categories = {split: _categories(*document) for split, document in documents.items()}
@@ -31,7 +31,7 @@ def open_coco(root: Path, name: str = "coco") -> BoxDataset:
 
 
 def _read(root: Path, folder: str) -> tuple[Path, dict[str, Any]]:
-    """The annotations of a split, and their file."""
+    """Return a split's annotations and their file."""
     file = root / "annotations" / f"instances_{folder}.json"
     try:
         document = json.loads(file.read_bytes())
@@ -48,7 +48,7 @@ def _read(root: Path, folder: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
-    """Names of the categories by rising id."""
+    """Return the category names in ascending id order."""
     try:
         named = {int(category["id"]): str(category["name"]) for category in document["categories"]}
     except (KeyError, TypeError, ValueError) as error:

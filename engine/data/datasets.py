@@ -1,4 +1,4 @@
-"""Where images come from: three layouts of a data set on the disk."""
+"""Classification data sets on disk, in three layouts."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Split:
         root: folder of the data set.
         files: [N] paths relative to `root`, bytes.
         labels: [N] int64 in [0, number of classes).
-        cache: images that were decoded before; None where none are kept.
+        cache: cached decoded images; None without a cache.
     """
 
     root: Path
@@ -37,13 +37,13 @@ class Split:
         return len(self.labels)
 
     def path(self, index: int) -> str:
-        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (once an image: speed)
+        return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (speed: called once per image)
 
     def image(self, index: int) -> Tensor:
-        """Decoded: uint8 [3, H, W], to be read only.
+        """Decode an image to a read-only uint8 [3, H, W].
 
         Raises:
-            UnreadableImage: if it is absent, truncated or no image.
+            UnreadableImage: if the file is missing, truncated or not an image.
         """
         if self.cache is None:
             return transforms.decode(self.path(index))
@@ -54,7 +54,7 @@ class Split:
         return image
 
     def cached(self) -> "Split":
-        """The same images, each decoded once and then kept, unless it is larger than the largest of a sample."""
+        """Return the same images with a cache for all that are not larger than the largest of a sample."""
         sample = np.linspace(0, len(self) - 1, 64).astype(int)
         return replace(self, cache=ImageCache(len(self), max(self.image(index).numel() for index in set(sample))))
 
@@ -64,8 +64,8 @@ class Dataset:
     """A data set of two splits over the same classes, sorted by id.
 
     Attributes:
-        fingerprint: sha256 over every file's path, size in bytes and label: equal fingerprints, equal lists of files.
-        part: of a data set for evaluation that is several, as `fog/3`.
+        fingerprint: sha256 over every file's path, size in bytes and label.
+        part: name of this part of an evaluation set that has several, e.g. `fog/3`.
     """
 
     name: str
@@ -76,20 +76,20 @@ class Dataset:
     part: str = ""
 
     def require_same_images(self, group: ProcessGroup) -> None:
-        """Refuse processes that found different images.
+        """Require the same images on all processes.
 
         Raises:
-            UserError: on all of them, naming those that differ from the main process.
+            UserError: on all processes, naming those that differ from the main process.
         """
         require_same_fingerprint(self.fingerprint, group)
 
     def cached(self) -> "Dataset":
-        """The same data set, its decoded images kept in memory."""
+        """Return the same data set with decoded images cached in memory."""
         return replace(self, train=self.train.cached(), val=self.val.cached())
 
 
 def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
-    """Refuse processes whose data sets have different fingerprints; errors as in `Dataset.require_same_images`."""
+    """Require equal fingerprints on all processes; errors as in `Dataset.require_same_images`."""
     fingerprints = group.all_gather_object(fingerprint)
     differing = [str(rank) for rank, other in enumerate(fingerprints) if other != fingerprints[0]]
     if differing:
@@ -100,10 +100,10 @@ def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """List the images of the data set that a configuration names; `shapes` is generated if it is not there yet.
+    """List the images of the configured data set; `shapes` is generated if it does not exist.
 
     Raises:
-        UserError: if the folder is absent, is laid out differently, or lacks classes or images.
+        UserError: if the folder is missing, has a different layout, or lacks classes or images.
     """
     if config.trained_on is not None:
         raise UserError(
@@ -147,7 +147,7 @@ def class_folder_names(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted.
 
     Raises:
-        UserError: if the folder is absent, or a name is hidden or not UTF-8.
+        UserError: if the folder is missing, or a name is hidden or not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder.absolute()}; data.root needs train/ and val/ inside.")
@@ -155,7 +155,7 @@ def class_folder_names(folder: Path) -> list[str]:
     for name in names:
         if name.startswith("."):
             raise UserError(f"{folder / name} is a hidden folder, not a class; remove it.")
-        if not name.isprintable():  # bytes that are not UTF-8, too
+        if not name.isprintable():  # also finds bytes that are not UTF-8
             raise UserError(
                 f"The name of the class folder {os.fsencode(name)!r} in {folder} is not text; rename it, or set "
                 "PYTHONUTF8=1 where the locale is not UTF-8."
@@ -172,7 +172,7 @@ def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
 
 
 def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iterator[tuple[Path, int]]:
-    """Tiny ImageNet's validation images: the list has one line per image, file and class first."""
+    """Return Tiny ImageNet's validation images. Each line of the list begins with an image's file and class."""
     annotations = folder / ANNOTATIONS
     if not annotations.is_file():
         raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")

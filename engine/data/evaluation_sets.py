@@ -1,7 +1,7 @@
-"""Data sets without training images: networks that were trained on another data set are evaluated on them.
+"""Evaluation-only data sets for networks that were trained on another data set.
 
-The layouts are those in which the sets are published: class folders (ImageNet-A, -R, -Sketch), folders of class numbers
-(ImageNet-V2), and class folders below each corruption and severity (ImageNet-C).
+The layouts are the published ones: class folders (ImageNet-A, -R, -Sketch), folders of class numbers (ImageNet-V2), and
+class folders below each corruption and severity (ImageNet-C).
 """
 
 import os
@@ -15,7 +15,7 @@ from engine.data.datasets import Dataset, Split, class_folder_names
 from engine.data_config import DataConfig
 from engine.errors import UserError
 
-# Of ImageNet-C, in the order of its paper (Hendrycks and Dietterich, ICLR 2019); its four extra ones are left out.
+# ImageNet-C's corruptions in its paper's order (Hendrycks and Dietterich, ICLR 2019), without the four extra ones.
 CORRUPTIONS = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
@@ -24,10 +24,10 @@ SEVERITIES = range(1, 6)
 
 
 def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
-    """List the images of a data set: one set, or of ImageNet-C one for each corruption and severity that is there.
+    """List the images of a data set; for ImageNet-C, one set for each existing corruption and severity.
 
     Raises:
-        UserError: if the folder is absent, is laid out differently, or lacks classes or images.
+        UserError: if the folder is missing, has a different layout, or lacks classes or images.
     """
     root = Path(config.root)
     if not root.is_dir():
@@ -44,15 +44,15 @@ def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
 
 
 def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tuple[int, ...] | None:
-    """Return the position of each class among those a network was trained on; None where they are the same.
+    """Return the position of each class among a network's training classes; None if both lists are the same.
 
     Args:
-        classes: of the data set: the names of its folders, or class numbers.
+        classes: the data set's classes: names of its folders, or class numbers.
         trained: names of the network's classes, in the order of its logits.
-        name: of the data set, for the message.
+        name: name of the data set, for the message.
 
     Raises:
-        UserError: if the network does not have one of the classes.
+        UserError: if the network lacks one of the classes.
     """
     if list(classes) in (list(trained), _numbers(len(trained))):
         return None
@@ -71,9 +71,9 @@ def _numbers(count: int) -> list[str]:
 
 
 def _corruptions(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield the folder of each corruption and severity, relative to the root, and its name: `fog/3`."""
+    """Yield each corruption and severity as its folder relative to the root, and its name, e.g. `fog/3`."""
     for corruption in CORRUPTIONS:
-        # The archives contain the corruptions; kept apart, each archive has a folder: noise/gaussian_noise.
+        # Archives extracted into separate folders add a level: noise/gaussian_noise.
         folders = sorted(folder for folder in (root / corruption, *root.glob(f"*/{corruption}")) if folder.is_dir())
         for severity in SEVERITIES:
             for folder in folders[:1]:

@@ -1,4 +1,4 @@
-"""The list of a data set's images: made by reading every folder; of a large set it is kept until a folder changes."""
+"""Index of a data set's images, built by reading every folder. A large set's index is stored until a folder changes."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ from engine.atomic_io import atomic_write
 from engine.errors import UserError
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
-OTHER_EXTENSIONS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic")  # refused, not skipped in silence
+OTHER_EXTENSIONS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic")  # rejected rather than silently skipped
 
-# From how many images on it is kept: below, reading it anew takes seconds and also sees files that changed in place.
+# Fewest images of a stored index. Smaller ones are rebuilt in seconds, which also detects files changed in place.
 KEEP_FROM = 100_000
 
-_AT_ONCE = 16  # folders read at a time: a network file system takes milliseconds for each answer
+_AT_ONCE = 16  # folders read concurrently: a network file system takes milliseconds per request
 
 
 @dataclass
@@ -33,9 +33,9 @@ class FileList:
 
     Attributes:
         files: paths relative to the root.
-        sizes: in bytes.
-        labels: class of each.
-        folders: time of the last change, in ns, of each folder that was read, and of lists of files.
+        sizes: file sizes in bytes.
+        labels: class of each image.
+        folders: modification time in ns of each folder that was read, and of file lists.
     """
 
     files: list[bytes] = field(default_factory=list)
@@ -49,8 +49,8 @@ class FileIndex:
     """The images of a data set.
 
     Attributes:
-        files: for each split [N] paths relative to the root, bytes.
-        labels: for each split [N] int64.
+        files: for each split, [N] paths relative to the root, bytes.
+        labels: for each split, [N] int64.
         fingerprint: sha256 over every file's path, size in bytes and label.
     """
 
@@ -60,10 +60,10 @@ class FileIndex:
 
 
 def class_folders(root: Path, split: str, classes: Sequence[str]) -> FileList:
-    """Images anywhere below each class folder (Tiny ImageNet has an `images/` between), sorted by path.
+    """List the images at any depth below each class folder, sorted by path (Tiny ImageNet has a level `images/`).
 
     Raises:
-        UserError: if a folder holds none, or a file cannot be looked at.
+        UserError: if a folder has no images, or a file cannot be read.
     """
     file_list = FileList()
     below = len(str(root / "_")) - 1
@@ -81,15 +81,15 @@ def class_folders(root: Path, split: str, classes: Sequence[str]) -> FileList:
 
 
 def named(root: Path, files: Iterable[tuple[Path, int]], sources: Iterable[Path]) -> FileList:
-    """Images that are named one by one, each with its label.
+    """List explicitly named images with their labels.
 
     Args:
-        root: of the data set.
-        files: their paths and labels.
-        sources: the folders and files that decide which they are.
+        root: folder of the data set.
+        files: paths and labels of the images.
+        sources: the folders and files that determine the list.
 
     Raises:
-        UserError: if one cannot be looked at.
+        UserError: if a file cannot be read.
     """
     file_list = FileList(folders={str(source): source.stat().st_mtime_ns for source in sources})
     for path, label in files:
@@ -100,12 +100,12 @@ def named(root: Path, files: Iterable[tuple[Path, int]], sources: Iterable[Path]
 
 
 def build_file_index(root: Path, key: str, read: Callable[[], list[FileList]]) -> FileIndex:
-    """Return the splits of a data set; the index of a large one is stored, and read back until a folder changes.
+    """Return the splits of a data set. The index of a large one is stored and reused until a folder changes.
 
     Args:
-        root: its folder.
-        key: what besides the root decides which images they contain.
-        read: lists the splits.
+        root: folder of the data set.
+        key: everything besides the root that determines the images.
+        read: function that lists the splits.
     """
     stored = _path(root, key)
     index = None if stored is None else _load(stored)
@@ -121,7 +121,7 @@ def build_file_index(root: Path, key: str, read: Callable[[], list[FileList]]) -
 
 
 def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
-    """Paths and sizes of the images anywhere below a folder, and the times of its folders."""
+    """Return the paths and sizes of the images at any depth below a folder, and its folders' modification times."""
     images, times, todo = [], {}, [str(folder)]
     try:
         while todo:
@@ -133,7 +133,7 @@ def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
                         todo.append(entry.path)
                     elif entry.name.lower().endswith(EXTENSIONS):
                         status = entry.stat()
-                        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+                        if not stat.S_ISREG(status.st_mode):  # reading a pipe would block forever
                             raise UserError(f"{entry.path} is named as an image but is not a file; remove it.")
                         images.append((entry.path, status.st_size))
                     elif entry.name.lower().endswith(OTHER_EXTENSIONS):
@@ -164,17 +164,17 @@ def _fingerprint(file_lists: Sequence[FileList]) -> str:
 
 
 def _path(root: Path, key: str) -> Path | None:
-    """Return where the index of a data set is stored, None where the user has no folder for such files."""
+    """Return the path of a data set's stored index; None if the user has no cache folder."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # neither HOME nor a passwd entry
+    except RuntimeError:  # no HOME and no passwd entry
         return None
     name = hashlib.sha256(os.fsencode(f"{root.resolve()}\n{key}")).hexdigest()[:16]
     return cache / "cbam" / f"{name}.npz"
 
 
 def _store(index: FileIndex, folders: dict[str, int], path: Path) -> None:
-    """Write the index; where that is not possible, it is built again next time."""
+    """Write the index. If that fails, the index is rebuilt next time."""
     facts = {"splits": len(index.files), "fingerprint": index.fingerprint, "folders": folders}
     arrays: dict[str, Any] = {"facts": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)}
     for number, (files, labels) in enumerate(zip(index.files, index.labels, strict=True)):
@@ -186,9 +186,9 @@ def _store(index: FileIndex, folders: dict[str, int], path: Path) -> None:
 
 
 def _load(path: Path) -> FileIndex | None:
-    """Return a stored index, None where there is no intact one or a folder has changed since."""
+    """Return the stored index; None if there is no intact one or a folder has changed since."""
     try:
-        with np.load(path) as content:  # whole: a file that is mapped must not be replaced by another process
+        with np.load(path) as content:  # read completely: another process must not replace a mapped file
             arrays = dict(content)
         if arrays.pop("digest").tobytes() != _digest(arrays):
             return None

@@ -1,4 +1,4 @@
-"""Batches: which images in which order, read by worker processes and copied to the device ahead of their use."""
+"""Batches of images in a defined order, read by worker processes and prefetched to the device."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from engine.device import Transfer
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 
-# Views of one image (uint8 [3, H, W]), its targets, and its index in the split.
+# The views of one image (uint8 [3, H, W]), its targets, and its index in the split.
 Sample = tuple[list[Tensor], tuple[Any, ...], int]
 
 
@@ -32,7 +32,7 @@ class ImageSplit(Protocol):
 
 
 class Samples(Protocol):
-    """Samples by key, as a task makes them of a split's images.
+    """Samples by key, which a task makes from a split's images.
 
     Attributes:
         split: the images.
@@ -54,10 +54,10 @@ class Batch(NamedTuple):
     """A batch of samples on the device.
 
     Attributes:
-        views: for each view of the images uint8 [B, 3, H, W].
+        views: for each view of the images, uint8 [B, 3, H, W].
         targets: tensors whose first dimension is B.
         indices: int64 [B] on the host, positions in the split.
-        mixing: how the images are still to be mixed; None where they are not.
+        mixing: the mixing to apply to the images; None for no mixing.
     """
 
     views: list[Tensor]
@@ -74,14 +74,14 @@ class Batch(NamedTuple):
 
 
 class EpochBatches:
-    """This process's part of each batch of one epoch at a time, as lists of (epoch, index).
+    """This process's share of each batch of an epoch, as lists of (epoch, index).
 
-    Set `epoch` and `first` (batches to skip) before iterating. The order depends on (seed, epoch) alone. What does
-    not fill a batch is left out.
+    Set `epoch` and `first` (batches to skip) before iterating. The order depends only on (seed, epoch). An incomplete
+    last batch is dropped.
 
-    With `repetitions` a batch is so many copies of a smaller one, one after the other, and an epoch sees that share of
-    the images (Hoffer et al., CVPR 2020). Copy r of epoch e is sampled as (repetitions * e + r, index): each copy is
-    augmented in its own way.
+    With `repetitions`, a batch is the concatenation of that many copies of a smaller one, and an epoch sees
+    1 / repetitions of the images (Hoffer et al., CVPR 2020). Copy r of epoch e is sampled as
+    (repetitions * e + r, index), so that each copy is augmented differently.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int, group: ProcessGroup, repetitions: int = 1) -> None:
@@ -106,7 +106,7 @@ class EpochBatches:
 
 
 class TrainLoader:
-    """Training batches: each process gets its shard of every batch, in an order that depends on (seed, epoch) alone."""
+    """Training batches. Each process gets its shard of every batch; the order depends only on (seed, epoch)."""
 
     def __init__(
         self,
@@ -121,10 +121,10 @@ class TrainLoader:
     ) -> None:
         """
         Args:
-            samples: by (epoch, index).
-            batch_size: images of all processes together.
-            workers: processes that read images; None for one per processor, 8 at most.
-            mixer: of the images of a batch, None to leave them as they are.
+            samples: samples by (epoch, index).
+            batch_size: images per batch over all processes.
+            workers: worker processes; None for one per processor, at most 8.
+            mixer: mixer of a batch's images; None for no mixing.
             repetitions: differently augmented copies of each image in a batch.
         """
         self.mixer = mixer
@@ -149,19 +149,19 @@ class TrainLoader:
         )
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch, skipping the `first` ones."""
+        """Yield the batches of one epoch, skipping the first `first` ones."""
         self.batches.epoch, self.batches.first = epoch, first
         for step, batch in enumerate(self.reader, start=first):
             yield batch._replace(mixing=self.mixer.draw(epoch, step)) if self.mixer else batch
 
 
 class EvalLoader:
-    """Every image of a split exactly once, on one of the processes."""
+    """Evaluation batches: every image of a split exactly once, on one of the processes."""
 
     def __init__(
         self, samples: Samples, batch_size: int, workers: int | None, device: torch.device, group: ProcessGroup
     ) -> None:
-        self.images = len(samples)  # of all processes
+        self.images = len(samples)  # over all processes
         shard = range(group.rank, self.images, group.world_size)
         batch_size = max(1, min(batch_size, len(shard)))
         self.reader = _Reader(samples, batch_size, workers, device, group, batch_size=batch_size, sampler=shard)
@@ -175,7 +175,7 @@ class EvalLoader:
 
 
 def digest(batches: Iterable[Batch]) -> str:
-    """Return a sha256 over every byte of the batches: equal digests mean equal data in equal order."""
+    """Return a sha256 over every byte of the batches. Equal digests mean equal data in equal order."""
     sha256 = hashlib.sha256()
     for batch in batches:
         for tensor in (*batch.views, *batch.targets, batch.indices):
@@ -197,21 +197,21 @@ class _Reader:
     ) -> None:
         """
         Args:
-            largest: images of a batch, at most.
-            batching: how the DataLoader chooses them.
+            largest: maximum number of images per batch.
+            batching: the DataLoader's batching arguments.
         """
         if workers is None:
             workers = min(8, group.cluster.processors)
         self.ring = SharedBatchRing(workers, largest, samples.shapes)
         self.transfer = Transfer(device)
         self.loader: DataLoader = DataLoader(
-            samples,  # type: ignore[arg-type]  # a Dataset by its methods
+            samples,  # type: ignore[arg-type]  # has a Dataset's methods
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             collate_fn=partial(_collate, self.ring),
             multiprocessing_context=WorkerContext() if workers else None,
-            # A generator of its own: otherwise each epoch draws from torch's global one.
+            # Without its own generator, each epoch would draw from torch's global one.
             generator=torch.Generator(),
             **batching,
         )
@@ -229,13 +229,13 @@ class _Reader:
                     views, tuple(self.transfer(torch.from_numpy(t)) for t in targets), torch.from_numpy(indices)
                 )
         except UserError as error:
-            # From a worker the message comes with a traceback, whose last line is the error itself.
+            # A worker's message includes a traceback, whose last line is the error.
             last_line = str(error).strip().splitlines()[-1]
             raise UserError(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
 
 
 def _collate(ring: SharedBatchRing, samples: Sequence[Sample]) -> tuple[Slot, list[np.ndarray], np.ndarray]:
-    """Write the views of a batch into shared memory; return their slot, the targets and the indices."""
+    """Write a batch's views into shared memory; return their slot, the targets and the indices."""
     views, targets, indices = zip(*samples, strict=True)
-    # Arrays: each tensor would get a file of shared memory, which takes longer than to send so few numbers.
+    # Arrays, because each tensor would get a shared-memory file, which is slower than sending so few numbers.
     return ring.write(views), [np.array(column) for column in zip(*targets, strict=True)], np.array(indices)

@@ -1,7 +1,7 @@
-"""Mixup and CutMix: how the images of one batch are mixed, as a pure function of (seed, epoch, step).
+"""Mixup and CutMix of the images of a batch, as a pure function of (seed, epoch, step).
 
-Images 2k and 2k + 1 of a batch are mixed with each other. The order of a batch is random. Pairs stay together where
-processes or micro-batches share the batch.
+Images 2k and 2k + 1 of a batch, whose order is random, are mixed with each other. Pairs stay together when the batch is
+split among processes or micro-batches.
 """
 
 import math
@@ -16,12 +16,12 @@ from engine.determinism import RngPurpose, rng
 
 @dataclass(frozen=True)
 class Mixing:
-    """How the pairs of one batch are mixed.
+    """Mixing parameters of one batch.
 
     Attributes:
-        share: of each image in its mixture, and of its own label in the loss, in [0, 1].
-        box: top, left, bottom and right of the rectangle that comes from the other image, pixels (CutMix); None where
-            pixels are averaged (mixup).
+        share: weight of each image in its mixture, and of its own label in the loss, in [0, 1].
+        box: top, left, bottom and right of the rectangle from the other image, pixels (CutMix); None for averaged
+            pixels (mixup).
     """
 
     share: float
@@ -39,19 +39,19 @@ class Mixing:
 
 
 def partners(values: Tensor) -> Tensor:
-    """Return for each entry, an image or its label, that of the other image of its pair."""
+    """Return for each entry (an image or its label) that of its partner."""
     return values[torch.arange(len(values), device=values.device) ^ 1]
 
 
 @dataclass(frozen=True)
 class Mixer:
-    """Draws how each batch is mixed.
+    """Random source of each batch's mixing.
 
     Attributes:
-        seed: of the run.
+        seed: seed of the run.
         size: height and width of the images, pixels.
-        mixup, cutmix: alpha of the Beta(alpha, alpha) that an image's share is drawn from; 0 for never. With both, each
-            is as likely (mixup: Zhang et al., ICLR 2018; CutMix: Yun et al., ICCV 2019).
+        mixup, cutmix: alpha of the Beta(alpha, alpha) from which an image's share is drawn; 0 for never. With both,
+            each is equally likely (mixup: Zhang et al., ICLR 2018; CutMix: Yun et al., ICCV 2019).
     """
 
     seed: int
@@ -67,7 +67,7 @@ class Mixer:
         return self._cutmix(share, random) if is_cutmix else Mixing(share)
 
     def _cutmix(self, share: float, random: np.random.Generator) -> Mixing:
-        """Draw a rectangle of the images' aspect ratio around a uniform center; cut at the border, it takes less."""
+        """Draw a rectangle of the images' aspect ratio around a uniform center, clipped at the border."""
         height, width = self.size
         y, x = int(random.integers(height)), int(random.integers(width))
         half = 0.5 * math.sqrt(1 - share)

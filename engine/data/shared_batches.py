@@ -1,4 +1,4 @@
-"""Batches of images in shared memory, on their way from worker processes to the process that trains."""
+"""Transfer of image batches from worker processes to the training process through shared memory."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from torch.utils.data import get_worker_info
 
 from engine.data import shared_memory
 
-PREFETCH = 2  # batches ordered from each worker ahead of their use
-_SLOTS = PREFETCH + 1  # for those and the one in use
+PREFETCH = 2  # batches prefetched per worker
+_SLOTS = PREFETCH + 1  # the prefetched batches and the one in use
 
 
 class Slot(NamedTuple):
-    """Where a batch lies: the worker that wrote it, one of its slots, and the number of images."""
+    """Location of a batch: the worker that wrote it, one of its slots, and the number of images."""
 
     worker: int
     number: int
@@ -22,20 +22,20 @@ class Slot(NamedTuple):
 
 
 class SharedBatchRing:
-    """Slots for batches of images, in memory that is shared with worker processes forked later.
+    """Slots for image batches, in memory that is shared with worker processes forked later.
 
-    A tensor sent through a queue becomes a new file of shared memory each time. Clearing and mapping its pages takes a
-    fifteenth of the time that reading its images takes, and containers often allow 64 MB of such files in all.
+    A tensor sent through a queue creates a new shared-memory file each time. Clearing and mapping its pages takes 1/15
+    of the time of reading its images, and containers often limit such files to 64 MB in total.
 
-    Each worker fills its own slots in turn. While one of its batches is in use, PREFETCH others are ordered and fill
-    its other slots: a slot keeps its content until the next batch is requested. Copy it before.
+    Each worker fills its own slots in turn. While one of its batches is in use, PREFETCH others fill its other slots.
+    A slot keeps its content until the next batch is requested, so copy it before.
     """
 
     def __init__(self, workers: int, batch_size: int, shapes: Sequence[tuple[int, int]]) -> None:
         """
         Args:
-            workers: processes that write batches; 0 if this one does.
-            batch_size: images of a batch, at most.
+            workers: processes that write batches; 0 if this process writes them.
+            batch_size: maximum number of images per batch.
             shapes: (height, width) of each view of the images, pixels.
         """
         self.slots = [
@@ -49,19 +49,19 @@ class SharedBatchRing:
         self.written = 0  # batches written by this process
 
     def write(self, images: Sequence[Sequence[Tensor]]) -> Slot:
-        """Write a batch; called by the worker.
+        """Write a batch, in a worker.
 
         Args:
-            images: for each image its views, uint8 [3, height, width].
+            images: the views of each image, uint8 [3, height, width].
         """
         info = get_worker_info()
         slot = Slot(info.id if info else 0, self.written % _SLOTS, len(images))
         self.written += 1
         for slots, views in zip(self.slots, zip(*images, strict=True), strict=True):
-            # Decoders return the three colors of each pixel together; they are copied as they lie.
+            # Decoders interleave the three colors of each pixel; the copy keeps that memory order.
             torch.stack([view.permute(1, 2, 0) for view in views], out=slots[slot.worker, slot.number, : slot.images])
         return slot
 
     def read(self, slot: Slot) -> list[Tensor]:
-        """Return the batch in a slot: for each view uint8 [images, 3, height, width], channels_last."""
+        """Return the batch in a slot: for each view, uint8 [images, 3, height, width], channels_last."""
         return [slots[slot.worker, slot.number, : slot.images].permute(0, 3, 1, 2) for slots in self.slots]

@@ -1,4 +1,4 @@
-"""Memory that this process shares with those that it forks later."""
+"""Memory that is shared with processes forked later."""
 
 import math
 import mmap
@@ -10,10 +10,10 @@ from engine.errors import UserError
 
 
 def zeros(*shape: int, purpose: str, remedy: str) -> Tensor:
-    """A uint8 tensor of zeros; what is never written takes no memory.
+    """Return a uint8 tensor of zeros in shared memory. Pages that are never written use no memory.
 
     Raises:
-        UserError: if the machine has no memory for it, from `purpose` (what it is for) and `remedy` (what to do).
+        UserError: if memory is insufficient; the message contains `purpose` and `remedy` (what to do).
     """
     size = math.prod(shape)
     try:

@@ -1,7 +1,7 @@
-"""A data set to try things on anywhere: five shapes in two textures, drawn once as JPEG files in class folders.
+"""Synthetic data set for tests and demos: five shapes in two textures, drawn once as JPEG files in class folders.
 
-Only shape and texture tell the ten classes apart. Position, size, rotation, colours, background and clutter vary
-independently of the class, so that a network has to learn what it is asked for.
+Only shape and texture distinguish the ten classes. Position, size, rotation, colors, background and clutter vary
+independently of the class, so that a network has to learn shape and texture.
 """
 
 import os
@@ -24,7 +24,7 @@ SEED = 51
 
 
 def generate(root: Path) -> None:
-    """Write train/ and val/ below `root`, unless they are there. The folder appears whole or not at all."""
+    """Write train/ and val/ below `root` unless they exist. The folder is created atomically."""
     if root.exists():
         return
     draft = root.with_name(f"{root.name}.{os.getpid()}.draft")
@@ -33,7 +33,7 @@ def generate(root: Path) -> None:
         draft.rename(root)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if not root.exists():  # else another process was first
+        if not root.exists():  # otherwise another process has created it
             raise UserError(f"The images of {root} cannot be written ({error.strerror}); set data.root.") from error
 
 
@@ -51,7 +51,7 @@ def _write(folder: Path) -> None:
 
 
 def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:
-    """One image, uint8 [SIZE, SIZE, 3]."""
+    """Draw one image, uint8 [SIZE, SIZE, 3]."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     image = background(x, y, random)
     radius = random.uniform(0.22, 0.38)
@@ -64,7 +64,7 @@ def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:
 
 
 def is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Where a shape of radius 1 around the origin is, as a boolean map."""
+    """Return the boolean mask of a shape of radius 1 around the origin."""
     distance = np.hypot(u, v)
     match shape:
         case "disc":
@@ -81,7 +81,7 @@ def is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A texture of two colours over the whole image, float [SIZE, SIZE, 3]."""
+    """Return a texture of two colors over the whole image, float [SIZE, SIZE, 3]."""
     u, v = rotate(x, y, random.uniform(0, 2 * np.pi))
     cycles = random.uniform(6, 9)
     phase = random.uniform(0, 1, size=2)
@@ -93,7 +93,7 @@ def textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Gener
 
 
 def background(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A gradient with bars and blots of any colour, float [SIZE, SIZE, 3]."""
+    """Return a gradient with bars and blots of any color, float [SIZE, SIZE, 3]."""
     slope, _ = rotate(x - 0.5, y - 0.5, random.uniform(0, 2 * np.pi))
     image = random.uniform(40, 215, size=3) + slope[..., None] * random.uniform(-120, 120, size=3)
     for _ in range(random.integers(2, 6)):

@@ -1,7 +1,7 @@
-"""A detection data set to try things on anywhere: scenes of the five shapes, drawn once, in COCO's layout.
+"""Synthetic detection data set for tests and demos: scenes of the five shapes, drawn once, in COCO's layout.
 
-Shapes, textures and backgrounds are those of the classification data set; the class of an object is its shape. Size,
-rotation, colors and texture are independent of it. Objects overlap a little, and some scenes have none.
+Shapes, textures and backgrounds are those of the classification data set. An object's class is its shape; its size,
+rotation, colors and texture are independent of the class. Objects overlap a little, and some scenes have none.
 """
 
 import json
@@ -22,12 +22,12 @@ from engine.errors import UserError
 SIDE = 128  # pixels
 IMAGES = {"train": 400, "val": 200}
 MOST_OBJECTS = 5
-LARGEST_COVERED = 0.3  # share of an object's pixels that later objects may cover
-_SCENES = 2**16  # apart from the random numbers of the classification data set
+LARGEST_COVERED = 0.3  # fraction of an object's pixels that later objects may cover
+_SCENES = 2**16  # separates the random numbers from those of the classification data set
 
 
 def generate(root: Path) -> None:
-    """Write the scenes below `root`, unless they are there. The folder appears whole or not at all."""
+    """Write the scenes below `root` unless they exist. The folder is created atomically."""
     if root.exists():
         return
     draft = root.with_name(f"{root.name}.{os.getpid()}.draft")
@@ -37,7 +37,7 @@ def generate(root: Path) -> None:
         draft.rename(root)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if not root.exists():  # else another process was first
+        if not root.exists():  # otherwise another process has created it
             raise UserError(f"The scenes of {root} cannot be written ({error.strerror}); set data.root.") from error
 
 
@@ -45,7 +45,7 @@ def draw_scene(random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int,
     """Draw one scene.
 
     Returns:
-        The image, uint8 [SIDE, SIDE, 3], and for each object its class and its visible pixels, bool [SIDE, SIDE].
+        The image, uint8 [SIDE, SIDE, 3], and each object's class and visible pixels, bool [SIDE, SIDE].
     """
     y, x = (np.mgrid[0:SIDE, 0:SIDE] + 0.5) / SIDE
     image = synthetic.background(x, y, random)
@@ -66,7 +66,7 @@ def draw_scene(random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int,
 
 
 def _write(root: Path, folder: str, count: int, split: int) -> None:
-    """Draw the images of a split, and write their annotations."""
+    """Draw the images of a split and write their annotations."""
     (root / folder).mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

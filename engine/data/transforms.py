@@ -1,4 +1,4 @@
-"""Decode and cut one image: for training as a pure function of (seed, epoch, index), for evaluation always alike."""
+"""Decoding and cropping of images: random by (seed, epoch, index) in training, deterministic in evaluation."""
 
 import math
 import re
@@ -23,18 +23,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class UnreadableImage(UserError):
-    """An image file that cannot be decoded. It is never replaced by another one."""
+    """An image file that cannot be decoded. It is never replaced by another image."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a network's input in evaluation.
+    """The preprocessing of a network's input images in evaluation.
 
     Attributes:
         resize: length of the shorter side after scaling, pixels.
-        crop: side of the centre crop, pixels.
+        crop: side of the center crop, pixels.
         interpolation: `bilinear` or `bicubic`, antialiased.
-        mean, std: per channel, of values in [0, 1].
+        mean, std: per channel, for values in [0, 1].
     """
 
     resize: int
@@ -45,13 +45,13 @@ class Preprocessing:
 
     @classmethod
     def choose(cls, data: DataConfig, transforms: Any | None, resize_ratio: float = 256 / 224) -> "Preprocessing":
-        """What the data set asks for, or where it leaves that open, what the start weights were published with.
+        """Return the data set's preprocessing, with the published one of the start weights for unset values.
 
         Args:
-            data: its `resize` is None where it leaves it open.
-            transforms: torchvision's `weights.transforms()`, None for weights that are not published. Images are
-                normalized by its mean and std in each case.
-            resize_ratio: of the shorter side to the crop, where neither says it.
+            data: its `resize` is None if unset.
+            transforms: torchvision's `weights.transforms()`; None for weights that are not published. Its mean and std
+                always normalize the images.
+            resize_ratio: shorter side divided by crop, if neither defines it.
         """
         if transforms is not None and data.resize is None and transforms.crop_size[0] == data.image_size:
             return cls.published(transforms)
@@ -62,7 +62,7 @@ class Preprocessing:
 
     @classmethod
     def published(cls, transforms: Any) -> "Preprocessing":
-        """That of torchvision's `weights.transforms()`, under which its accuracies were measured."""
+        """Return the preprocessing of torchvision's `weights.transforms()`, used for its published accuracies."""
         return cls(
             resize=transforms.resize_size[0],
             crop=transforms.crop_size[0],
@@ -73,13 +73,13 @@ class Preprocessing:
 
     @classmethod
     def of_record(cls, values: dict[str, Any], file: Path) -> "Preprocessing":
-        """Return the preprocessing that a record contains.
+        """Return the preprocessing in a record.
 
         Args:
-            file: the record, for the message.
+            file: path of the record, for the message.
 
         Raises:
-            UserError: if the values are not those of a preprocessing.
+            UserError: if the values are not a valid preprocessing.
         """
         try:
             mean, std = (tuple(map(float, values[key])) for key in ("mean", "std"))
@@ -91,7 +91,7 @@ class Preprocessing:
             raise UserError(f"preprocessing in {file} does not fit ({error}). Restore the file.") from error
 
     def apply(self, image: Tensor) -> Tensor:
-        """uint8 [3, H, W] -> uint8 [3, crop, crop]."""
+        """Resize and crop an image: uint8 [3, H, W] -> uint8 [3, crop, crop]."""
         if min(image.shape[1:]) != self.resize:
             interpolation = InterpolationMode(self.interpolation)
             image = F.resize(image, [self.resize], interpolation=interpolation, antialias=True)
@@ -99,13 +99,13 @@ class Preprocessing:
 
 
 def decode(path: str) -> Tensor:
-    """An image file as uint8 [3, H, W], RGB, whatever its format and colour space.
+    """Decode an image file of any format and color space to uint8 [3, H, W], RGB.
 
     Raises:
-        UnreadableImage: if it is absent, truncated or no image.
+        UnreadableImage: if the file is missing, truncated or not an image.
     """
     try:
-        # Read here and not by torchvision, which takes no file names but UTF-8.
+        # torchvision's reader accepts only UTF-8 file names.
         content = bytearray(Path(path).read_bytes())
         if not content:
             raise ValueError("it is empty")
@@ -114,27 +114,27 @@ def decode(path: str) -> Tensor:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
         name = path.replace("\n", "\\n")
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # the line of torchvision's that refused it
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # torchvision's source location
         raise UnreadableImage(f"The image {name} cannot be decoded ({reason}). Restore the file.") from error
-    if image.dtype != torch.uint8:  # a PNG of 16 bits
+    if image.dtype != torch.uint8:  # a 16-bit PNG
         image = F.to_dtype(image, torch.uint8, scale=True)
     return image
 
 
 def augment(image: Tensor, size: int, crop_scale: float, random: np.random.Generator) -> Tensor:
-    """A random crop, scaled to size x size, flipped half of the time: uint8 [3, H, W] -> uint8 [3, size, size]."""
+    """Return a random crop, scaled and flipped with probability 0.5: uint8 [3, H, W] -> uint8 [3, size, size]."""
     top, left, height, width = crop_box(image.shape[1], image.shape[2], crop_scale, random)
     crop = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
-    # What torchvision's resized_crop comes to, to the bit, without the time that its checks take.
+    # Bit-identical to torchvision's resized_crop, without the cost of its checks.
     crop = interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
     return crop.flip(-1) if random.random() < 0.5 else crop
 
 
 def crop_box(height: int, width: int, smallest_area: float, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop, drawn as torchvision's RandomResizedCrop draws it.
+    """Return top, left, height and width of a random crop, as torchvision's RandomResizedCrop.
 
-    Its area is uniform between `smallest_area` and 1 of the image's, its aspect ratio log-uniform between 3/4
-    and 4/3; where ten draws do not fit into the image, the largest centred crop of an allowed aspect ratio.
+    The area is uniform between `smallest_area` and 1 times the image's. The aspect ratio is log-uniform between 3/4
+    and 4/3. If ten draws do not fit into the image, the crop is the largest centered one of an allowed aspect ratio.
     """
     for _ in range(10):
         area = height * width * random.uniform(smallest_area, 1.0)
@@ -151,14 +151,14 @@ def crop_box(height: int, width: int, smallest_area: float, random: np.random.Ge
 def normalize(
     images: Tensor, preprocessing: Preprocessing, memory_format: torch.memory_format = torch.preserve_format
 ) -> Tensor:
-    """uint8 [N, 3, H, W] -> float32 of zero mean and unit spread, on the images' device."""
+    """Normalize uint8 [N, 3, H, W] to float32 of zero mean and unit variance, on the same device."""
     mean, std = _constants(preprocessing, images.device)
     return images.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)
 
 
 @lru_cache
 def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and spread, [1, 3, 1, 1] each; kept there, because copying them makes the host wait for a GPU."""
-    with torch.inference_mode(False):  # whoever asks first
+    """Return mean and std, [1, 3, 1, 1] each, cached on the device because copies make the host wait for a GPU."""
+    with torch.inference_mode(False):  # even if the first caller is in inference mode
         mean, std = (torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std))
     return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

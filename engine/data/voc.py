@@ -28,8 +28,8 @@ def open_voc2007(root: Path, name: str = "voc2007") -> BoxDataset:
     """Read VOC 2007 trainval and VOC 2012 trainval for training, and VOC 2007 test for evaluation.
 
     Args:
-        root: the folder of VOC2007 and VOC2012, or that of their VOCdevkit.
-        name: of the data set.
+        root: the folder that contains VOC2007 and VOC2012, or VOCdevkit with them.
+        name: name of the data set.
     """
     devkit = root / "VOCdevkit"
     folder = devkit if devkit.is_dir() else root
@@ -47,13 +47,13 @@ def open_voc(
 
     Args:
         root: folder of the data set.
-        classes: names of the classes to use; objects of others are removed.
-        name: of the data set.
-        train, val: lists of images: `train` is ImageSets/Main/train.txt of `root`, `VOC2007/train` that of a folder
-            in it.
+        classes: names of the classes to use; objects of other classes are removed.
+        name: name of the data set.
+        train, val: image lists: `train` is ImageSets/Main/train.txt in `root`, and `VOC2007/train` is that file in its
+            folder VOC2007.
 
     Raises:
-        UserError: if files are absent or malformed, or no image is listed.
+        UserError: if files are missing or malformed, or no image is listed.
     """
     return build_dataset(name, list(classes), _read(root, train, classes), _read(root, val, classes))
 
@@ -84,7 +84,7 @@ def _read(root: Path, lists: Sequence[str], classes: Sequence[str]) -> BoxSplit:
 
 
 def _listed(folder: Path, split: str) -> list[str]:
-    """Names of a list's images."""
+    """Return the image names of a list."""
     file = folder / "ImageSets" / "Main" / f"{split}.txt"
     try:
         lines = file.read_text().splitlines()
@@ -93,7 +93,7 @@ def _listed(folder: Path, split: str) -> list[str]:
             f"The list {file.absolute()} cannot be read; set data.root to a folder with Annotations/, ImageSets/ and "
             "JPEGImages/ as Pascal VOC has them, or try data=shapes_boxes, which is generated where you are."
         ) from error
-    names = [line.split()[0] for line in lines if line.strip()]  # lists of one class have a second column
+    names = [line.split()[0] for line in lines if line.strip()]  # lists of a single class have a second column
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{file} lists the image {twice} more than once. Remove the repetition.")
@@ -101,13 +101,13 @@ def _listed(folder: Path, split: str) -> list[str]:
 
 
 def _image_file(folder: Path, name: str) -> Path:
-    """The file of an image; .jpg where there is none, to be named as absent."""
+    """Return the file of an image; if none exists, its .jpg name for the error message."""
     files = [folder / "JPEGImages" / f"{name}{extension}" for extension in (".jpg", *EXTENSIONS)]
     return next((file for file in files if file.is_file()), files[0])
 
 
 def _annotation(file: Path, labels: dict[str, int]) -> tuple[tuple[int, int], list[_Object]]:
-    """Width and height of an image, and its objects."""
+    """Return the width and height of an image, and its objects."""
     try:
         document = ElementTree.parse(file).getroot()
         width, height = (int(_text(document, f"size/{side}")) for side in ("width", "height"))
@@ -121,9 +121,9 @@ def _annotation(file: Path, labels: dict[str, int]) -> tuple[tuple[int, int], li
 def _object(element: ElementTree.Element, labels: dict[str, int]) -> _Object:
     x1, y1, x2, y2 = (float(_text(element, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
     if x2 > x1 and y2 > y1:
-        # VOC counts pixels from 1 and its boxes include both ends.
+        # VOC counts pixels from 1, and its boxes include both ends.
         x1, y1 = x1 - 1, y1 - 1
-    # Else it is a click, not a box of one pixel: it has no area, and is reported and removed with its like.
+    # Otherwise it is a click rather than a box of one pixel. It is reported and removed as a box without area.
     return _Object(
         box=(x1, y1, x2, y2),
         label=labels.get(_text(element, "name").strip(), UNKNOWN),

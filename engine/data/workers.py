@@ -1,7 +1,7 @@
-"""Worker processes that read images: the main process alone answers signals, and alone ends them.
+"""Data loader worker processes. Only the main process handles signals and terminates workers.
 
-Schedulers, torchrun, systemd and terminals signal whole process groups. A worker that ended would take the main process
-with it before that has saved its state.
+Schedulers, torchrun, systemd and terminals signal whole process groups. A worker that exited would end the main process
+before it has saved its state.
 """
 
 import signal
@@ -16,7 +16,7 @@ from engine.signals import SIGNALS
 
 class _Popen(Popen):
     def terminate(self) -> None:
-        self.kill()  # SIGTERM is blocked in a worker, which has nothing to clean up
+        self.kill()  # workers block SIGTERM and have nothing to clean up
 
 
 class _Worker(ForkProcess):
@@ -26,9 +26,9 @@ class _Worker(ForkProcess):
 
 
 class WorkerContext(ForkContext):
-    """A context for a DataLoader whose workers are started under `starting_workers`.
+    """A multiprocessing context for DataLoaders whose workers start under `starting_workers`.
 
-    Forked workers share the file index, and notice when the main process dies; the children of a server would not.
+    Forked workers share the file index and notice when the main process dies. Children of a fork server would not.
     """
 
     Process = _Worker
@@ -36,10 +36,10 @@ class WorkerContext(ForkContext):
 
 @contextmanager
 def starting_workers() -> Iterator[None]:
-    """Block signals while workers start, so that they inherit the block, and report their death in one place.
+    """Block signals while workers start, so that workers inherit the block, and report worker deaths in one place.
 
-    torch would raise an error as soon as a worker dies, wherever the main process is at that moment: in a write, for
-    example. Without its handler the error comes from the loader, when it waits for that worker's batch.
+    torch's handler would raise an error as soon as a worker dies, anywhere in the main process, for example in a write.
+    Without it, the loader raises the error when it waits for that worker's batch.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

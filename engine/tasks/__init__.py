@@ -1,1 +1,1 @@
-"""What is learned: the loss, the predictions and the table's columns of each task."""
+"""Tasks, each with its loss, predictions and table columns."""

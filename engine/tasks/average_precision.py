@@ -3,12 +3,11 @@
 An AP is computed in two steps. Matching decides for every detection whether it is a true positive, a false positive
 or ignored. Interpolation sorts the detections of each class by score and averages the precision over fixed recalls.
 Only the second step depends on how often an image occurs in a sample, so a bootstrap matches once and repeats the
-second step with other weights of the images. `Matches` is the result of the first step.
+second step with different image weights. `Matches` is the result of the first step.
 
-COCO's matching rule is in `coco_matching`, the VOC devkit's in `voc_metric`. Both are written here rather than taken
-from pycocotools: pycocotools needs a minute for 5,000 images, keeps a dictionary for each (image, class, area range),
-and would need as much code to flatten its results as the rule itself takes. pycocotools is what the tests compare
-with.
+COCO's matching rule is in `coco_matching`, the VOC devkit's in `voc_metric`. Both are implemented here because
+pycocotools takes a minute for 5,000 images, keeps a dictionary for each (image, class, area range), and flattening its
+results would need as much code as the rule itself. The tests compare with pycocotools.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ COCO_IOUS = np.linspace(0.5, 0.95, 10)
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 
-_CHUNK = 4_000_000  # weighted detections at a time: 32 MB per temporary array
+_CHUNK = 4_000_000  # weighted detections per step: 32 MB per temporary array
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class GroundTruth:
         labels: [M] int64, class.
         boxes: [M, 4] float, x1, y1, x2, y2 in pixels.
         areas: [M] float, area of the object (not of its box) in pixels.
-        ignored: [M] bool; COCO's crowds or VOC's difficult objects, which are neither counted nor missed.
+        ignored: [M] bool; COCO's crowds or VOC's difficult objects, which count neither as found nor as missed.
     """
 
     images: int
@@ -80,11 +79,11 @@ class Matches:
 
     Attributes:
         images: number of images.
-        detection_image: [N] int, image of each detection, sorted by class and then by falling score.
-        detection_offsets: [K + 1] int, where the detections of each class begin.
+        detection_image: [N] int, image of each detection, sorted by class and then by descending score.
+        detection_offsets: [K + 1] int, start of each class's detections.
         outcome: [A, T, N] int8: FALSE_POSITIVE, TRUE_POSITIVE or IGNORED.
         object_image: [M] int, image of each annotated object, sorted by class.
-        object_offsets: [K + 1] int, where the objects of each class begin.
+        object_offsets: [K + 1] int, start of each class's objects.
         object_counted: [A, M] bool, whether an object counts in an area range.
     """
 
@@ -102,7 +101,7 @@ class Matches:
 
         Args:
             truth: the annotated objects.
-            detections: the detections. Equal scores of a class keep the order of images, as in pycocotools.
+            detections: the detections. Equal scores of a class keep the image order, as in pycocotools.
             outcome: [A, T, N] int8 in the order of `detections`.
             counted: [A, M] bool in the order of `truth`.
         """
@@ -125,17 +124,17 @@ def interpolated_precision(
 ) -> np.ndarray:
     """Return the interpolated precision of every class, averaged over recalls.
 
-    A weighted image counts like that many copies of it, in the counts of detections and of objects alike. (Where one
-    image has detections of equal score and class, copies would be interleaved, and the order of ties is arbitrary.)
+    An image of weight w counts as w copies, for both detections and objects. (If one image has detections of equal
+    score and class, copies would be interleaved, and the order of ties is arbitrary.)
 
     Args:
-        matches: of one detector.
+        matches: matches of one detector.
         recalls: ascending recalls in [0, 1] to average over; None integrates over all of them.
-        weights: [I, R] float, whole numbers: the weight of each image in each of R replicates. By default every
-            image counts once, in a single replicate.
+        weights: [I, R] float, integer values: the weight of each image in each of R replicates. By default there is
+            one replicate in which every image counts once.
 
     Returns:
-        [A, T, K, R] float; NaN where a replicate has no object of the class.
+        [A, T, K, R] float; NaN if a replicate has no object of the class.
     """
     if weights is None:
         weights = np.ones((matches.images, 1))
@@ -166,15 +165,15 @@ def _mean_precision(
     recalls: np.ndarray | None,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """Average one class's precision envelope over recalls: [R].
+    """Return one class's precision envelope averaged over recalls: [R].
 
-    Recall grows at true positives only, and there precision has its maxima: nothing else has to be looked at.
+    Recall grows only at true positives, where precision has its maxima, so only these are evaluated.
 
     Args:
-        image: [N], of each detection, by falling score.
-        outcome: [N], of each detection.
-        seen: [N, R] weight of the detections up to and including each.
-        positives: [R] weight of the objects.
+        image: [N], image of each detection, by descending score.
+        outcome: [N], outcome of each detection.
+        seen: [N, R], cumulative weight of the detections, each included.
+        positives: [R], weight of the objects.
         recalls: as in `interpolated_precision`.
         weights: [I, R].
     """
@@ -189,7 +188,7 @@ def _mean_precision(
     # Spacing as in pycocotools; 0 / 0 is 0.
     precision = true_positives / (total + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    with np.errstate(invalid="ignore"):  # 0 / 0: no object in a replicate
+    with np.errstate(invalid="ignore"):  # 0 / 0 if a replicate has no object
         recall = true_positives / positives
     if recalls is not None:
         recall = np.searchsorted(recalls, recall, side="right") / len(recalls)
@@ -201,11 +200,11 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     """Return COCO's summary: `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`.
 
     Args:
-        matches: by `coco_matching.match`.
+        matches: result of `coco_matching.match`.
         weights: [I, R], as in `interpolated_precision`.
 
     Returns:
-        For each metric [R] in [0, 1]; NaN where no object counts.
+        For each metric, [R] in [0, 1]; NaN if no object counts.
     """
     precision = interpolated_precision(matches, COCO_RECALLS, weights)
     of_area = {name: precision[a] for a, name in enumerate(COCO_AREAS)}
@@ -226,7 +225,7 @@ class PairedInterval:
 
     Attributes:
         difference: mean over seeds.
-        low, high: its 95% percentile bootstrap interval over images; NaN if a replicate has no object that counts.
+        low, high: 95% percentile bootstrap interval over images; NaN if a replicate has no object that counts.
     """
 
     difference: float
@@ -243,15 +242,15 @@ def paired_bootstrap(
 ) -> dict[str, PairedInterval]:
     """Compare a detector with its baseline on resampled images.
 
-    In a replicate every detector of every seed sees the same images, so what makes an image hard cancels out. An
-    image is one draw from the population however many seeds look at it.
+    In a replicate, every detector of every seed sees the same images, so the difficulty of an image cancels out. An
+    image is one draw from the population, regardless of the number of seeds.
 
     Args:
-        matches: of the detector, one for each seed.
-        baselines: of the baseline, one for each of the same seeds.
-        random: draws the images.
+        matches: matches of the detector, one for each seed.
+        baselines: matches of the baseline, one for each of the same seeds.
+        random: generator that draws the images.
         resamples: number of replicates.
-        metrics: as `average_precision`; `voc_metric.average_precision` for VOC.
+        metrics: `average_precision` or, for VOC, `voc_metric.average_precision`.
     """
     pairs = list(zip(matches, baselines, strict=True))
     images = matches[0].images
@@ -272,10 +271,10 @@ def paired_bootstrap(
 
 
 def mean_over_classes(precision: np.ndarray) -> np.ndarray:
-    """Average [..., K, R] over all but replicates, without the classes that have no object: [R]."""
+    """Average [..., K, R] over all dimensions but replicates, without the classes that have no object: [R]."""
     flat = precision.reshape(-1, precision.shape[-1])
     present = ~np.isnan(flat)
-    with np.errstate(invalid="ignore"):  # 0 / 0: no class has an object
+    with np.errstate(invalid="ignore"):  # 0 / 0 if no class has an object
         return np.where(present, flat, 0).sum(axis=0) / present.sum(axis=0)
 
 
@@ -286,9 +285,9 @@ def _interval(difference: float, replicates: np.ndarray) -> PairedInterval:
 
 
 def _resampled(images: int, resamples: int, chunk: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each image occurs in samples with replacement: [I, at most chunk] at a time.
+    """Yield how often each image occurs in samples with replacement, as [I, at most chunk].
 
-    The replicates do not depend on the size of the chunks.
+    The replicates do not depend on the chunk size.
     """
     chances = np.full(images, 1 / images)
     for start in range(0, resamples, chunk):

@@ -1,7 +1,7 @@
-"""The seam between a task and everything around it.
+"""The interface between a task and the rest of the engine.
 
-The trainer, the validator, the record and the comparison know a task by this class alone. A task knows its loss, its
-metrics, its predictions and its table; it knows nothing about optimizers, processes or run directories.
+The trainer, the validator, the record and the comparison use a task only through this class. A task defines its loss,
+metrics, predictions and table; it does not depend on optimizers, processes or run directories.
 """
 
 import zipfile
@@ -27,7 +27,7 @@ from engine.data_config import DataConfig
 from engine.errors import UserError
 from engine.tasks.paired_stats import PairedDifference
 
-# A network, compiled or parallel perhaps.
+# A network, possibly compiled or wrapped in DDP.
 Model = Callable[..., Any]
 
 AnyDataset = Dataset | BoxDataset
@@ -36,12 +36,12 @@ AnyDataset = Dataset | BoxDataset
 class Predictions(ABC):
     """Predictions of one model for every image of a split, in dataset order.
 
-    Subclasses are dataclasses whose fields are numpy arrays: what is stored, and what the metrics are computed from.
+    Subclasses are dataclasses of numpy arrays, which are stored and from which the metrics are computed.
     """
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Return the metrics by name, accuracies and precisions in %; `loss` among them if evaluation has one."""
+        """Return the metrics by name, accuracies and precisions in %, and `loss` if evaluation has one."""
 
     @classmethod
     def names(cls) -> list[str]:
@@ -61,7 +61,7 @@ class Predictions(ABC):
         """Read predictions back.
 
         Raises:
-            UserError: if the file cannot be read, or its digest is not `sha256`.
+            UserError: if the file cannot be read, or its digest differs from `sha256`.
         """
         try:
             with np.load(path) as arrays:
@@ -78,8 +78,8 @@ class Column:
     """A column of the printed table.
 
     Attributes:
-        title: with the unit.
-        text: of a row of the table; empty where there is no value. A column without any text is left out.
+        title: title with the unit.
+        text: function that formats a row's cell; empty if there is no value. Empty columns are omitted.
     """
 
     title: str
@@ -87,22 +87,22 @@ class Column:
 
 
 class Task(ABC):
-    """What is learned.
+    """Base class of tasks.
 
     Attributes:
-        name: in configurations, records and tables.
+        name: name in configurations, records and tables.
         primary_metric: the metric that selects the best checkpoint; larger is better.
         predictions: the class of this task's predictions.
-        metrics: of the predictions, without the loss.
+        metrics: names of the metrics, without the loss.
         table_metrics: keys of `table_row`; networks are compared by the first.
-        table_metric_label: of the first, with its unit, for the figure.
-        columns: of the printed table.
-        notes: below the table: how networks are compared.
-        several_seeds_note: likewise, where a row has several seeds.
-        paper_note: likewise, where the paper's numbers are in the table.
-        view_note: how much of each image is evaluated.
-        picture_title: of what `draw` returns.
-        eval_batch_size: images at a time in evaluation; None for `runtime.eval_batch_size`.
+        table_metric_label: label of the first, with its unit, for the figure.
+        columns: columns of the printed table.
+        notes: notes below the table on the comparison of networks.
+        several_seeds_note: the note for rows with several seeds.
+        paper_note: the note for tables with the paper's numbers.
+        view_note: the note on the evaluated part of each image.
+        picture_title: title of the picture from `draw`.
+        eval_batch_size: batch size in evaluation; None for `runtime.eval_batch_size`.
     """
 
     name: ClassVar[str]
@@ -140,9 +140,9 @@ class Task(ABC):
     @property
     @abstractmethod
     def training_metrics(self) -> Mapping[str, float]:
-        """The name of each sum that `training_step` returns, with the factor from its mean over the images to its unit.
+        """The names of `training_step`'s sums, with the factor from the mean over images to the unit.
 
-        The loss is the first; parts of it are named `loss_...`.
+        The loss is first; its parts are named `loss_...`.
         """
 
     @abstractmethod
@@ -150,12 +150,12 @@ class Task(ABC):
         """Return the preprocessing of the images in evaluation.
 
         Args:
-            published: torchvision's preprocessing of the start weights; None for weights that are not published.
+            published: torchvision's preprocessing for the start weights; None for weights that are not published.
         """
 
     @abstractmethod
     def published_preprocessing(self, published: Any) -> Preprocessing:
-        """Return the preprocessing of the images for published weights as they are; arguments as above."""
+        """Return the preprocessing of the images for unmodified published weights; arguments as above."""
 
     @abstractmethod
     def train_samples(self, split: Any, seed: int) -> Samples:
@@ -167,58 +167,58 @@ class Task(ABC):
 
     @abstractmethod
     def inputs(self, views: Sequence[Tensor], preprocessings: Sequence[Preprocessing]) -> list[Tensor]:
-        """Return the images of a batch as `predict` takes them, for each of the preprocessings of `eval_samples`."""
+        """Return a batch's images in the form for `predict`, for each of the preprocessings of `eval_samples`."""
 
     @abstractmethod
     def training_step(self, model: Model, batch: Batch, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-        """Return the loss, a scalar averaged over the images, and the sums over the images behind `training_metrics`.
+        """Return the loss, a scalar averaged over the images, and the sums over the images for `training_metrics`.
 
         The sums are float64 [len(training_metrics)] on the images' device; the first is the loss.
         """
 
     @abstractmethod
     def predict(self, model: Model, images: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the arrays of `predictions` for a batch, one entry per image.
+        """Return the `predictions` arrays for a batch, one entry per image.
 
         Args:
-            model: in evaluation mode.
-            images: as `inputs` returns them.
-            targets: of the batch.
+            model: model in evaluation mode.
+            images: images from `inputs`.
+            targets: targets of the batch.
         """
 
     @abstractmethod
     def draw(
         self, model: nn.Module, gates: Mapping[str, nn.Module], data: Any, preprocessing: Preprocessing, count: int
     ) -> np.ndarray | None:
-        """Draw `count` validation images, evenly spaced, with what the model makes of them.
+        """Draw `count` evenly spaced validation images with the model's outputs.
 
         Returns:
-            uint8 [height, width, 3]; None where a package that it needs is not installed.
+            uint8 [height, width, 3]; None if a required package is not installed.
         """
 
     @abstractmethod
     def describe(self, metrics: Mapping[str, float]) -> str:
-        """Return the metrics, of training or validation, without the loss: `top-1 76.13%, top-5 92.86%`."""
+        """Format training or validation metrics without the loss, e.g. `top-1 76.13%, top-5 92.86%`."""
 
     @classmethod
     @abstractmethod
     def table_row(cls, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Return the metrics as the table gives them, under the keys `table_metrics`; None for one without a value."""
+        """Return the table's metrics under the keys `table_metrics`; None for missing values."""
 
     @classmethod
     @abstractmethod
     def paired(cls, predictions: Sequence[Any], baseline: Sequence[Any]) -> PairedDifference:
-        """Compare a network with its baseline: predictions of each seed, for the same images.
+        """Compare a network with its baseline, given the predictions of each seed for the same images.
 
-        The difference is that of the first of `table_metrics`.
+        The comparison uses the first of `table_metrics`.
         """
 
     @abstractmethod
     def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:
-        """Return the first of `table_metrics` as published for weights, None where none is comparable.
+        """Return the published value of the first of `table_metrics`; None if none is comparable.
 
         Args:
-            entry: torchvision's entry of the weights.
-            data: the data set that they are evaluated on.
-            preprocessing: of the images.
+            entry: torchvision's entry for the weights.
+            data: the data set of the evaluation.
+            preprocessing: preprocessing of the images.
         """

@@ -25,8 +25,8 @@ from engine.tasks.paired_stats import PairedDifference, paired_difference
 
 TOP_K = 5
 
-# Of the losses of auxiliary classifiers, by torchvision's type of a network's outputs in training: section 5 of Szegedy
-# et al., CVPR 2015, and PyTorch's tutorial on fine-tuning Inception v3.
+# Weights of auxiliary classifiers' losses, by torchvision's type of training outputs: section 5 of Szegedy et al., CVPR
+# 2015, and PyTorch's tutorial on fine-tuning Inception v3.
 AUXILIARY_WEIGHTS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
 
 
@@ -45,7 +45,7 @@ class ClassPredictions(Predictions):
     loss: np.ndarray
 
     def hits(self, k: int = 1) -> np.ndarray:
-        """Return [N] bool: whether the true class is among the k most probable ones."""
+        """Return [N] bool, True if the true class is among the k most probable ones."""
         hits: np.ndarray = (self.ranked[:, :k] == self.labels[:, None]).any(axis=1)
         return hits
 
@@ -84,7 +84,7 @@ class TrainSamples:
 
 @dataclass(frozen=True)
 class EvalSamples:
-    """Center crops of a split's images, by index: each image decoded once, one view per preprocessing."""
+    """Center crops of a split's images, by index. Each image is decoded once and has one view per preprocessing."""
 
     split: Split
     preprocessings: tuple[Preprocessing, ...]
@@ -104,16 +104,16 @@ class EvalSamples:
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """One class per image.
+    """Image classification with one class per image.
 
     Attributes:
-        data: how the images are cut.
-        label_smoothing: of the training loss.
-        memory_format: of the images in training.
-        augmentation: of a training crop, besides its flip.
-        train_size_ratio: side of the training crops by that of evaluation's.
-        resize_ratio: of an image's shorter side to the crop in evaluation, where neither data nor weights say it.
-        logits: for each class of the data its position among the network's; None where they are the same.
+        data: the data configuration, which defines the crops.
+        label_smoothing: label smoothing of the training loss.
+        memory_format: memory format of the images in training.
+        augmentation: augmentation of a training crop after its flip.
+        train_size_ratio: side of the training crops divided by that of the evaluation crops.
+        resize_ratio: shorter side divided by crop in evaluation, if neither data nor weights define it.
+        logits: position of each class of the data among the network's classes; None if they are the same.
     """
 
     data: DataConfig
@@ -190,7 +190,7 @@ class Classification(Task):
         return Preprocessing.choose(self.data, published, self.resize_ratio)
 
     def published_preprocessing(self, published: Any) -> Preprocessing:
-        # Networks for other sizes of images than ImageNet's usual one are measured at their own.
+        # Networks for image sizes other than ImageNet's usual one are evaluated at their own size.
         is_default = self.data.resize is None and self.data.image_size == 224
         return Preprocessing.published(published) if is_default else self.preprocessing(published)
 
@@ -223,7 +223,7 @@ class Classification(Task):
         return loss, sums
 
     def _loss(self, logits: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
-        """Return the cross-entropy against labels, each with its share."""
+        """Return the cross-entropy against labels, weighted by their shares."""
         (share, labels), *others = targets
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if not others:
@@ -272,9 +272,9 @@ class Classification(Task):
 
 @dataclass(frozen=True)
 class MixedClassification(Classification):
-    """Classification that is trained on mixed images.
+    """Classification trained on mixed images.
 
-    Its training accuracy is another quantity: it counts the label of the larger share, on mixtures.
+    Its training accuracy is measured on mixtures, against the label of the larger share.
     """
 
     training_metrics: ClassVar = {"loss": 1.0, "mixed_top1": 100.0, "mixed_top5": 100.0}

@@ -1,11 +1,11 @@
-"""COCO's rule of which detection finds which object, for all images at once.
+"""COCO's rule for matching detections with objects, for all images at once.
 
-Detections of one image and class choose in the order of their scores. Each takes the free object of greatest overlap
-that reaches the threshold, and an ignored object only where there is no other. A crowd stays free. Detections without
-an object are ignored where they are outside the area range, false positives elsewhere.
+Detections of one image and class are matched in the order of their scores. Each is matched with the unmatched object of
+greatest overlap that reaches the threshold, and with an ignored object only if there is no other. A crowd can match
+repeatedly. Detections without an object are ignored outside the area range, and are false positives otherwise.
 
-The images and classes are independent of each other, so the rule is applied to the best detection of every image and
-class in one step, then to the second best, and so on: at most `MAX_DETECTIONS` steps of array operations.
+Images and classes are independent, so the rule is applied to the best detection of every image and class in one step,
+then to the second best, and so on, in at most `MAX_DETECTIONS` steps of array operations.
 """
 
 from itertools import pairwise
@@ -24,11 +24,11 @@ from engine.tasks.average_precision import (
     Matches,
 )
 
-MAX_DETECTIONS = 100  # of one image and class
+MAX_DETECTIONS = 100  # per image and class
 
 
 def match(truth: GroundTruth, detections: Detections) -> Matches:
-    """Match the detections of a detector once, for every area range and IoU threshold."""
+    """Match the detections of a detector for every area range and IoU threshold."""
     detections, rank = _strongest(detections, truth.classes)
     pairs = _Pairs(truth, detections, rank)
     size = area(detections.boxes)
@@ -43,7 +43,7 @@ def match(truth: GroundTruth, detections: Detections) -> Matches:
 
 
 def _strongest(detections: Detections, classes: int) -> tuple[Detections, np.ndarray]:
-    """The detections that count, sorted by image, class and falling score, and their ranks in image and class."""
+    """Return the detections that count, sorted by image, class and descending score, and their ranks within these."""
     group = detections.image.astype(np.int64) * classes + detections.labels
     order = np.lexsort((-detections.scores, group))
     group = group[order]
@@ -56,12 +56,12 @@ def _strongest(detections: Detections, classes: int) -> tuple[Detections, np.nda
 
 
 class _Pairs:
-    """Pairs of a detection and an object of the same image and class that overlap by the lowest threshold.
+    """Pairs of a detection and an object of the same image and class that overlap by at least the lowest threshold.
 
     Attributes:
-        detection, object: [P] their indices, sorted by rank of the detection, detection, object.
-        iou: [P] their overlap.
-        steps: where the pairs of each rank begin and end.
+        detection, object: [P] indices, sorted by rank of the detection, detection, object.
+        iou: [P] overlap.
+        steps: start and end of the pairs of each rank.
         objects: number of objects.
     """
 
@@ -77,19 +77,19 @@ class _Pairs:
         self.objects = len(truth.labels)
 
     def assign(self, counted: np.ndarray, crowd: np.ndarray, unmatched: np.ndarray) -> np.ndarray:
-        """Give the detections their objects in one area range.
+        """Assign objects to the detections in one area range.
 
         Args:
             counted: [M] bool, objects that are not ignored.
-            crowd: [M] bool, objects that any number of detections may find.
+            crowd: [M] bool, objects that can match any number of detections.
             unmatched: [N] int8, outcome of a detection without an object.
 
         Returns:
-            [N, T] int8, the outcome of each detection.
+            [N, T] int8, outcome of each detection.
         """
         outcome = np.repeat(unmatched[:, None], len(COCO_IOUS), axis=1)
         free = np.ones((self.objects, len(COCO_IOUS)), dtype=bool)
-        # By how much a detection prefers an object: counted ones first, then by overlap; the last of equal ones.
+        # A detection's preference: counted objects first, then greater overlap, then the last of equal ones.
         order = np.lexsort((np.arange(len(self.iou)), self.iou, counted[self.object]))
         preference = np.empty(len(order), dtype=np.int64)
         preference[order] = np.arange(len(order))
@@ -115,7 +115,7 @@ def candidates(truth: GroundTruth, detections: Detections) -> tuple[np.ndarray, 
         [P] indices of the detections and [P] of the objects.
 
     Raises:
-        ValueError: if a detection is of no image or class of `truth`.
+        ValueError: if a detection's image or class is not in `truth`.
     """
     for name, values, limit in (("image", detections.image, truth.images), ("class", detections.labels, truth.classes)):
         if values.min(initial=0) < 0 or values.max(initial=0) >= limit:

@@ -1,4 +1,4 @@
-"""Texts of the table's columns that tasks share. A row is a row of table.json."""
+"""Cell formatters that tasks share. A row is a row of table.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from engine.tasks.base import Column
 
 Row = Mapping[str, Any]
 
-TOLERANCE = 0.05  # points between a published metric and ours, beyond which the pipeline is at fault
-DAGGER = "†"  # marks rows that were trained by another recipe
+TOLERANCE = 0.05  # largest difference to a published metric, in points, that is not a pipeline error
+DAGGER = "†"  # marks rows that were trained with another recipe
 
 
 def number(value: float | None, form: str) -> str:
@@ -41,7 +41,7 @@ def lr_factor(row: Row) -> str:
 
 
 def gate_movement(row: Row) -> str:
-    """Format how far the gates went from leaving the map as it is: the mean, and the largest value."""
+    """Format the gates' distance from the identity: the mean, and the largest value."""
     mean, largest = row.get("gate_movement_mean"), row.get("gate_movement_largest")
     return "" if mean is None or largest is None else f"{mean:.3g} ({largest:.3g})"
 
@@ -54,7 +54,7 @@ def p_value(row: Row) -> str:
 
 
 def published(row: Row) -> str:
-    """Format how the start weights, as measured here, compare with what was published for them."""
+    """Format the measured metric of the start weights beside the published one."""
     if row["published_gap"] is None:
         return ""
     verdict = "" if is_as_published(row) else ", NOT as published"
@@ -62,7 +62,7 @@ def published(row: Row) -> str:
 
 
 def is_as_published(row: Row) -> bool:
-    """Return whether the start weights measure here what was published for them."""
+    """Return whether the measured metric of the start weights matches the published one."""
     return bool(abs(row["published_gap"]) <= TOLERANCE)
 
 

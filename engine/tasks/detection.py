@@ -1,4 +1,4 @@
-"""Object detection: torchvision's losses, COCO's average precision and that of the VOC devkit."""
+"""Object detection with torchvision's losses, and average precision by COCO's rule and the VOC devkit's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from engine.tasks.base import Column, Model, Task
 from engine.tasks.detections import BoxPredictions, VocPredictions
 from engine.tasks.paired_stats import PairedDifference
 
-# torchvision's names of the losses of each architecture.
+# torchvision's loss names for each architecture.
 LOSSES = {
     "faster_rcnn": ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),
     "ssd": ("classification", "bbox_regression"),
@@ -41,11 +41,11 @@ _SPEED = Column("Images/s", lambda row: columns.number(row["images_per_second"],
 
 @dataclass(frozen=True)
 class Detection(Task):
-    """Boxes and their classes, by COCO's metric.
+    """Object detection with COCO's metric.
 
     Attributes:
         data: the data set.
-        detector: its sizes decide those of the training images.
+        detector: the detector, whose sizes determine those of the training images.
         box_augment: augmentation of the training images.
     """
 
@@ -93,7 +93,7 @@ class Detection(Task):
     )
     view_note: ClassVar = "alone and uncropped"
     picture_title: ClassVar = "truth (left) and detections (right)"
-    eval_batch_size: ClassVar = 1  # to read; a detection does not depend on its neighbors
+    eval_batch_size: ClassVar = 1  # images per read; detections do not depend on the other images of a batch
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> Self:
@@ -108,7 +108,7 @@ class Detection(Task):
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """torchvision's names of the detector's losses."""
+        """torchvision's names for the detector's losses."""
         return LOSSES[self.detector.architecture]
 
     @property
@@ -116,7 +116,7 @@ class Detection(Task):
         return {"loss": 1.0} | {f"loss_{name.removeprefix('loss_')}": 1.0 for name in self.losses}
 
     def preprocessing(self, published: Any | None) -> Preprocessing:  # noqa: ARG002
-        # The detector scales and normalizes its images itself.
+        # The detector resizes and normalizes its images itself.
         return Preprocessing(self.detector.image_size, self.detector.image_size)
 
     def published_preprocessing(self, published: Any) -> Preprocessing:
@@ -189,7 +189,7 @@ class Detection(Task):
 
 
 class VocDetection(Detection):
-    """Boxes and their classes, by the metric of the VOC devkit."""
+    """Object detection with the VOC devkit's metric."""
 
     name: ClassVar = "voc_detection"
     primary_metric: ClassVar = "ap_11_points"

@@ -1,4 +1,4 @@
-"""Detections of a model for every image of a split, and their average precision."""
+"""A model's detections for every image of a split, and their average precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,27 +16,27 @@ from engine.tasks.average_precision import COCO_RECALLS, Detections, GroundTruth
 from engine.tasks.base import Predictions
 from engine.tasks.paired_stats import PairedDifference, interval_across_seeds, standard_deviation
 
-MOST = 300  # detections of an image that are kept
+MOST = 300  # maximum number of detections kept per image
 REPLICATES = 1000
-_SEED = 51  # of the resampling: every table draws the same
+_SEED = 51  # of the resampling, the same for every table
 
 Metrics = Callable[[Matches, np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class BoxPredictions(Predictions):
-    """Detections and annotated objects of every image, in dataset order, padded to the most of an image.
+    """Detections and annotated objects of every image, in dataset order, padded to the largest number per image.
 
     The metrics are COCO's.
 
     Attributes:
         true_boxes: [N, M, 4] float32, x1, y1, x2, y2 in pixels.
-        true_labels: [N, M] int64, classes; PADDING behind the last object.
+        true_labels: [N, M] int64, classes; PADDING after the last object.
         true_areas: [N, M] float64, areas of the objects in pixels.
         true_ignored: [N, M] bool, crowds and difficult objects.
         boxes: [N, D, 4] float32.
-        labels: [N, D] int64; PADDING behind the last detection.
-        scores: [N, D] float32, falling.
+        labels: [N, D] int64; PADDING after the last detection.
+        scores: [N, D] float32, descending.
     """
 
     true_boxes: np.ndarray
@@ -52,7 +52,7 @@ class BoxPredictions(Predictions):
         known = self.true_labels != PADDING
         return GroundTruth(
             images=len(known),
-            # Classes without an object do not count, so that the number of classes need not be known.
+            # Classes without an object do not count, so the actual number of classes is not needed.
             classes=1 + max(int(self.true_labels.max(initial=0)), int(self.labels.max(initial=0))),
             image=np.nonzero(known)[0],
             labels=self.true_labels[known],
@@ -70,13 +70,13 @@ class BoxPredictions(Predictions):
         return _percent(average_precision.average_precision(coco_matching.match(self.truth(), self.detections())))
 
     def matches(self) -> Matches:
-        """Match the detections as the primary metric does: objects of all areas."""
+        """Match the detections by the primary metric's rule, with objects of all areas."""
         matches = coco_matching.match(self.truth(), self.detections())
         return replace(matches, outcome=matches.outcome[:1], object_counted=matches.object_counted[:1])
 
 
 class VocPredictions(BoxPredictions):
-    """As `BoxPredictions`, with the metrics of the VOC devkit besides COCO's."""
+    """`BoxPredictions` with the VOC devkit's metrics in addition to COCO's."""
 
     def metrics(self) -> dict[str, float]:
         return _percent(voc_metric.average_precision(self.matches())) | super().metrics()
@@ -87,11 +87,11 @@ class VocPredictions(BoxPredictions):
 
 
 def predictions_of(results: Sequence[Mapping[str, Tensor]], targets: EvalTargets) -> dict[str, Tensor]:
-    """Return the arrays of `BoxPredictions` for a batch.
+    """Return the `BoxPredictions` arrays for a batch.
 
     Args:
-        results: of a detector for each image: `boxes` [D, 4], `labels` [D] and `scores` [D].
-        targets: of the batch.
+        results: a detector's results for each image: `boxes` [D, 4], `labels` [D] and `scores` [D].
+        targets: targets of the batch.
     """
     count, device = len(results), targets.boxes.device
     boxes = torch.zeros(count, MOST, 4, device=device)
@@ -114,7 +114,7 @@ def predictions_of(results: Sequence[Mapping[str, Tensor]], targets: EvalTargets
 
 
 def primary_ap(recalls: np.ndarray, matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the AP of what `matches` of the predictions returns: [R] in [0, 1], for `paired_bootstrap`."""
+    """Return the AP of the result of the predictions' `matches`, [R] in [0, 1], for `paired_bootstrap`."""
     precision = average_precision.interpolated_precision(matches, recalls, weights)
     return {"ap": average_precision.mean_over_classes(precision)}
 
@@ -129,10 +129,10 @@ def paired_difference(
     """Compare the AP of a detector with its baseline's; positive is better.
 
     Args:
-        predictions: of the detector, one for each seed.
-        baseline: of the baseline, one for each of the same seeds.
-        metrics: the AP of their matches.
-        replicates: resampled sets of images.
+        predictions: predictions of the detector, one for each seed.
+        baseline: predictions of the baseline, one for each of the same seeds.
+        metrics: function that returns the AP of their matches.
+        replicates: number of resampled image sets.
     """
     pairs = [(ours.matches(), theirs.matches()) for ours, theirs in zip(predictions, baseline, strict=True)]
     once = np.ones((pairs[0][0].images, 1))
@@ -158,5 +158,5 @@ def paired_difference(
 
 
 def _percent(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return the metrics that have a value, in %: there is no AP of small objects where none is small."""
+    """Return the metrics that have a value, in %. For example, `ap_small` has none without small objects."""
     return {name: 100 * float(values[0]) for name, values in metrics.items() if np.isfinite(values[0])}

@@ -1,4 +1,4 @@
-"""Exact evaluation: every image exactly once, several models in one pass over the images."""
+"""Exact evaluation of several models in one pass, with every image exactly once."""
 
 import signal
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class EvalModel:
 
 
 class _Collector:
-    """The predictions of one model, gathered batch by batch."""
+    """The predictions of one model, collected batch by batch."""
 
     def __init__(self, task: Task, evaluated: EvalModel, view: int, precision: torch.dtype) -> None:
         self.task, self.evaluated, self.view, self.precision = task, evaluated, view, precision
@@ -62,14 +62,14 @@ def evaluate(
 
     Args:
         models: their preprocessings are among `preprocessings`.
-        loader: this process's images, by the task's `eval_samples` for `preprocessings`.
-        precision: float32, or the dtype to autocast to.
+        loader: this process's images, from the task's `eval_samples` for `preprocessings`.
+        precision: float32, or the autocast dtype.
         group: the processes that share the images.
-        stop: whose request ends the evaluation.
+        stop: the stop request that ends the evaluation.
 
     Raises:
-        RuntimeError: if an image was seen twice or not at all.
-        Interrupted: on all processes, if a stop was requested on one of them.
+        RuntimeError: if an image was evaluated more than once or not at all.
+        Interrupted: on all processes, if a stop was requested on any of them.
     """
     collectors = [_Collector(task, m, preprocessings.index(m.preprocessing), precision) for m in models]
     for evaluated in models:

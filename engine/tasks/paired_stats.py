@@ -1,4 +1,4 @@
-"""What paired predictions say of the difference between two networks, and how far to believe it."""
+"""Paired statistics of the difference between two networks, with intervals and a significance test."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from engine.determinism import RngPurpose, rng
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-_SEED = 51  # of the resampling: every table draws the same
+_SEED = 51  # of the resampling, the same for every table
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class PairedDifference:
 
     Attributes:
         difference: mean over seeds, in percentage points.
-        difference_low, difference_high: its 95% bootstrap interval over images.
+        difference_low, difference_high: 95% bootstrap interval over images.
         difference_sd: standard deviation over seeds, points; None for one seed.
-        across_seeds_low, across_seeds_high: its 95% interval over images and seeds; None for one seed.
-        won, lost: images that the network gets right in more, or in fewer, of the seeds than its baseline does; None
-            for a metric that is not one of single images.
-        p_value: exact two-sided sign test of won against lost; for one seed this is McNemar's test. None without them.
-        distinguishable: whether the data support a difference: both intervals and the test, where there is one,
-            exclude zero. For one seed there is no interval over seeds: it speaks of these two trainings only.
+        across_seeds_low, across_seeds_high: 95% interval over images and seeds; None for one seed.
+        won, lost: images that the network classifies correctly in more, or in fewer, of the seeds than its baseline;
+            None if the metric is not defined per image.
+        p_value: exact two-sided sign test of won against lost; for one seed, this is McNemar's test. None without them.
+        distinguishable: whether both intervals and the test, if there is one, exclude zero. One seed has no interval
+            over seeds, so the result applies only to these two runs.
     """
 
     difference: float
@@ -44,13 +44,13 @@ def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDiff
     """Compare a network's top-1 error with its baseline's; negative is better.
 
     Args:
-        hits: [S, N] bool, whether the network of each seed is right on each image.
+        hits: [S, N] bool, whether the network of each seed is correct on each image.
         baseline_hits: [S, N] bool, the same for the baseline of the same seed.
     """
     seeds = len(hits)
     lost_minus_won = baseline_hits.astype(np.int64) - hits.astype(np.int64)
     per_seed = 100 * lost_minus_won.mean(axis=1)
-    # An image is one draw from the population however many seeds look at it: its outcomes stay together.
+    # An image is one draw from the population, regardless of the number of seeds, so its outcomes stay together.
     per_image = lost_minus_won.sum(axis=0)
     low, high = (100 * bound / seeds for bound in bootstrap_interval(per_image))
     won, lost = int((per_image < 0).sum()), int((per_image > 0).sum())
@@ -72,10 +72,10 @@ def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDiff
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean of values drawn from a few integers.
+    """Return the 95% percentile bootstrap interval of the mean of values drawn from a few integers.
 
     Drawing N images with replacement and counting each value is one draw from a multinomial distribution, so the
-    resampling is exact without touching single images (Efron and Tibshirani 1993, chapter 13).
+    resampling is exact without drawing single images (Efron and Tibshirani 1993, chapter 13).
 
     Args:
         values: [N] int.
@@ -91,13 +91,13 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 def interval_across_seeds(per_seed: np.ndarray, low: float, high: float) -> tuple[float, float] | None:
     """Return the 95% interval of the mean difference over images and seeds; None for one seed.
 
-    The bootstrap over images does not see how much one training differs from another, and Student's t interval over
-    the seeds does not see that all of them are evaluated on the same images. Their half-widths add in quadrature.
+    The bootstrap over images ignores the variation between runs. Student's t interval over seeds ignores that all seeds
+    are evaluated on the same images. Their half-widths are added in quadrature.
 
     Args:
         per_seed: [S], each seed's difference.
-        low: end of the mean's interval over images.
-        high: its other end.
+        low: lower bound of the mean's interval over images.
+        high: upper bound.
     """
     spread = standard_deviation(per_seed)
     if spread is None:
@@ -108,7 +108,7 @@ def interval_across_seeds(per_seed: np.ndarray, low: float, high: float) -> tupl
 
 
 def student_quantile(freedom: int) -> float:
-    """Return the t that |T| stays below with 95% probability, T of Student's distribution.
+    """Return t with P(|T| < t) = 95% for T of Student's distribution.
 
     Args:
         freedom: degrees of freedom, at least 1.
@@ -133,18 +133,18 @@ def _student_mass(angle: float, freedom: int) -> float:
 
 
 def sign_test(won: int, lost: int) -> float:
-    """Exact two-sided p-value of `won` against `lost` under equal chances; McNemar's exact test (1947).
+    """Return the exact two-sided p-value of `won` against `lost` under equal chances: McNemar's exact test (1947).
 
-    Ties carry no information and are left out. Integers of any size, so exact for any count.
+    Ties carry no information and are omitted. Integer arithmetic makes the result exact for any count.
     """
     trials = won + lost
     term = tail = 1
     for i in range(min(won, lost)):
-        term = term * (trials - i) // (i + 1)  # binomial coefficient of i + 1
+        term = term * (trials - i) // (i + 1)  # binomial coefficient for i + 1
         tail += term
     return min(1.0, 2 * tail / 2**trials)
 
 
 def standard_deviation(values: np.ndarray) -> float | None:
-    """Of a sample, with n - 1; None for one value."""
+    """Return the sample standard deviation, with n - 1; None for one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None

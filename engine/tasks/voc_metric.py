@@ -1,11 +1,11 @@
 """The metric of the Pascal VOC devkit: AP at IoU 0.5, over 11 recalls (VOC 2007) or over all (since VOC 2010).
 
-The matching rule differs from COCO's. A detection looks only at the object that it overlaps most, and is a false
-positive if a detection of higher score has taken that object (COCO would try the next one). A detection of a
+The matching rule differs from COCO's. A detection is compared only with the object that it overlaps most. It is a false
+positive if a detection of higher score has matched that object (COCO would try the next one). A detection of a
 `difficult` object is ignored.
 
-The devkit's boxes are pixel indices, both ends included: their sides are x2 - x1 + 1. Boxes here are half-open, as
-`engine.data.voc` reads them: (x1 - 1, y1 - 1, x2, y2) in the devkit's numbers has the same sides and overlaps.
+The devkit's boxes are pixel indices with both ends included, so their sides are x2 - x1 + 1. Boxes from
+`engine.data.voc` are half-open: (x1 - 1, y1 - 1, x2, y2) in the devkit's numbers, with the same sides and overlaps.
 """
 
 import numpy as np
@@ -24,14 +24,14 @@ from engine.tasks.average_precision import (
 from engine.tasks.coco_matching import candidates
 
 IOU = 0.5
-VOC2007_RECALLS = np.arange(11) / 10  # not arange(0, 1.1, 0.1), whose fourth number is above 3 / 10
+VOC2007_RECALLS = np.arange(11) / 10  # not arange(0, 1.1, 0.1), whose fourth value exceeds 3 / 10
 
 
 def match(truth: GroundTruth, detections: Detections) -> Matches:
-    """Match the detections of a detector once. `truth.ignored` are the objects marked `difficult`."""
+    """Match the detections of a detector. `truth.ignored` are the objects marked `difficult`."""
     detection, candidate = candidates(truth, detections)
     iou = overlap(detections.boxes[detection], truth.boxes[candidate])
-    # The last of each detection is its best object; of equal ones the first of the annotation.
+    # Each detection's last entry is its best object; among equal ones, the first in the annotation.
     order = np.lexsort((-candidate, iou, detection))
     best = order[np.diff(detection[order], append=-1) != 0]
     best = best[iou[best] >= IOU]
@@ -47,11 +47,11 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     """Return the mean AP over classes by both rules: `ap_11_points` and `ap_area`.
 
     Args:
-        matches: by `match`.
+        matches: result of `match`.
         weights: [I, R], as in `average_precision.interpolated_precision`.
 
     Returns:
-        For each metric [R] in [0, 1]; NaN where no object counts.
+        For each metric, [R] in [0, 1]; NaN if no object counts.
     """
     rules = {"ap_11_points": VOC2007_RECALLS, "ap_area": None}
     return {

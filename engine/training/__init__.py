@@ -1,1 +1,1 @@
-"""One training: optimization, validation, curves and the record."""
+"""Training of one network: optimization, validation, curves and the record."""

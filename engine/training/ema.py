@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, by the schedule of torchvision's reference training."""
+"""Exponential moving average of the weights, with the schedule of torchvision's reference training."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from engine.recipe_config import RecipeConfig
 
 
 def effective_decay(recipe: RecipeConfig) -> float:
-    """Return the decay of one update: `ema_decay`, adjusted to the images between updates and the length of training.
+    """Return the decay of one update: `ema_decay` adjusted to the images between updates and the training length.
 
-    As in torchvision's references/classification: 1 - ema_decay is multiplied by batch_size * ema_every_steps / epochs,
-    and at most 1.
+    As in torchvision's references/classification, 1 - ema_decay is multiplied by batch_size * ema_every_steps / epochs
+    and limited to 1.
     """
     assert recipe.ema_decay is not None
     share = (1 - recipe.ema_decay) * recipe.batch_size * recipe.ema_every_steps / recipe.epochs
@@ -23,7 +23,7 @@ class WeightAverage:
     """The average of a model's parameters and buffers.
 
     Attributes:
-        model: with the averaged weights.
+        model: model with the averaged weights.
     """
 
     def __init__(self, model: nn.Module, recipe: RecipeConfig) -> None:
@@ -36,11 +36,11 @@ class WeightAverage:
         return self._averaged.module
 
     def update(self, model: nn.Module, epoch: int, step: int) -> None:
-        """Take the weights in after a step, if an update is due.
+        """Update the average after a step, if an update is due.
 
         Args:
-            epoch: completed epochs; during those of the warm-up the average is a copy of the weights.
-            step: of the epoch, counted from 0.
+            epoch: completed epochs; during warm-up, the average is a copy of the weights.
+            step: step of the epoch, counted from 0.
         """
         if step % self.recipe.ema_every_steps == 0:
             self._averaged.update_parameters(model)

@@ -17,7 +17,7 @@ from engine.training.validator import Validation
 
 
 class CheckpointManager:
-    """Saves the trainer's state into the run: when requested, and when a checkpoint is due."""
+    """Writer of the run's checkpoints, when requested and when one is due."""
 
     def __init__(
         self, trainer: Trainer, tensorboard: TensorBoardLogger, run: RunDirectory, config: TrainConfig
@@ -26,15 +26,15 @@ class CheckpointManager:
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Write a checkpoint; return on all processes once it is on the disk."""
-        # First what the curves have: a start from this state drops only what was written after it.
+        """Write a checkpoint; return on all processes once it is on disk."""
+        # Flush the curves first: resuming from this state drops only values written after it.
         self.tensorboard.flush()
         self.run.save_state(self.trainer.state_dict(), self.config)
-        self.trainer.group.barrier()  # a process that ends may take the others with it
+        self.trainer.group.barrier()  # a process that exits may end the others
         self.saved_at = time.monotonic()
 
     def sync_stop(self, stop: GracefulStop) -> tuple[bool, signal.Signals | None]:
-        """Return whether a checkpoint is due, and the signal that requested a stop: the same on all processes."""
+        """Return whether a checkpoint is due, and the signal that requested a stop, the same on all processes."""
         group = self.trainer.group
         due, number = group.all_reduce_max(group.is_main_process and self._due, stop.signal or 0)
         return bool(due), signal.Signals(number) if number else None
@@ -59,7 +59,7 @@ def fit(
         The validation after the last epoch.
 
     Raises:
-        Interrupted: if a signal requested a stop; the state is saved.
+        Interrupted: if a signal requested a stop; the state is saved first.
         UserError: if a loss is not finite.
     """
     checkpoints = CheckpointManager(trainer, tensorboard, run, config)
@@ -69,7 +69,7 @@ def fit(
         except RuntimeError as error:
             if stop.signal is None:
                 raise
-            # Whoever sent the signal ended another process too: what came after the last checkpoint is lost.
+            # The signal also ended another process, so the steps after the last checkpoint are lost.
             raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint is kept.") from error
         validation = validation or validate(stop)
     tensorboard.close()
@@ -99,7 +99,7 @@ def _fit(
 
 
 def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: GracefulStop) -> None:
-    """Train to the end of the current epoch, with the curves and checkpoints that fall into it."""
+    """Train to the end of the current epoch, and write the curves and checkpoints that are due."""
     state, config = trainer.state, checkpoints.config
     title = f"epoch {state.epoch + 1}/{config.recipe.epochs}"
     total = trainer.loader.steps_per_epoch
@@ -114,7 +114,7 @@ def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: Gracefu
                 checkpoints.save()
             if stopped_by:
                 raise Interrupted(f"Stopped by {stopped_by.name} after {state.epoch} epochs and {state.step} steps.")
-    # The last step is logged here, after its checkpoint: a run that resumes from that checkpoint logs it as well, and
+    # The last step is logged here, after its checkpoint. A run that resumes from that checkpoint logs it again, and
     # `first_unlogged` makes TensorBoard drop the first copy.
     _log_step(trainer, checkpoints.tensorboard)
     if trainer.timer.steps:
@@ -133,9 +133,9 @@ def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
 
 
 def first_unlogged(trainer: Trainer) -> int:
-    """Return the number of images from which on the curves are still to be written, at the trainer's state.
+    """Return the image count from which the curves are not yet written, at the trainer's state.
 
-    What is written at the end of an epoch comes after the checkpoint of its last step, at the same count of images.
+    Values at the end of an epoch are written after the checkpoint of its last step, at the same image count.
     """
     if not trainer.state.history:
         return 0
@@ -144,7 +144,7 @@ def first_unlogged(trainer: Trainer) -> int:
 
 
 def _require_finite(validation: Validation, when: str) -> Validation:
-    """Reject a network whose outputs are not finite: it still predicts a class for each image."""
+    """Reject a network with non-finite outputs, which would still predict a class for each image."""
     loss = validation.metrics.get("loss", 0.0)
     if not math.isfinite(loss):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The optimizer, and the learning rate as a pure function of the step."""
+"""Optimizer, and the learning rate as a pure function of the step."""
 
 import math
 from typing import Any
@@ -11,10 +11,10 @@ from engine.training.parts import NetworkParts
 
 
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of one step, counted from 0 over the whole training.
+    """Return the learning rate of one step, counted from 0 over the whole training.
 
-    It rises linearly over `warmup_epochs`, its first step above 0; then it follows a cosine that reaches 0 after
-    the last step, or is multiplied by `step_factor` every `step_epochs`, or at each of the `milestones`, counted from
+    It rises linearly over `warmup_epochs`, with the first step above 0. Then it follows a cosine that reaches 0 after
+    the last step, or is multiplied by `step_factor` every `step_epochs` or at each of the `milestones`, counted from
     the start of training.
     """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
@@ -36,28 +36,28 @@ def set_learning_rate(optimizer: Optimizer, value: float) -> None:
 def build_optimizer(
     model: nn.Module, recipe: RecipeConfig, fused: bool, parts: NetworkParts | None = None
 ) -> Optimizer:
-    """SGD or AdamW over the parameters that learn.
+    """Return SGD or AdamW over the trainable parameters.
 
     Args:
-        fused: by one kernel, which a GradScaler starts even where it skips the step: the momentum of a first step that
-            is skipped would then be memory that nobody has written.
-        parts: of the model, whose learning rates the recipe may multiply.
+        fused: use one kernel. A GradScaler launches it even for a skipped step, so the momentum of a skipped first
+            step would be uninitialized memory.
+        parts: parts of the model, whose learning rates the recipe can multiply.
     """
     groups = parameter_groups(model, recipe, parts or NetworkParts())
     common: dict[str, Any] = {
         "lr": recipe.lr,
         "weight_decay": recipe.weight_decay,
         "fused": fused or None,
-    }  # None: as torch chooses
+    }  # None: torch's choice
     if recipe.optimizer == "adamw":
         return AdamW(groups, **common)
     return SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
 
 
 def parameter_groups(model: nn.Module, recipe: RecipeConfig, parts: NetworkParts) -> list[dict[str, Any]]:
-    """Return the parameters that learn in groups of one weight decay and one factor of the learning rate.
+    """Return the trainable parameters, grouped by weight decay and learning rate factor.
 
-    Groups that weight decay is applied to come first.
+    Groups with weight decay are first.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -65,7 +65,7 @@ def parameter_groups(model: nn.Module, recipe: RecipeConfig, parts: NetworkParts
             key = _decays(name, parameter, recipe, parts), parts.learning_rate_factor(name, recipe)
             groups.setdefault(key, []).append(parameter)
     if not groups:
-        return [{"params": []}]  # nothing learns
+        return [{"params": []}]  # no trainable parameters
     return [
         {"params": parameters, "lr_factor": factor} | ({} if decays else {"weight_decay": 0.0})
         for (decays, factor), parameters in sorted(groups.items(), key=lambda group: not group[0][0])
@@ -73,7 +73,7 @@ def parameter_groups(model: nn.Module, recipe: RecipeConfig, parts: NetworkParts
 
 
 def _decays(name: str, parameter: nn.Parameter, recipe: RecipeConfig, parts: NetworkParts) -> bool:
-    """Return whether weight decay is applied: weights of one dimension are those of norms and biases, by any name."""
+    """Return whether weight decay applies; one-dimensional weights are norms and biases, whatever their names."""
     if not recipe.decay_attention and parts.contains("attention", name):
         return False
     return recipe.decay_norms_and_biases or parameter.ndim > 1

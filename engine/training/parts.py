@@ -1,4 +1,4 @@
-"""The parts of a network: which of them learn, and how fast each of them does."""
+"""Trainable parts of a network and their learning rate factors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from engine.errors import UserError
 from engine.recipe_config import RecipeConfig
 
-# The parts that learn, by `recipe.train`.
+# The trainable parts, by `recipe.train`.
 _LEARNING = {"attention": ("attention",), "attention_and_head": ("attention", "head"), "head": ("head",)}
 
 
@@ -19,9 +19,9 @@ class NetworkParts:
 
     Attributes:
         attention: the attention layers.
-        head: what produces the output.
+        head: the output layers.
         last_norms: the norms that attention follows, or would follow.
-        stages: of each parameter outside attention, 0 the nearest to the image; empty where layers do not decay.
+        stages: stage of each parameter outside attention, 0 nearest to the image; empty without layer decay.
     """
 
     attention: Sequence[str] = ()
@@ -34,7 +34,7 @@ class NetworkParts:
         return f"{name}.".startswith(tuple(f"{module}." for module in getattr(self, part)))
 
     def learning_rate_factor(self, name: str, recipe: RecipeConfig) -> float:
-        """Return the factor of a parameter's learning rate."""
+        """Return the learning rate factor of a parameter."""
         if self.contains("attention", name):
             return recipe.attention_lr_factor
         if self.contains("head", name):
@@ -46,13 +46,13 @@ class NetworkParts:
 
 
 def freeze(model: nn.Module, parts: NetworkParts, recipe: RecipeConfig) -> list[nn.Module]:
-    """Let only those parameters learn that the recipe says, in place.
+    """Freeze, in place, all parameters that the recipe does not train.
 
     Returns:
-        The frozen norms, which have to stay in evaluation mode: their running statistics would change otherwise.
+        The frozen norms, which have to stay in evaluation mode to keep their running statistics.
 
     Raises:
-        UserError: if the network does not have what the recipe says.
+        UserError: if the network lacks a part that the recipe names.
     """
     if recipe.last_norms_lr_factor != 1 and not parts.last_norms:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The record of a run: what it was started with, on what, and its results."""
+"""Record of a run: configuration, environment, start weights and results."""
 
 import shlex
 from collections.abc import Mapping
@@ -48,12 +48,12 @@ def initial_record(
     device: torch.device,
     group: ProcessGroup,
 ) -> dict[str, Any]:
-    """Return what is known of a run before its first step.
+    """Return the record of a run before its first step.
 
     Args:
-        model: with its start weights.
+        model: model with its start weights.
         backbone_sha256: digest of the model's start weights without attention.
-        preprocessing: of the images in evaluation.
+        preprocessing: preprocessing of the images in evaluation.
     """
     annotations = {}
     if isinstance(data, BoxDataset):
@@ -87,16 +87,16 @@ def initial_record(
 
 
 def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Open the run directory for writing and restore the trainer's state from it, if there is one.
+    """Open the run directory for writing, and restore the trainer's state if it has a checkpoint.
 
     Args:
-        record: what `initial_record` returned.
+        record: result of `initial_record`.
 
     Returns:
-        The record, with what only earlier starts of the run know.
+        The record, completed with values from earlier starts of the run.
 
     Raises:
-        UserError: if the directory cannot be written, or its state is not of this configuration.
+        UserError: if the directory cannot be written, or its state does not match the configuration.
     """
     record = record | {"trained_parameters": trainer.trained_parameters}
     run.start(config)
@@ -125,8 +125,8 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
     """Return the record of a finished run.
 
     Args:
-        validation: of the trained model.
-        record: what `start_or_resume` returned.
+        validation: validation of the trained model.
+        record: result of `start_or_resume`.
     """
     task, history = trainer.task, trainer.state.history
     primary = task.primary_metric
@@ -149,7 +149,7 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
 
 
 def hyperparameters(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that TensorBoard's table of runs shows."""
+    """Return the values for TensorBoard's table of runs."""
     recipe = config.recipe
     return {
         **{key: record[key] for key in ("model", "attention", "data", "seed", "parameters", "gflops", "start_weights")},
@@ -162,7 +162,7 @@ def hyperparameters(config: TrainConfig, record: Mapping[str, Any]) -> dict[str,
 
 
 def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record: Mapping[str, Any]) -> None:
-    """Log the outcome of a finished run."""
+    """Log the result of a finished run."""
     task = trainer.task
     start = {name: record[f"{name}_start"] for name in task.metrics}
     end = {name: record[name] for name in task.metrics}
@@ -176,10 +176,10 @@ def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record:
 
 
 def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]:
-    """Return what only the earlier starts of a run know.
+    """Return the values that only earlier starts of a run recorded.
 
     Raises:
-        UserError: if the images or the number of processes are not those that the run was started with.
+        UserError: if the images or the number of processes differ from those of the first start.
     """
     before = run.record()
     if before.get("data_fingerprint") != record["data_fingerprint"]:

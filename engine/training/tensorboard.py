@@ -1,4 +1,4 @@
-"""Curves for TensorBoard over images seen, so that runs with different batch sizes can be overlaid."""
+"""TensorBoard curves over images seen, so that runs with different batch sizes can be overlaid."""
 
 import re
 import time
@@ -15,15 +15,15 @@ from engine.errors import UserError
 
 
 class TensorBoardLogger:
-    """Writes event files beside the run's other files.
+    """Writer of event files in the run directory.
 
-    Without a directory, as on all processes but the main one, it writes nothing.
+    Without a directory, as on all processes except the main one, it writes nothing.
     """
 
     def __init__(self, directory: Path | None, purge_from: int) -> None:
         """
         Args:
-            purge_from: images seen; what an earlier start wrote from there on is dropped.
+            purge_from: images seen, from which values of an earlier start are dropped.
 
         Raises:
             UserError: if the event file cannot be written.
@@ -41,8 +41,8 @@ class TensorBoardLogger:
         """Describe the run in the tabs HParams, Custom Scalars and Text.
 
         Args:
-            metrics: of the task: drawn for training and validation together, and shown as results. The loss is not:
-                in training it has label smoothing, in validation it has not.
+            metrics: metrics of the task, drawn for training and validation together and shown as results. The loss is
+                excluded because only the training loss has label smoothing.
         """
         if self.writer is None or not self.is_new:
             return
@@ -52,13 +52,13 @@ class TensorBoardLogger:
             self.writer.add_text(name, f"```\n{text}\n```")
         values = {key: str(value) if value is None else value for key, value in hyperparameters.items()}
         results = (*(_tag(name, "val") for name in (*metrics, "loss")), "speed/images_per_second")
-        # Of the three parts the last says that the session is over; SummaryWriter.add_hparams would make a second run
+        # The last of the three parts marks the end of the session. SummaryWriter.add_hparams would create a second run
         # below this one.
         for part in hparams(values, dict.fromkeys(results, 0.0))[:2]:
             self.writer.file_writer.add_summary(part)  # type: ignore[attr-defined]
 
     def metrics(self, split: str, values: Mapping[str, float], step: int) -> None:
-        """Write losses and accuracies of a split: `loss/val`, `accuracy/top1_val`."""
+        """Write a split's losses and accuracies, e.g. `loss/val`, `accuracy/top1_val`."""
         self.scalars({_tag(name, split): value for name, value in values.items()}, step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -76,7 +76,7 @@ class TensorBoardLogger:
             self.writer.add_histogram(f"{group}/{name}", tensor, step)
 
     def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
-        """uint8 [height, width, 3]."""
+        """Write a picture, uint8 [height, width, 3]."""
         if self.writer is not None:
             self.writer.add_image(name, pixels, step, dataformats="HWC")
 
@@ -96,10 +96,10 @@ def _tag(metric: str, split: str) -> str:
 
 
 def _make_older_than_now(directory: Path) -> None:
-    """Rename event files from the future, as a clock that was set back leaves them.
+    """Rename event files with future times, which exist if the clock was set back.
 
-    TensorBoard reads the files of a run in the order of the seconds in their names, and drops the steps of the later
-    ones that an earlier one has passed.
+    TensorBoard reads a run's files in the order of the seconds in their names, and drops steps of later files that an
+    earlier file has passed.
     """
     now = int(time.time())
     files = [(file, _EVENT_FILE.fullmatch(file.name)) for file in sorted(directory.glob("events.out.tfevents.*"))]

@@ -1,4 +1,4 @@
-"""The training step, and the state from which a run resumes exactly."""
+"""Training step, and the state from which a run resumes exactly."""
 
 import math
 import time
@@ -29,19 +29,19 @@ class StepTimer:
 
     steps: int = 0
     total: float = 0.0
-    waiting: float = 0.0  # for the next batch
+    waiting: float = 0.0  # time waiting for the next batch
 
 
 @dataclass
 class TrainState:
-    """The position in a training.
+    """The position in a training run.
 
     Attributes:
         epoch: completed epochs.
         step: completed steps of the current epoch.
-        totals: float64 on the device: sums over the current epoch's images, of all processes, behind the task's
-            training metrics.
-        history: the metrics of each completed epoch.
+        totals: float64 on the device; sums over the current epoch's images of all processes, for the task's training
+            metrics.
+        history: metrics of each completed epoch.
     """
 
     totals: Tensor
@@ -52,11 +52,11 @@ class TrainState:
 
 @dataclass(frozen=True)
 class _UncheckedStep:
-    """A step whose loss has not been looked at yet.
+    """A step whose loss has not been checked yet.
 
     Attributes:
-        number: counted from 0 over the whole training.
-        loss: mean over the images of all processes, so that all of them find the same.
+        number: step number, counted from 0 over the whole training.
+        loss: mean over the images of all processes, equal on all of them.
         local_loss: sum over this process's images.
         indices: of this process's images.
     """
@@ -82,7 +82,7 @@ class Trainer:
     ) -> None:
         """
         Args:
-            parts: of the model; needed where the recipe treats them differently.
+            parts: parts of the model; required if the recipe treats them differently.
         """
         self.task, self.preprocessing, self.loader, self.group = task, preprocessing, loader, group
         self.recipe: RecipeConfig = config.recipe
@@ -96,7 +96,7 @@ class Trainer:
         self.average = None if config.recipe.ema_decay is None else WeightAverage(self.model, config.recipe)
         self.parallel = group.wrap_ddp(self.model, config.runtime.deterministic)
         if config.runtime.compile:
-            torch.compiler.reset()  # it compiles a class a few times only, those of a multirun's earlier runs included
+            torch.compiler.reset()  # torch limits compilations per class; earlier runs of a multirun count
         self.forward = torch.compile(self.parallel) if config.runtime.compile else self.parallel
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         fused = self.device.type == "cuda" and not self.scaler.is_enabled()
@@ -107,7 +107,7 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model that is validated and kept: with the averaged weights, if the recipe averages them."""
+        """The model to validate and keep, with the averaged weights if the recipe averages them."""
         return self.average.model if self.average else self.model
 
     @property
@@ -117,7 +117,7 @@ class Trainer:
 
     @property
     def images_seen(self) -> int:
-        """Training images since the start, repetitions included."""
+        """Training images since the start, including repetitions."""
         return self.steps_done * self.recipe.batch_size
 
     @property
@@ -126,7 +126,7 @@ class Trainer:
         return optim.learning_rate(self.recipe, self.steps_done - 1, self.loader.steps_per_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that decides how training continues: tensors and plain values."""
+        """Return the complete training state as tensors and plain values."""
         state = {
             "model": self.evaluated.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -138,7 +138,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Restore the state from `state_dict`."""
         self.evaluated.load_state_dict(state["model"])
         if self.average:
             self.model.load_state_dict(state["training_model"])
@@ -173,7 +173,7 @@ class Trainer:
             started = now
 
     def end_epoch(self) -> None:
-        """Move on to the next epoch."""
+        """Start the next epoch."""
         self.state.epoch += 1
         self.state.step = 0
         self.state.totals = self._zero_totals()
@@ -182,7 +182,7 @@ class Trainer:
         """Return the task's training metrics over the images of the current epoch so far.
 
         Raises:
-            UserError: if a loss since the last call is not finite; it names the step and its images.
+            UserError: if a loss since the last call is not finite; the error names the step and its images.
         """
         self._require_finite_losses()
         means = (self.state.totals / (self.state.step * self.recipe.batch_size)).tolist()
@@ -190,7 +190,7 @@ class Trainer:
         return {name: factor * mean for (name, factor), mean in zip(factors, means, strict=True)}
 
     def speed(self) -> dict[str, float]:
-        """Return images/s of all processes, and this one's share of the time spent waiting for data, in this epoch."""
+        """Return this epoch's images/s over all processes, and this process's fraction of time waiting for data."""
         seconds = max(self.timer.total, 1e-9)
         images = self.timer.steps * self.recipe.batch_size
         return {"images_per_second": images / seconds, "data_wait": self.timer.waiting / seconds}
@@ -203,7 +203,7 @@ class Trainer:
         """
         self._require_finite_losses()
         state = [value.isfinite().all() for value in self.model.state_dict().values()]
-        # Running statistics are each process's own.
+        # Each process has its own running statistics.
         (is_lost,) = self.group.all_reduce_max(not torch.stack(state).all())
         if is_lost:
             raise UserError(
@@ -212,14 +212,14 @@ class Trainer:
             )
 
     def _step(self, batch: Batch) -> None:
-        """One optimizer step; gradients of its micro-batches are accumulated and averaged over all processes."""
+        """Run one optimizer step, with gradients accumulated over micro-batches and averaged over all processes."""
         micro_batches = self.recipe.accumulation_steps
         totals = self._zero_totals()
         for number, micro_batch in enumerate(batch.chunk(micro_batches), start=1):
             with accumulating(self.parallel, is_last=number == micro_batches):
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     loss, sums = self.task.training_step(self.forward, micro_batch, self.preprocessing)
-                if self.trained_parameters:  # a baseline of attention alone has none
+                if self.trained_parameters:  # the baseline of attention-only training has none
                     self.scaler.scale(loss / micro_batches).backward()
             totals += sums
         local_loss = totals[0].clone()
@@ -240,7 +240,7 @@ class Trainer:
         return torch.zeros(len(self.task.training_metrics), dtype=torch.float64, device=self.device)
 
     def _require_finite_losses(self) -> None:
-        """Check the losses of several steps at once: each look makes the host wait for the device."""
+        """Check the losses of several steps at once, because each check makes the host wait for the device."""
         for step in self._unchecked:
             if not math.isfinite(step.loss.item()):
                 lr = optim.learning_rate(self.recipe, step.number, self.loader.steps_per_epoch)

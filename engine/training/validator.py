@@ -1,4 +1,4 @@
-"""Validation between epochs: predictions, gates and a picture."""
+"""Validation between epochs, with predictions, gate statistics and a picture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,10 +23,10 @@ class Validation:
     """The result of one validation.
 
     Attributes:
-        predictions: for every validation image.
-        movement: of the attention's gates, over all images.
-        gates: what each gate returned for the first images, by its name.
-        picture: uint8 [height, width, 3]; None where none is drawn.
+        predictions: predictions for every validation image.
+        movement: movement of the attention's gates, over all images.
+        gates: output of each gate for the first images, by gate name.
+        picture: uint8 [height, width, 3]; None if none is drawn.
     """
 
     predictions: Predictions
@@ -42,12 +42,12 @@ class Validation:
 
 @dataclass(frozen=True)
 class Validator:
-    """Validates one model on one data set.
+    """Validator of one model on one data set.
 
     Attributes:
         gates: the model's gates, by name.
-        gate_gains: of each gate: what makes it 1 where it leaves the map as it is.
-        loader: of the validation images, with the one view of `preprocessing`.
+        gate_gains: gain of each gate; gate times gain is 1 where the gate leaves the map unchanged.
+        loader: loader of the validation images, with the single view of `preprocessing`.
         pictures: number of images that the main process draws; 0 for none.
     """
 
@@ -63,7 +63,7 @@ class Validator:
     pictures: int
 
     def __call__(self, stop: GracefulStop | None = None) -> Validation:
-        """Validate the model as it is, unless a stop is requested."""
+        """Validate the model in its current state, unless a stop is requested."""
         self.group.broadcast_buffers(self.model)
         evaluated = EvalModel(self.model, self.preprocessing)
         with record_gates(self.gates) as recorded, measure_movement(self.gates, self.gate_gains) as measured:
