@@ -17,7 +17,6 @@ RECORD: dict[str, object] = {
     "preprocessing": {},
     "data_fingerprint": "f",
     "start_weights_sha256": "s",
-    "val_loss": 0.1,
     "weights_sha256": "w",
     "predictions_sha256": "p",
     "history": [],
