@@ -134,7 +134,6 @@ class DetectorConfig:
     image_size: int = 800  # shorter side of the images, or both sides for SSD, pixels
     max_size: int = 1333  # limit of the longer side, pixels
     channels: int = 256  # of the feature pyramid
-    anchor_size: int = 32  # side of the smallest anchors of Faster R-CNN, those of stride 4, pixels
     rois: int = 512  # regions per image that the second stage is trained on
     train_proposals: int = 2000  # regions per image that the first stage proposes in training
     test_proposals: int = 1000  # likewise, in evaluation
@@ -147,7 +146,7 @@ class DetectorConfig:
         _one_of("detector.architecture", self.architecture, ("none", "faster_rcnn", "ssd", "ssdlite"))
         _between("detector.image_size", self.image_size, 32, 4096)
         _between("detector.max_size", self.max_size, self.image_size, 8192)
-        for key in ("channels", "anchor_size", "rois", "train_proposals", "test_proposals"):
+        for key in ("channels", "rois", "train_proposals", "test_proposals"):
             _at_least(f"detector.{key}", getattr(self, key), 1)
         _between("detector.detections", self.detections, 1, 300)
         _between("detector.trainable_layers", self.trainable_layers, 0, 5)
