@@ -95,7 +95,6 @@ class DetectorConfig:
     image_size: int = 800  # shorter side of the images, or both sides for SSD, pixels
     max_size: int = 1333  # limit of the longer side, pixels
     channels: int = 256  # of the feature pyramid
-    anchor_size: int = 32  # side of the smallest anchors of Faster R-CNN, those of stride 4, pixels
     rois: int = 512  # regions per image used to train the second stage
     train_proposals: int = 2000  # regions per image that the first stage proposes in training
     test_proposals: int = 1000  # the same, in evaluation
@@ -108,7 +107,7 @@ class DetectorConfig:
         one_of("detector.architecture", self.architecture, ("none", "faster_rcnn", "ssd", "ssdlite"))
         between("detector.image_size", self.image_size, 32, 4096)
         between("detector.max_size", self.max_size, self.image_size, 8192)
-        for key in ("channels", "anchor_size", "rois", "train_proposals", "test_proposals"):
+        for key in ("channels", "rois", "train_proposals", "test_proposals"):
             at_least(f"detector.{key}", getattr(self, key), 1)
         between("detector.detections", self.detections, 1, 300)
         between("detector.trainable_layers", self.trainable_layers, 0, 5)

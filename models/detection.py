@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection._utils import retrieve_out_channels
-from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from cbam.attachment import attach
@@ -45,9 +45,8 @@ class DetectorSpec:
         image_size: shorter side of the images in the detector, or both sides for SSD, pixels.
         max_size: maximum of the longer side, pixels.
         channels: channels of the feature pyramid.
-        anchor_size: side of the anchors of stride 4, pixels; it doubles with each stride.
         rois: regions per image used to train the second stage.
-        train_proposals, test_proposals: regions per image that the first stage proposes.
+        train_proposals, test_proposals: regions per image that the first stage proposes after non-maximum suppression.
         detections: maximum number of detections per image.
         trainable_layers: trained backbone stages, counted from its output, if it has start weights.
         frozen_norms: whether the backbone's BatchNorms are frozen, if it has start weights.
@@ -58,7 +57,6 @@ class DetectorSpec:
     image_size: int = 800
     max_size: int = 1333
     channels: int = 256
-    anchor_size: int = 32
     rois: int = 512
     train_proposals: int = 2000
     test_proposals: int = 1000
@@ -215,15 +213,11 @@ class SSD(Detector, detection.ssd.SSD):
 def _faster_rcnn(
     net: nn.Module, spec: BackboneSpec, detector: DetectorSpec, _published: Published, outputs: int
 ) -> Detector:
-    sizes = [(detector.anchor_size * 2**level,) for level in range(1 + len(feature_extractors.STRIDES))]
     return FasterRCNN(
         feature_extractors.pyramid(net, spec, detector.channels),
         outputs,
         detector.image_size,
         detector.max_size,
-        rpn_anchor_generator=AnchorGenerator(sizes, [(0.5, 1.0, 2.0)] * len(sizes)),
-        rpn_pre_nms_top_n_train=detector.train_proposals,
-        rpn_pre_nms_top_n_test=detector.test_proposals,
         rpn_post_nms_top_n_train=detector.train_proposals,
         rpn_post_nms_top_n_test=detector.test_proposals,
         box_batch_size_per_image=detector.rois,
