@@ -82,7 +82,7 @@ def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     state = run.final_state()  # refuses files that do not belong together
     config, record = run.config(), run.record()
     if config.detector.architecture == "none":
-        model = models.build(
+        model = models.build(  # which renames the attention of checkpoints of earlier versions
             config.model.network,
             config.model.attention,
             weights=str(run.last),

@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
-from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -20,14 +19,16 @@ from engine.startup import prepare_process
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
 
+import numpy as np
 from torch import Tensor
 from torchvision.io import write_png
 
 from engine import cli
-from engine.data.transforms import decode
+from engine.data import voc
 from engine.errors import UserError
 
 FIRST_CLASS, CLASSES, TRAINING = 100, 10, 400
+CELL_CLASSES = ("RBC", "WBC", "Platelets")
 CELLS = 200  # of a class, at most
 MARGIN = 1.2  # side of a cut by the longer side of its cell
 
@@ -64,24 +65,23 @@ def copy_classes(source: Path, target: Path) -> None:
 
 
 def cut_cells(source: Path, target: Path) -> None:
-    lists = source / "ImageSets" / "Main"
-    for split, names in (("train", ("train",)), ("val", ("val", "test"))):
+    data = voc.open_voc(source, CELL_CLASSES, "bccd", ("train",), ("val", "test"))
+    for name, split in (("train", data.train), ("val", data.val)):
         counts: Counter[str] = Counter()
-        for photograph in [line for name in names for line in (lists / f"{name}.txt").read_text().split()]:
-            image = decode(str(source / "JPEGImages" / f"{photograph}.jpg"))
-            annotations = ElementTree.parse(source / "Annotations" / f"{photograph}.xml")
-            for cell in annotations.getroot().iter("object"):
-                label = cell.findtext("name", "")
-                if counts[label] < CELLS:
-                    counts[label] += 1
-                    folder = target / split / label
+        for index in range(len(split)):
+            image, objects = split.image(index), split.box_range(index)
+            for box, label in zip(split.boxes[objects], split.labels[objects], strict=True):
+                cell = CELL_CLASSES[label]
+                if counts[cell] < CELLS:
+                    counts[cell] += 1
+                    folder = target / name / cell
                     folder.mkdir(parents=True, exist_ok=True)
-                    write_png(cut(image, cell), str(folder / f"{counts[label]:03d}.png"))
+                    write_png(cut(image, box), str(folder / f"{counts[cell]:03d}.png"))
 
 
-def cut(image: Tensor, cell: ElementTree.Element) -> Tensor:
-    """Return a square around a cell, uint8 [3, side, side], moved to lie inside the photograph."""
-    left, top, right, bottom = (float(cell.findtext(f"bndbox/{key}", "0")) for key in ("xmin", "ymin", "xmax", "ymax"))
+def cut(image: Tensor, box: np.ndarray) -> Tensor:
+    """Return a square around a box [4], uint8 [3, side, side], moved to lie inside the image."""
+    left, top, right, bottom = map(float, box)
     _, height, width = image.shape
     side = max(8, min(round(MARGIN * max(right - left, bottom - top)), height, width))
     x = min(max(0, round((left + right - side) / 2)), width - side)

@@ -1,4 +1,4 @@
-"""Networks on a data set that they were not trained on: whether they may be compared there, and by which logits."""
+"""Comparison of networks on a data set that they were not trained on, by the logits of its classes."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -14,7 +14,7 @@ from engine.determinism import RngPurpose, rng
 from engine.tasks import average_precision, coco_matching, voc_metric
 from engine.tasks.average_precision import COCO_RECALLS, Detections, GroundTruth, Matches
 from engine.tasks.base import Predictions
-from engine.tasks.paired_stats import PairedDifference, interval_across_seeds, standard_deviation
+from engine.tasks.paired_stats import PairedDifference
 
 MOST = 300  # maximum number of detections kept per image
 REPLICATES = 1000
@@ -140,21 +140,7 @@ def paired_difference(
     random = rng(_SEED, RngPurpose.BOOTSTRAP)
     ours, theirs = zip(*pairs, strict=True)
     interval = average_precision.paired_bootstrap(ours, theirs, random, replicates, metrics)["ap"]
-    low, high = 100 * interval.low, 100 * interval.high
-    across = interval_across_seeds(per_seed, low, high)
-    seeds_agree = across is None or not across[0] <= 0 <= across[1]
-    return PairedDifference(
-        difference=float(per_seed.mean()),
-        difference_low=low,
-        difference_high=high,
-        difference_sd=standard_deviation(per_seed),
-        across_seeds_low=None if across is None else across[0],
-        across_seeds_high=None if across is None else across[1],
-        won=None,
-        lost=None,
-        p_value=None,
-        distinguishable=seeds_agree and not low <= 0 <= high,
-    )
+    return PairedDifference.of_seeds(per_seed, 100 * interval.low, 100 * interval.high)
 
 
 def _percent(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

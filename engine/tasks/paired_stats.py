@@ -39,6 +39,42 @@ class PairedDifference:
     p_value: float | None
     distinguishable: bool
 
+    @classmethod
+    def of_seeds(
+        cls,
+        per_seed: np.ndarray,
+        low: float,
+        high: float,
+        won: int | None = None,
+        lost: int | None = None,
+        p_value: float | None = None,
+    ) -> "PairedDifference":
+        """Return the mean difference over seeds with its verdict.
+
+        It is distinguishable from 0 only if 0 is outside the interval over images and the interval over images and
+        seeds, and the test, if any, agrees.
+
+        Args:
+            per_seed: [S], each seed's difference.
+            low, high: the mean's interval over images.
+            won, lost, p_value: the test over images; None without one.
+        """
+        across = interval_across_seeds(per_seed, low, high)
+        seeds_agree = across is None or not across[0] <= 0 <= across[1]
+        test_agrees = p_value is None or p_value < 1 - CONFIDENCE
+        return cls(
+            difference=float(per_seed.mean()),
+            difference_low=low,
+            difference_high=high,
+            difference_sd=standard_deviation(per_seed),
+            across_seeds_low=None if across is None else across[0],
+            across_seeds_high=None if across is None else across[1],
+            won=won,
+            lost=lost,
+            p_value=p_value,
+            distinguishable=seeds_agree and test_agrees and not low <= 0 <= high,
+        )
+
 
 def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDifference:
     """Compare a network's top-1 error with its baseline's; negative is better.
@@ -54,21 +90,7 @@ def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDiff
     per_image = lost_minus_won.sum(axis=0)
     low, high = (100 * bound / seeds for bound in bootstrap_interval(per_image))
     won, lost = int((per_image < 0).sum()), int((per_image > 0).sum())
-    p_value = sign_test(won, lost)
-    across = interval_across_seeds(per_seed, low, high)
-    seeds_agree = across is None or not across[0] <= 0 <= across[1]
-    return PairedDifference(
-        difference=float(per_seed.mean()),
-        difference_low=low,
-        difference_high=high,
-        difference_sd=standard_deviation(per_seed),
-        across_seeds_low=None if across is None else across[0],
-        across_seeds_high=None if across is None else across[1],
-        won=won,
-        lost=lost,
-        p_value=p_value,
-        distinguishable=seeds_agree and not low <= 0 <= high and p_value < 1 - CONFIDENCE,
-    )
+    return PairedDifference.of_seeds(per_seed, low, high, won, lost, sign_test(won, lost))
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:

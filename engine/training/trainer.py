@@ -227,6 +227,10 @@ class Trainer:
         mean_loss = totals[0] / self.recipe.batch_size
         self._unchecked.append(_UncheckedStep(self.steps_done, mean_loss, local_loss, batch.indices))
         self.state.totals += totals
+        if self.trained_parameters:
+            self._update_weights()
+
+    def _update_weights(self) -> None:
         if self.recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad_norm)

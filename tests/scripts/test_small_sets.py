@@ -9,7 +9,8 @@ from torchvision.io import decode_image
 from tests.commands import assert_one_line
 from tests.conftest import Command, script_module, write_image
 
-ANNOTATION = """<annotation><object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>2</ymin><xmax>{right}</xmax>
+ANNOTATION = """<annotation><size><width>48</width><height>40</height></size>
+<object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>2</ymin><xmax>{right}</xmax>
 <ymax>12</ymax></bndbox></object></annotation>"""
 
 
@@ -30,7 +31,7 @@ def test_cells_are_cut_out_as_squares(bccd: Path, tmp_path: Path) -> None:
     script_module("small_sets").cut_cells(bccd, tmp_path / "cells")
     files = sorted(str(file.relative_to(tmp_path / "cells")) for file in (tmp_path / "cells").rglob("*.png"))
     assert files == ["train/RBC/001.png", "val/RBC/001.png", "val/RBC/002.png"]
-    assert {decode_image(str(tmp_path / "cells" / file)).shape for file in files} == {(3, 12, 12)}
+    assert {decode_image(str(tmp_path / "cells" / file)).shape for file in files} == {(3, 13, 13)}
 
 
 def test_classes_are_those_that_no_result_uses(

@@ -172,7 +172,6 @@ def test_mixed_recipes_are_marked_in_every_form(folders: Path, tmp_path: Path) -
 
 
 def test_absent_key_is_compared_among_the_others() -> None:
-    """For example fused_cbam, which a baseline does not have."""
     fused, plain = ({"runtime__fused_cbam": value} for value in (True, False))
     assert baselines.config_mismatches([entry(), trained_with(entry("cbam"), **fused)], allow_mixed=False) == ["", ""]
     with pytest.raises(UserError, match="fused_cbam=False"):

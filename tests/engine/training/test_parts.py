@@ -85,9 +85,10 @@ def test_adamw_is_torchs() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-2, 0.0]
 
 
-def trainer(root: Path, net: nn.Module, recipe: RecipeConfig) -> Trainer:
+def trainer(root: Path, net: nn.Module, recipe: RecipeConfig, precision: str = "fp32") -> Trainer:
     data = open_dataset(DataConfig("test", "folders", str(root), 3, None, image_size=32, resize=32))
-    config = TrainConfig(ModelConfig("resnet18"), recipe=recipe, runtime=RuntimeConfig(device="cpu", workers=0))
+    runtime = RuntimeConfig(device="cpu", precision=precision, workers=0)
+    config = TrainConfig(ModelConfig("resnet18"), recipe=recipe, runtime=runtime)
     task = Classification(DataConfig(image_size=32, crop_scale=0.5))
     loader = TrainLoader(task.train_samples(data.train, 51), 8, 51, 0, CPU, ProcessGroup())
     return Trainer(net, task, Preprocessing(32, 32), loader, config, ProcessGroup(), parts_of(net, "resnet18"))
@@ -111,8 +112,9 @@ def test_what_is_frozen_stays_bitwise_statistics_included(train: str, learning: 
     assert training.trained_parameters < 0.02 * sum(p.numel() for p in net.parameters())
 
 
-def test_a_baseline_of_attention_alone_stays_its_start(folders: Path) -> None:
-    training = trainer(folders, models.build("resnet18", num_classes=3), replace(RECIPE, train="attention"))
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_baseline_of_attention_alone_stays_its_start(precision: str, folders: Path) -> None:
+    training = trainer(folders, models.build("resnet18", num_classes=3), replace(RECIPE, train="attention"), precision)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     list(training.steps())
     assert training.trained_parameters == 0
