@@ -105,14 +105,15 @@ def outcome(directory: Path) -> tuple[object, ...]:
     return tuple(finished[key] for key in ("weights_sha256", "predictions_sha256", "history"))
 
 
-def test_killed_detector_run_resumes_to_the_same_bits(root: Path, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_detector_run_resumes_to_the_same_bits(killed: int, root: Path, trained: Path, tmp_path: Path) -> None:
     given = scenes.arguments(root, "run.checkpoint_every_steps=1", "run.dir=run")
     started = time.monotonic()
     assert Process("train.py", [*given, "run.dir=undisturbed"], tmp_path, {}).result().returncode == 0
     seconds = time.monotonic() - started
     moments = random.Random(51)
     kills, runs = 0, 0
-    while kills < 10:
+    while kills < killed:
         process = Process("train.py", [*given, f"run.dir=run{runs}"], tmp_path, {})
         if process.wait(moments.uniform(0.3, 0.9) * seconds) is None:
             os.kill(process.pid, signal.SIGKILL)

@@ -128,7 +128,7 @@ def check_end(result: subprocess.CompletedProcess[str], number: signal.Signals, 
 
 @pytest.mark.parametrize(
     ("number", "kills", "group"),
-    [(signal.SIGKILL, 20, 1), (signal.SIGTERM, 6, 1), (signal.SIGKILL, 20, 2), (signal.SIGTERM, 6, 2)],
+    [(signal.SIGKILL, 20, 1), (signal.SIGTERM, 6, 1), (signal.SIGKILL, 10, 2), (signal.SIGTERM, 6, 2)],
 )
 def test_killed_at_random_moments(
     number: signal.Signals, kills: int, group: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path
