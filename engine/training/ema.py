@@ -1,7 +1,9 @@
 """Exponential moving average of the weights, with the schedule of torchvision's reference training."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,17 +21,33 @@ def effective_decay(recipe: RecipeConfig) -> float:
     return 1 - min(1.0, share)
 
 
+def _update_function(decay: float) -> Callable[..., None]:
+    """Return torch's update of an average, except that integers are copied.
+
+    torch truncates their average, so that 3 can become 2. A detector's class indices are such buffers.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
+        if averaged[0].is_floating_point():  # torch passes one list for each dtype
+            average(averaged, current, updates)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return update
+
+
 class WeightAverage:
     """The average of a model's parameters and buffers.
 
     Attributes:
-        model: model with the averaged weights.
+        model: model with the averaged weights; integers, such as counters, are the latest.
     """
 
     def __init__(self, model: nn.Module, recipe: RecipeConfig) -> None:
         self.recipe = recipe
-        average = get_ema_multi_avg_fn(effective_decay(recipe))
-        self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+        update = _update_function(effective_decay(recipe))
+        self._averaged = AveragedModel(model, multi_avg_fn=update, use_buffers=True).requires_grad_(False)
 
     @property
     def model(self) -> nn.Module:

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 
 import models
-from engine.config import DetectorConfig
+from engine import checkpoint
+from engine.config import DetectorConfig, RuntimeConfig, TrainConfig
 from engine.data import box_samples
 from engine.data.box_samples import PADDING, EvalTargets, images_of
 from engine.data.loader import Batch, EvalLoader, TrainLoader
 from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
+from engine.recipe_config import RecipeConfig
 from engine.tasks import detections
 from engine.tasks.base import Task
 from engine.tasks.detection import Detection, VocDetection
 from engine.tasks.detections import BoxPredictions, VocPredictions
 from engine.tasks.evaluator import EvalModel, evaluate
+from engine.training.trainer import Trainer
 from tests import scenes
 
 CPU = torch.device("cpu")
@@ -83,6 +86,32 @@ def test_a_detection_does_not_depend_on_its_neighbors(task: Detection) -> None:
     assert isinstance(found[0], BoxPredictions)
     assert (found[0].labels >= 0).any()
     assert {one.sha256() for one in found} == {found[0].sha256()}
+
+
+def average_trainer(task: Detection) -> Trainer:
+    recipe = RecipeConfig(epochs=1, batch_size=4, lr=0.02, weight_decay=1e-4, ema_decay=0.8, ema_every_steps=2)
+    config = TrainConfig(recipe=recipe, runtime=RuntimeConfig(device="cpu", workers=0))
+    data = task.open()
+    loader = TrainLoader(task.train_samples(data.train, 51), 4, 51, 0, CPU, ProcessGroup())
+    return Trainer(network(data.classes), task, task.preprocessing(None), loader, config, ProcessGroup())
+
+
+def test_an_average_resumes_exactly_and_detects(task: Detection, tmp_path: Path) -> None:
+    straight, interrupted, resumed = (average_trainer(task) for _ in range(3))
+    list(straight.steps())
+    for _, _step in zip(range(3), interrupted.steps(), strict=False):
+        pass
+    checkpoint.save(interrupted.state_dict(), tmp_path / "last.pt")
+    resumed.load_state_dict(checkpoint.load(tmp_path / "last.pt"))
+    list(resumed.steps())
+    loader = EvalLoader(task.eval_samples(task.open().val, []), 1, 0, CPU, ProcessGroup())
+    found = {}
+    for name, model in (("straight", straight), ("resumed", resumed)):
+        evaluated = [EvalModel(one, straight.preprocessing) for one in (model.evaluated, model.model)]
+        found[name] = evaluate(task, evaluated, loader, [straight.preprocessing], torch.float32, ProcessGroup())
+    average, last = (one.sha256() for one in found["straight"])
+    assert average != last
+    assert [one.sha256() for one in found["resumed"]] == [average, last]
 
 
 def results(*found: tuple[list[list[float]], list[int], list[float]]) -> list[dict[str, Tensor]]:

@@ -39,6 +39,20 @@ def test_ten_steps_by_hand() -> None:
             torch.testing.assert_close(averaged, expected)
 
 
+@pytest.mark.parametrize("decay", [0.998, 0.99985, 0.9999])
+def test_class_indices_and_counters_are_not_averaged(decay: float) -> None:
+    """Averaged with these decays, several of the integers below 91 would be truncated to the one before."""
+    net = torch.nn.BatchNorm1d(3)
+    net.register_buffer("classes", torch.arange(91))
+    net.register_buffer("steps", torch.tensor(0))
+    average = WeightAverage(net, replace(RECIPE, ema_decay=decay, ema_every_steps=1))
+    for step in range(5):
+        net.get_buffer("steps").add_(1)
+        average.update(net, epoch=1, step=step)
+    assert torch.equal(average.model.classes, torch.arange(91))
+    assert average.model.steps == 5
+
+
 def test_an_interrupted_average_continues_to_the_same_bits(folders: Path, tmp_path: Path) -> None:
     recipe = {"ema_decay": 0.9, "ema_every_steps": 2, "optimizer": "adamw", "lr": 0.01, "clip_grad_norm": 1.0}
     straight = trainer(folders, small_net(dropout=0.5), **recipe)
