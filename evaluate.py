@@ -3,6 +3,7 @@
     python evaluate.py data=imagenet                               # every finished run under runs/imagenet
     python evaluate.py data=imagenet runs=[DIR,DIR]                # these runs
     python evaluate.py data=imagenet published=[resnet50,vgg16]    # published weights as they are, no run needed
+    python evaluate.py data=coco published=[resnet50,vgg16]        # published detectors on these backbones
     python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
     python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
 
@@ -19,6 +20,7 @@ if __name__ == "__main__":
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from engine.cluster import world_info_from_env
 from engine.comparison import corruptions, report, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
-from engine.config import EvaluateConfig, TrainConfig
+from engine.config import EvaluateConfig, TrainConfig, detector_preset
 from engine.data.datasets import Dataset
 from engine.data.evaluation_sets import open_evaluation_sets
 from engine.determinism import set_determinism
@@ -38,6 +40,7 @@ from engine.logging import log, print_line, setup_logging
 from engine.run_dir import RunDirectory
 from engine.tasks.base import AnyDataset, Task
 from engine.tasks.classification import Classification
+from engine.tasks.detection import Detection
 from engine.tasks.registry import TASKS
 from train import build_model
 
@@ -56,7 +59,9 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     for data in parts:
         data.require_same_images(group)
     with group.main_process_first():
-        entries = [published_entry(name, task, config) for name in config.published]
+        entries = [
+            entry for name in config.published for entry in published_entries(name, task, config, parts[0].classes)
+        ]
     # Only the main process lists the runs, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
@@ -104,22 +109,54 @@ def published_start(config: TrainConfig) -> Any | None:
     return models.published_detector(detector.architecture, config.model.network, detector.weights)
 
 
-def published_entry(name: str, task: Task, config: EvaluateConfig) -> TableEntry:
-    """Return the entry of a network with its unmodified published weights."""
+def published_entries(name: str, task: Task, config: EvaluateConfig, classes: Sequence[str]) -> list[TableEntry]:
+    """Return the entries of a backbone's unmodified published weights: one network, or its detectors."""
     if name not in models.names():
         raise UserError(f"published={name} is not a backbone; they are {', '.join(models.names())}.")
-    entry = models.published_entry(name, config.weights)
+    if isinstance(task, Detection):
+        return published_detectors(name, task, config, classes)
+    return [published_network(name, task, config)]
+
+
+def published_network(name: str, task: Task, config: EvaluateConfig) -> TableEntry:
+    """Return the entry of a network with its unmodified published weights."""
+    weights = config.weights or "IMAGENET1K_V1"
+    entry = models.published_entry(name, weights)
     if entry is None:
         known = ", ".join(models.published(name)) or "none"
-        raise UserError(f"weights={config.weights} are not published for {name}; published are {known}.")
+        raise UserError(f"weights={weights} are not published for {name}; published are {known}.")
     classes = len(entry.meta["categories"])
     if config.data.trained_on is None and config.data.num_classes != classes:
         raise UserError(
             f"The published weights of {name} have {classes} classes, but {config.data.label} has "
             f"{config.data.num_classes}. Remove published=[{name}] or fine-tune it."
         )
-    model = models.build(name, weights=config.weights)
+    model = models.build(name, weights=weights)
     return TableEntry.of_published(name, model, task, entry, config.data)
+
+
+def published_detectors(name: str, task: Detection, config: EvaluateConfig, classes: Sequence[str]) -> list[TableEntry]:
+    """Return the entries of the unmodified published detectors on a backbone."""
+    weights, entries = config.weights or "COCO_V1", []
+    for architecture, entry in models.published_detectors(name):
+        if entry.name != weights:
+            continue
+        unknown = [known for known in classes if known not in entry.meta["categories"]]
+        if unknown:
+            raise UserError(
+                f"The published detector on {name} has no outputs for {len(unknown)} of the {len(classes)} classes of "
+                f"{config.data.label} (first: {unknown[0]}). Remove published=[{name}] or fine-tune it."
+            )
+        detector = replace(detector_preset(architecture), weights=weights)
+        model = models.build_detector(models.DetectorSpec(**detector.options), name, classes=classes)
+        own_task = replace(task, detector=detector)
+        entries.append(TableEntry.of_published(name, model, own_task, entry, config.data, detector.name))
+    if not entries:
+        known = ", ".join(one for one in models.names() if models.published_detectors(one))
+        raise UserError(
+            f"torchvision publishes no detector on {name} with weights={weights}; it has COCO_V1 on {known}."
+        )
+    return entries
 
 
 if __name__ == "__main__":

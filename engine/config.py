@@ -285,7 +285,7 @@ class EvaluateConfig:
     run: RunsConfig = field(default_factory=RunsConfig)
     runs: list[str] | None = None  # run directories; null: every finished run under ROOT/DATA
     published: list[str] = field(default_factory=list)  # backbones to evaluate with their unmodified published weights
-    weights: str = "IMAGENET1K_V1"  # name of the published weights
+    weights: str | None = None  # name of the published weights; null: IMAGENET1K_V1, or COCO_V1 for detectors
 
     def check(self) -> None:
         for part in (self.data, self.runtime, self.table):
@@ -299,6 +299,14 @@ RENAMED_KEYS = {"recipe.accumulate": "recipe.accumulation_steps", "attention.sta
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of dotted keys under the keys' current names."""
     return {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
+
+
+def detector_preset(architecture: str) -> DetectorConfig:
+    """Return the preset with torchvision's sizes, which published weights of an architecture need."""
+    name = {"faster_rcnn": "faster_rcnn", "ssd": "ssd300", "ssdlite": "ssdlite320"}[architecture]
+    values = OmegaConf.load(CONFIGS / "detector" / f"{name}.yaml")
+    preset: Any = OmegaConf.to_object(OmegaConf.merge(DetectorConfig, values))
+    return preset
 
 
 def default_weights() -> dict[str, str | None]:

@@ -7,6 +7,7 @@
 
 from models.attention import fuse, gate_gains, gates, plain_state
 from models.detection import DetectorSpec, backbone, build_detector
+from models.detector_weights import of_backbone as published_detectors
 from models.detector_weights import published_entry as published_detector
 from models.errors import ModelError
 from models.factory import build, names, transforms
@@ -28,6 +29,7 @@ __all__ = [
     "plain_state",
     "published",
     "published_detector",
+    "published_detectors",
     "published_entry",
     "stages",
     "transforms",

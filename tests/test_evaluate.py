@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import models
 from models import pretrained
+from tests import scenes
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 from tests.processes import REPOSITORY
@@ -34,25 +36,65 @@ def test_published_weights_need_no_run(command: Command, tmp_path: Path) -> None
         for split in ("train", "val"):
             write_image(root / split / f"n{label:08d}" / "image.JPEG", 120, seed=label, height=8, width=8)
     torch.manual_seed(0)
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
-    cached = tmp_path / "torch_home" / "hub" / "checkpoints" / Path(url).name
-    cached.parent.mkdir(parents=True)
-    torch.save(torchvision.models.resnet18().state_dict(), cached)
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    cached = _cached(entry, torchvision.models.resnet18(), tmp_path)
     arguments = [f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64"]
     assert_one_line(command("evaluate.py", *arguments), f"{cached} is not the published file")
-    (tmp_path / "digests").write_text(f"{pretrained.sha256(cached)}  {cached.name}\n")
-    (tmp_path / "evaluate_ours.py").write_text(
+    done = command(_evaluate_as_published(cached, tmp_path), *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "as published" not in done.stdout  # which was measured at 224 pixels
+    (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["runs"]
+    assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)
+
+
+def test_published_detectors_need_no_run(command: Command, tmp_path: Path) -> None:
+    """As above, for a whole detector, whose outputs are chosen by the names of the data set's classes."""
+    from torchvision.models import detection
+
+    root = scenes.write(tmp_path / "scenes")
+    arguments = ["data=coco", f"data.root={root}", "data.name=scenes", "runtime.workers=0"]
+    assert_one_line(
+        command("evaluate.py", *arguments, "published=[vgg16]"),
+        "The published detector on vgg16 has no outputs for 2 of the 2 classes of scenes (first: red)",
+    )
+    for file in (root / "annotations").iterdir():
+        file.write_text(file.read_text().replace('"red"', '"person"').replace('"green"', '"toothbrush"'))
+    assert_one_line(
+        command("evaluate.py", *arguments, "published=[resnet18]"),
+        "torchvision publishes no detector on resnet18 with weights=COCO_V1; it has COCO_V1 on resnet50, vgg16, mobile",
+    )
+    entry = detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
+    torch.manual_seed(0)
+    net = detection.ssdlite320_mobilenet_v3_large(weights_backbone=None)
+    program = _evaluate_as_published(_cached(entry, net, tmp_path), tmp_path)
+    done = command(program, *arguments, "published=[mobilenet_v3_large]")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "results" / "scenes" / "table.json").read_text())["runs"]
+    assert (row["detector"], row["parameters"]) == ("ssdlite320", entry.meta["num_params"])
+    assert row["published"] is None  # which is that of COCO
+    assert row["source"] == "torchvision COCO_V1"
+
+
+def _cached(entry: Any, net: torch.nn.Module, folder: Path) -> Path:
+    """Write a network's weights into the download cache as the file of a published entry."""
+    file = folder / "torch_home" / "hub" / "checkpoints" / Path(entry.url).name
+    file.parent.mkdir(parents=True)
+    torch.save(net.state_dict(), file)
+    return file
+
+
+def _evaluate_as_published(weights: Path, folder: Path) -> str:
+    """Write a program that runs evaluate.py and takes a file for a published one; return its path."""
+    (folder / "digests").write_text(f"{pretrained.sha256(weights)}  {weights.name}\n")
+    program = folder / "evaluate_ours.py"
+    program.write_text(
         "import pathlib, runpy, sys\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from models import pretrained\n"
         "pretrained._DIGESTS = pathlib.Path('digests')\n"
         "runpy.run_module('evaluate', run_name='__main__')\n"
     )
-    done = command(str(tmp_path / "evaluate_ours.py"), *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "as published" not in done.stdout  # which was measured at 224 pixels
-    (row,) = json.loads((tmp_path / "results" / "imagenet" / "table.json").read_text())["runs"]
-    assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)
+    return str(program)
 
 
 def test_starts_from_two_contents_of_one_file_are_not_paired(command: Command, folders: Path, tmp_path: Path) -> None:

@@ -84,8 +84,15 @@ class TableEntry:
         return cls(model, preprocessing, row, record, _portable(config), shared)
 
     @classmethod
-    def of_published(cls, name: str, model: nn.Module, task: Task, entry: Any, data: DataConfig) -> "TableEntry":
-        """Return the entry of published weights; `entry` is torchvision's."""
+    def of_published(
+        cls, name: str, model: nn.Module, task: Task, entry: Any, data: DataConfig, detector: str | None = None
+    ) -> "TableEntry":
+        """Return the entry of published weights.
+
+        Args:
+            entry: torchvision's entry for the weights.
+            detector: name of the detector's preset; None for classification.
+        """
         preprocessing = task.published_preprocessing(entry.transforms())
         row = {
             "model": name,
@@ -104,6 +111,8 @@ class TableEntry:
             "published": _published(task, entry, data, preprocessing),
             "source": f"torchvision {entry.name}",
         }
+        if detector is not None:
+            row["detector"] = detector
         return cls(model, preprocessing, row, record={}, config="", shared_config={})
 
 
