@@ -14,7 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from engine.checks import at_least, between, filled, named, one_of
 from engine.data_config import DataConfig
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
+from engine.recipe_config import CLASSIFICATION_KEYS, RecipeConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NETWORKS = CONFIGS / "networks.yaml"
@@ -197,8 +197,13 @@ class TrainConfig:
             raise UserError(f"{label} has boxes; add detector=faster_rcnn or another of configs/detector.")
         if not detects and self.detector.architecture != "none":
             raise UserError(f"{label} has no boxes; leave out detector={self.detector.name}.")
-        if detects and self.recipe.layer_decay < 1:
-            raise UserError(f"recipe.layer_decay={self.recipe.layer_decay} is for classification only; leave it out.")
+        for key in CLASSIFICATION_KEYS if detects else ():
+            value = getattr(self.recipe, key)
+            if value != getattr(RecipeConfig, key):
+                raise UserError(
+                    f"recipe.{key}={value} is for classification only; leave it out, or select a recipe for detection, "
+                    "such as recipe=detection_1x."
+                )
         if self.recipe.box_augment == "multi_scale" and self.detector.architecture in ("ssd", "ssdlite"):
             raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has images of one size.")
         if not detects and self.attention.at != "backbone":

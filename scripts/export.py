@@ -49,13 +49,15 @@ def _require_as_trained(config: ExportConfig) -> None:
     """Reject options other than those that a run was trained with; its weights would load but compute something else.
 
     Raises:
-        UserError: naming the keys that differ.
+        UserError: naming the keys that differ, or if the run trained a detector.
     """
     file = Path(config.model.weights or "").resolve()
     run = RunDirectory(file.parent.parent)
     if not file.is_file() or file.parent != run.last.parent or not run.config_file.is_file():
         return
     trained = run.config()
+    if trained.detector.architecture != "none":
+        raise UserError(f"{config.model.weights} is a detector, of which there is no export; export a classifier.")
     there: dict[str, Any] = {"model.name": trained.model.network, "model.attention": trained.model.attention}
     here: dict[str, Any] = {"model.name": config.model.network, "model.attention": config.model.attention}
     for options, found in ((trained.attention, there), (config.attention, here)):

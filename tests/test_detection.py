@@ -100,6 +100,12 @@ def test_table_of_detectors_follows_from_detections(
     assert command("scripts/verify_run.py", str(run(trained, ""))).returncode == 0
 
 
+def test_a_detector_is_not_exported(trained: Path, command: Command) -> None:
+    weights = f"model.weights={run(trained, '')}/checkpoint/last.pt"
+    done = command("scripts/export.py", "model=mobilenet_v3_small", weights, "file=net.pt2")
+    assert_one_line(done, "last.pt is a detector, of which there is no export")
+
+
 def outcome(directory: Path) -> tuple[object, ...]:
     finished = record(directory)
     return tuple(finished[key] for key in ("weights_sha256", "predictions_sha256", "history"))
@@ -179,6 +185,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, command: Command) -
             ["data=voc2007", "recipe.box_augment=multi_scale"],
             "recipe.box_augment=multi_scale needs detector=faster_rcnn",
         ),
+        (["data=coco", "recipe=finetune"], "recipe.label_smoothing=0.1 is for classification only"),
+        (["data=shapes_boxes", "recipe.mixup=0.2"], "recipe.mixup=0.2 is for classification only"),
         (["data=shapes_boxes", "detector=ssd300"], "SSD300 is built on a VGG, not on resnet18"),
     ],
 )

@@ -1,10 +1,12 @@
-"""The VOC devkit's rule against cases worked out by hand."""
+"""The VOC devkit's rule against cases worked out by hand, and against a loop over one detection at a time."""
 
 import numpy as np
 import pytest
 
+from engine.data.box_geometry import overlap
 from engine.tasks.average_precision import Detections, GroundTruth
 from engine.tasks.voc_metric import average_precision, match
+from tests.engine.tasks.test_average_precision import found, objects
 
 Box = tuple[float, float, float, float]
 
@@ -67,3 +69,37 @@ def test_objects_match_within_image_and_class() -> None:
     for image, label in ((one, zero), (zero, one)):
         found = Detections(image, label, np.ones(1), box)
         assert average_precision(match(truth, found))["ap_area"] == pytest.approx([0])
+
+
+def by_the_devkit(truth: GroundTruth, detections: Detections) -> tuple[float, float]:
+    """VOCevaldet.m, one detection at a time: the mean over 11 points and area."""
+    means = []
+    for label in np.unique(truth.labels[~truth.ignored]):
+        (of_class,) = np.nonzero(detections.labels == label)
+        order = of_class[np.lexsort((detections.image[of_class], -detections.scores[of_class]))]
+        taken, hits = set(), []
+        for one in order:
+            (near,) = np.nonzero((truth.labels == label) & (truth.image == detections.image[one]))
+            overlaps = overlap(np.tile(detections.boxes[one], (len(near), 1)), truth.boxes[near])
+            best = None if overlaps.max(initial=0) < 0.5 else near[overlaps.argmax()]
+            if best is None or not truth.ignored[best]:
+                hits.append(best is not None and best not in taken)
+                taken.add(best)
+        correct = np.cumsum(hits)
+        recall = correct / ((truth.labels == label) & ~truth.ignored).sum()
+        precision = correct / np.arange(1, len(hits) + 1)
+        envelope = np.array([precision[i:].max() for i in range(len(hits))])
+        eleven = np.mean([precision[recall >= tenth / 10].max(initial=0) for tenth in range(11)])
+        means.append((eleven, (np.diff(recall, prepend=0) * envelope).sum()))
+    eleven, area = np.mean(means, axis=0)
+    return float(eleven), float(area)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_scenes_as_by_the_devkit(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth = objects(random)
+    detections = found(truth, random, ties=seed % 2 == 0)
+    values = average_precision(match(truth, detections))
+    ours = (values["ap_11_points"][0], values["ap_area"][0])
+    assert ours == pytest.approx(by_the_devkit(truth, detections), abs=1e-12)
