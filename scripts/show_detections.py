@@ -22,6 +22,7 @@ from engine.analysis import box_pictures
 from engine.atomic_io import atomic_write
 from engine.data import transforms
 from engine.errors import UserError
+from engine.logging import print_line
 from engine.run_dir import RunDirectory
 from train import build_model
 
@@ -36,6 +37,7 @@ def show(runs: str, image: str, file: str) -> None:
     drawn = [detect(RunDirectory(Path(directory)), pixels) for directory in runs.split(",")]
     png = encode_png(torch.cat(drawn, dim=2)).numpy().tobytes()
     atomic_write(Path(file), lambda opened: opened.write(png))
+    print_line(f"Written to {file}, with the detections whose score is at least {box_pictures.SCORE}.")
 
 
 def detect(run: RunDirectory, image: torch.Tensor) -> torch.Tensor:

@@ -67,5 +67,6 @@ def draw(
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores, strict=True)]
     colors = [_COLORS[label % len(_COLORS)] for label in labels]
-    drawn: Tensor = draw_bounding_boxes(image, factor * boxes, texts, colors, width=2)
+    style = {"width": 2, "label_colors": "black", "label_background_colors": colors, "fill_labels": True}
+    drawn: Tensor = draw_bounding_boxes(image, factor * boxes, texts, colors, **style)
     return drawn
