@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import detection
-from torchvision.models.detection._utils import retrieve_out_channels
+from torchvision.models.detection._utils import BoxCoder, retrieve_out_channels
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
@@ -140,6 +140,7 @@ def build_detector(
     model.register_outputs(outputs)
     if at != "backbone" and kind != "none":
         _attend_to_maps(model, kind, start, options)
+    _keep_boxes_in_float32(model)
     if detector.weights and read_weights:
         is_other = published is not None and not detector_weights.knows(published, classes)
         detector_weights.load(model, spec.name, detector.weights, published, new_predictors=is_other)
@@ -283,6 +284,30 @@ def _reduced_mobilenet(spec: BackboneSpec, kind: str, start: str, options: dict[
         if start == "identity":
             layer.init_identity_()
     return net
+
+
+class _Float32BoxCoder(BoxCoder):
+    """torchvision's coder, which would decode boxes in the dtype of the predicted offsets."""
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        return super().decode_single(rel_codes.float(), boxes)
+
+
+def _keep_boxes_in_float32(model: nn.Module) -> None:
+    """Compute anchors, proposals and detections in float32 under autocast.
+
+    torchvision computes anchors in the dtype of the feature maps, and boxes in that of the predicted offsets. In
+    bfloat16, a coordinate above 512 pixels is a multiple of 4.
+    """
+    model.get_submodule("backbone").register_forward_hook(_maps_in_float32)
+    for module in model.modules():
+        coder = getattr(module, "box_coder", None)
+        if isinstance(coder, BoxCoder):
+            module.box_coder = _Float32BoxCoder(coder.weights)
+
+
+def _maps_in_float32(_extractor: nn.Module, _inputs: object, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    return OrderedDict((level, features.float()) for level, features in maps.items())
 
 
 class _MapsAttention(nn.Module):

@@ -100,6 +100,24 @@ def test_attention_starts_as_the_identity_and_learns(architecture: str, name: st
     assert all(gradient is not None for gradient in gates.values())
 
 
+@pytest.mark.parametrize(("architecture", "name"), [("faster_rcnn", "resnet18"), ("ssdlite", "mobilenet_v2")])
+def test_boxes_are_computed_in_float32_under_autocast(architecture: str, name: str) -> None:
+    """In bfloat16, torchvision's anchors and detections would be rounded to multiples of 2 pixels and more."""
+    detector = built(small(architecture), name).eval()
+    randomize_norms(detector)
+    found: list[torch.Tensor] = []
+    generator = detector.anchor_generator if architecture == "ssdlite" else detector.rpn.anchor_generator
+    generator.register_forward_hook(lambda _module, _inputs, anchors: found.append(anchors[0]))
+    image = [torch.rand(3, 500, 660)]
+    detector(image)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        (result,) = detector(image)
+    assert torch.equal(*found)
+    boxes = result["boxes"]
+    assert boxes.dtype == torch.float32
+    assert (boxes != boxes.bfloat16()).float().mean() > 0.5
+
+
 @pytest.mark.parametrize("at", ["backbone", "heads"])
 def test_random_parameters_are_those_without_attention(at: str) -> None:
     plain = built(small("ssdlite"), "mobilenet_v2").state_dict()
