@@ -89,3 +89,12 @@ def test_signal_is_answered_without_stderr(stderr: str) -> None:
 def test_a_mistake_is_code_2_though_stderr_cannot_be_written(stderr: str) -> None:
     done = subprocess.run(["bash", "-c", f"exec {sys.executable} train.py recipes.lr=1 {stderr}"], cwd=REPOSITORY)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(("policy", "spins"), [(None, "0"), ("ACTIVE", "30000000000")])
+def test_idle_threads_sleep_unless_told_to_spin(policy: str | None, spins: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({} if policy is None else {"OMP_WAIT_POLICY": policy})
+    code = "from engine.startup import prepare_process; prepare_process(); import torch"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
