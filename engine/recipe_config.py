@@ -10,7 +10,14 @@ from engine.errors import UserError
 AUGMENTATIONS = ("none", "trivialaugment", "randaugment", "colorjitter")
 # Keys without effect on detectors.
 CLASSIFICATION_KEYS = (
-    *("layer_decay", "label_smoothing", "augment", "erase", "mixup", "cutmix", "train_size_ratio", "resize_ratio"),
+    "layer_decay",
+    "label_smoothing",
+    "augment",
+    "erase",
+    "mixup",
+    "cutmix",
+    "train_size_ratio",
+    "resize_ratio",
 )
 TRAINED = ("all", "attention", "attention_and_head", "head")
 
