@@ -1,6 +1,7 @@
 """Preparation of a process before its slow imports."""
 
 import ctypes
+import os
 import sys
 
 from engine.signals import exit_on_signals
@@ -13,16 +14,20 @@ _PACKAGES = {
     "tqdm": "tqdm",
 }
 
-
 # Parameters of glibc's mallopt, and the largest block that can be kept: glibc maps larger ones one by one.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT = 32 << 20
 
 
 def prepare_process() -> None:
-    """Make signals exit with one sentence, exit with an error if a package is missing, and open stdout and stderr."""
+    """Make signals exit with one sentence, exit with an error if a package is missing, and open stdout and stderr.
+
+    Also make idle OpenMP threads sleep, unless the environment says otherwise. By default they spin, and on a machine
+    whose cores have other work too, training becomes several times slower.
+    """
     exit_on_signals()
     _keep_freed_memory()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
     from importlib.util import find_spec  # after the signals: each import takes time
 
     missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]

@@ -148,6 +148,7 @@ class Classification(Task):
         Column("Top-1 error (%)", lambda row: columns.mean(row, "top1_error")),
         Column("Top-5 error (%)", lambda row: columns.mean(row, "top5_error")),
         Column("Difference in top-1 error (points) [95% interval]", columns.difference),
+        columns.ACROSS_SEEDS,
         Column("Won : lost (images)", lambda row: "" if row["baseline"] is None else f"{row['won']} : {row['lost']}"),
         Column("p", columns.p_value),
         Column("Images/s", lambda row: columns.number(row["images_per_second"], ".0f")),

@@ -34,6 +34,13 @@ def difference(row: Row) -> str:
     return f"{row['difference']:+.2f}{spread} {interval}{verdict}{mark}"
 
 
+def interval_across_seeds(row: Row) -> str:
+    """Format the difference's interval over images and seeds; return an empty text for one seed or no baseline."""
+    if row["baseline"] is None or row["across_seeds_low"] is None:
+        return ""
+    return f"[{row['across_seeds_low']:+.2f}, {row['across_seeds_high']:+.2f}]"
+
+
 def lr_factor(row: Row) -> str:
     """Format the factor of attention's learning rate; return an empty text for a network without attention."""
     factor = row.get("attention_lr_factor")
@@ -77,3 +84,5 @@ NETWORK = (
     Column("Seeds", lambda row: ", ".join(map(str, row["seeds"]))),
     Column("Gates moved: mean (largest)", gate_movement),
 )
+
+ACROSS_SEEDS = Column("95% interval over images and seeds", interval_across_seeds)

@@ -68,6 +68,7 @@ class Detection(Task):
         _column("AP medium (%)", "ap_medium"),
         _column("AP large (%)", "ap_large"),
         Column("Difference in AP (points) [95% interval]", columns.difference),
+        columns.ACROSS_SEEDS,
         _SPEED,
         Column("Start weights: published AP (%)", columns.published),
         Column("Paper: AP (%)", lambda row: columns.number(row["paper_ap"], ".1f")),
@@ -205,6 +206,7 @@ class VocDetection(Detection):
         _column("AP50 (%)", "ap50"),
         _column("AP75 (%)", "ap75"),
         Column("Difference in mAP, 11 points [95% interval]", columns.difference),
+        columns.ACROSS_SEEDS,
         _SPEED,
         Column("Paper: mAP (%)", lambda row: columns.number(row["paper_ap_11_points"], ".1f")),
     )

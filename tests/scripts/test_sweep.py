@@ -74,7 +74,7 @@ RUNS = {
     "attention_lr": 46,
     "attention_lr_cells": 36,
     "recipes": 12,
-    "recipes_small": 13,
+    "recipes_small": 19,
 }
 
 

@@ -102,6 +102,7 @@ def test_seeds_are_aggregated_into_one_row(written: Path) -> None:
     assert (cbam["baseline"], se["baseline"], none["baseline"]) == (0, 0, None)
     assert (cbam["top1_error_sd"], se["top1_error_sd"]) == (0.0, None)
     markdown = (written / "table.md").read_text()
+    assert f"| [{cbam['across_seeds_low']:+.2f}, {cbam['across_seeds_high']:+.2f}] |" in markdown
     assert f"| {none['top1_error']:.2f} ± {none['top1_error_sd']:.2f} |" in markdown
     assert "[config](runs/resnet18_seed51.yaml), [51](runs/resnet18_seed51.json)" in markdown
 
