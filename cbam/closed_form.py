@@ -86,8 +86,7 @@ def _passes(fused: bool) -> ModuleType:
     return kernels
 
 
-@torch.library.custom_op("cbam::refine", mutates_args=())
-def _refine(
+def _forward(
     x: Tensor,
     first: Tensor,
     first_bias: Tensor | None,
@@ -96,8 +95,8 @@ def _refine(
     kernel: Tensor,
     gain: Tensor,
     fused: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the refined map and the tensors for backward: both gates, their pooled inputs and the argmax indices."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the refined map and the tensors for backward: gates, their pooled inputs, argmax indices, hidden units."""
     over, dtype = _passes(fused), gate_dtype(x)
     refined = torch.empty_like(x)
     with without_autocast(x):
@@ -107,50 +106,46 @@ def _refine(
         planes, channel = over.pool_channels(x, channel_gate, refined)
         spatial_gate = torch.sigmoid(F.conv2d(planes, kernel.to(dtype), padding=kernel.shape[-1] // 2))
         over.scale(x, channel_gate, gain * spatial_gate, refined)
-    return refined, channel_gate, spatial_gate, pooled, position, planes, channel
+    return refined, channel_gate, spatial_gate, pooled, position, hidden, planes, channel
 
 
-@torch.library.custom_op("cbam::refine_backward", mutates_args=())
-def _refine_backward(
+def _backward(
     gradient: Tensor,
     x: Tensor,
     first: Tensor,
-    first_bias: Tensor | None,
     last: Tensor,
     kernel: Tensor,
     gain: Tensor,
     channel_gate: Tensor,
     spatial_gate: Tensor,
-    pooled: Tensor,
     position: Tensor,
+    hidden: Tensor,
     planes: Tensor,
     channel: Tensor,
     fused: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, of weight and bias of both MLP layers, and of the convolution's weight."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, of the outputs of both MLP layers, and of the convolution's weight."""
     over, dtype = _passes(fused), gate_dtype(x)
     x_gradient = torch.empty_like(x)
     with without_autocast(x):
         factors = channel_gate, gain * spatial_gate
         from_scale, spatial_gradient = over.factor_gradients(gradient, x, *factors, x_gradient)
-        logits_gradient = gain * spatial_gradient * spatial_gate * (1 - spatial_gate)
+        logits_gradient = torch.ops.aten.sigmoid_backward(gain * spatial_gradient, spatial_gate)
         plane_gradients, kernel_gradient = convolution_gradients(logits_gradient, planes, kernel.to(dtype))
 
         channel_gradient = from_scale + over.gate_gradient(x, plane_gradients, channel)
-        sum_gradient = channel_gradient * channel_gate * (1 - channel_gate)  # of MLP(a) + MLP(b), and thus of each
-        hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
-        hidden_gradient = (sum_gradient @ _matrix(last, dtype)) * (hidden > 0)
+        # Of MLP(a) + MLP(b), and thus of each.
+        sum_gradient = torch.ops.aten.sigmoid_backward(channel_gradient, channel_gate)
+        hidden_gradient = torch.ops.aten.threshold_backward(sum_gradient @ _matrix(last, dtype), hidden, 0)
         pooled_gradients = hidden_gradient @ _matrix(first, dtype)
 
         over.input_gradient(gradient, *factors, plane_gradients, channel, pooled_gradients, position, x_gradient)
-        return (
-            x_gradient,
-            _like(first, hidden_gradient.flatten(0, 1).T @ pooled.flatten(0, 1)),
-            hidden_gradient.sum((0, 1)).to(first.dtype),
-            _like(last, sum_gradient.T @ hidden.sum(0)),
-            (2 * sum_gradient.sum(0)).to(last.dtype),
-            _like(kernel, kernel_gradient),
-        )
+    return x_gradient, hidden_gradient, sum_gradient, kernel_gradient
+
+
+# The kernels as operators, which torch.compile calls without looking into them.
+_refine = torch.library.custom_op("cbam::refine", _forward, mutates_args=())
+_refine_backward = torch.library.custom_op("cbam::refine_backward", _backward, mutates_args=())
 
 
 def _like(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -168,33 +163,35 @@ def _cast(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 @_refine.register_fake
-def _refine_shapes(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _refine_shapes(x: Tensor, first: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     n, c, h, w = x.shape
     dtype, index = gate_dtype(x), torch.int32 if arguments[-1] else torch.int64
     channel_gate = x.new_empty(n, c, dtype=dtype)
     spatial_gate = x.new_empty(n, 1, h, w, dtype=dtype)
     pooled = x.new_empty(2, n, c, dtype=dtype)
     position = x.new_empty(n, c, dtype=index)
+    hidden = x.new_empty(2, n, first.shape[0], dtype=dtype)
     planes = x.new_empty(n, 2, h, w, dtype=dtype)
     channel = x.new_empty(n, h, w, dtype=index)
-    return torch.empty_like(x), channel_gate, spatial_gate, pooled, position, planes, channel
+    return torch.empty_like(x), channel_gate, spatial_gate, pooled, position, hidden, planes, channel
 
 
 @_refine_backward.register_fake
-def _gradient_shapes(_: Tensor, x: Tensor, first: Tensor, __: Any, last: Tensor, kernel: Tensor, *___: Any) -> Any:
-    biases = first.new_empty(first.shape[0]), last.new_empty(last.shape[0])
-    like = torch.empty_like
-    return like(x), like(first), biases[0], like(last), biases[1], like(kernel)
+def _gradient_shapes(
+    _: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, ___: Tensor, gate: Tensor, *____: Any
+) -> tuple[Tensor, ...]:
+    hidden_gradient = gate.new_empty(2, len(gate), first.shape[0])
+    return torch.empty_like(x), hidden_gradient, torch.empty_like(gate), gate.new_empty(kernel.shape)
 
 
 class _Refine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
-        """Run the operator and save its inputs for backward, which does not need the last layer's bias."""
+        """Run the forward pass and save its inputs and results that backward needs."""
         first, first_bias, last, last_bias, kernel, gain, ctx.fused = arguments
-        refined, *kept = _refine(x, *arguments)
+        refined, *kept = (_refine if ctx.fused else _forward)(x, *arguments)
         ctx.biases = first_bias is not None, last_bias is not None
-        ctx.save_for_backward(x, first, first_bias, last, kernel, gain, *kept)
+        ctx.save_for_backward(x, first, last, kernel, gain, *kept)
         return refined
 
     @staticmethod
@@ -204,8 +201,14 @@ class _Refine(torch.autograd.Function):
                 "Closed-form CBAM has no second derivative; to use create_graph=True, "
                 "set has_closed_form=False on every CBAM of the network."
             )
-        saved = ctx.saved_tensors  # activation checkpointing unpacks them only once
-        layout = torch.contiguous_format if saved[0].is_contiguous() else torch.channels_last
-        of = _refine_backward(gradient.contiguous(memory_format=layout), *saved, ctx.fused)
-        first_bias, last_bias = (of[i] if given else None for i, given in zip((2, 4), ctx.biases, strict=True))
-        return of[0], of[1], first_bias, of[3], last_bias, of[5], None, None
+        x, first, last, kernel, gain, gate, spatial_gate, pooled, position, hidden, planes, channel = ctx.saved_tensors
+        layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        gradient = gradient.contiguous(memory_format=layout)
+        inputs = gradient, x, first, last, kernel, gain, gate, spatial_gate, position, hidden, planes, channel
+        of_x, of_hidden, of_sum, of_kernel = (_refine_backward if ctx.fused else _backward)(*inputs, ctx.fused)
+        with without_autocast(x):
+            of_first = _like(first, of_hidden.flatten(0, 1).T @ pooled.flatten(0, 1))
+            of_last = _like(last, of_sum.T @ hidden.sum(0))
+        of_first_bias = of_hidden.sum((0, 1)).to(first.dtype) if ctx.biases[0] else None
+        of_last_bias = (2 * of_sum.sum(0)).to(last.dtype) if ctx.biases[1] else None  # added in both MLP(a) and MLP(b)
+        return of_x, of_first, of_first_bias, of_last, of_last_bias, _like(kernel, of_kernel), None, None

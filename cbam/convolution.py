@@ -10,7 +10,10 @@ from torch.nn import functional as F
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context without autocast on the tensor's device; the meta device has none."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    if x.is_meta or not torch.is_autocast_enabled(device):
+        return nullcontext()  # entering the other one takes as long as several operations on a small map
+    return torch.autocast(device, enabled=False)
 
 
 def convolve(planes: Tensor, kernel: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ def input_gradient(
     """
     dtype, channels, positions = out.dtype, out.shape[1], out[0, 0].numel()
     of_mean, of_maximum = plane_gradients.to(dtype).split(1, dim=1)
-    torch.addcmul(of_mean / channels, gradient, spatial_factor.to(dtype), out=out)
+    # Two operations: channels_last, torch vectorizes at most one factor that is the same for all channels.
+    torch.mul(gradient, spatial_factor.to(dtype), out=out).add_(of_mean / channels)
     out.scatter_add_(1, channel[:, None], of_maximum)
     pooled_mean, pooled_maximum = pooled_gradients
     torch.addcmul(_of_channels(pooled_mean / positions, out), out, _of_channels(channel_factor, out), out=out)

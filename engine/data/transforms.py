@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -106,10 +107,10 @@ def decode(path: str) -> Tensor:
     """
     try:
         # torchvision's reader accepts only UTF-8 file names.
-        content = bytearray(Path(path).read_bytes())
-        if not content:
+        content = np.fromfile(path, dtype=np.uint8)
+        if not len(content):
             raise ValueError("it is empty")
-        image = decode_image(torch.frombuffer(content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB)
         if image.ndim != 3:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
@@ -121,13 +122,28 @@ def decode(path: str) -> Tensor:
     return image
 
 
-def augment(image: Tensor, size: int, crop_scale: float, random: np.random.Generator) -> Tensor:
-    """Return a random crop, scaled and flipped with probability 0.5: uint8 [3, H, W] -> uint8 [3, size, size]."""
-    top, left, height, width = crop_box(image.shape[1], image.shape[2], crop_scale, random)
+def augment(
+    images: Sequence[Tensor], size: int, crop_scale: float, randoms: Sequence[np.random.Generator]
+) -> list[Tensor]:
+    """Return a random crop of each image, scaled and flipped with probability 0.5.
+
+    Args:
+        images: uint8 [3, H, W] each.
+        size: side of the results, uint8 [3, size, size].
+        crop_scale: smallest area of a crop, relative to the image's.
+        randoms: generator of each image.
+    """
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    boxes = [crop_box(*sides, crop_scale, random) for sides, random in zip(sizes, randoms, strict=True)]
+    crops = [_resized_crop(image, box, size) for image, box in zip(images, boxes, strict=True)]
+    return [crop.flip(-1) if random.random() < 0.5 else crop for crop, random in zip(crops, randoms, strict=True)]
+
+
+def _resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """Return torchvision's resized_crop to the bit, without the cost of its checks."""
+    top, left, height, width = box
     crop = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
-    # Bit-identical to torchvision's resized_crop, without the cost of its checks.
-    crop = interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
-    return crop.flip(-1) if random.random() < 0.5 else crop
+    return interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def crop_box(height: int, width: int, smallest_area: float, random: np.random.Generator) -> tuple[int, int, int, int]:

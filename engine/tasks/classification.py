@@ -25,6 +25,8 @@ from engine.tasks.paired_stats import PairedDifference, paired_difference
 
 TOP_K = 5
 
+_IMAGES_AT_ONCE = 8  # decoded images that a worker keeps in memory
+
 # Weights of auxiliary classifiers' losses, by torchvision's type of training outputs: section 5 of Szegedy et al., CVPR
 # 2015, and PyTorch's tutorial on fine-tuning Inception v3.
 AUXILIARY_WEIGHTS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
@@ -75,11 +77,21 @@ class TrainSamples:
         return len(self.split)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        random = rng(self.seed, RngPurpose.SAMPLE, epoch, index)
-        image = transforms.augment(self.split.image(index), self.size, self.crop_scale, random)
-        image = self.augmentation(image, random)
-        return [image], (int(self.split.labels[index]),), index
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample]:
+        """Return several samples. The DataLoader calls this for a batch."""
+        parts = [keys[start : start + _IMAGES_AT_ONCE] for start in range(0, len(keys), _IMAGES_AT_ONCE)]
+        return [sample for part in parts for sample in self._part(part)]
+
+    def _part(self, keys: Sequence[tuple[int, int]]) -> list[Sample]:
+        """Run each step for all images before the next step, so that its code stays in the processor's cache."""
+        randoms = [rng(self.seed, RngPurpose.SAMPLE, epoch, index) for epoch, index in keys]
+        decoded = [self.split.image(index) for _, index in keys]
+        crops = transforms.augment(decoded, self.size, self.crop_scale, randoms)
+        images = [self.augmentation(crop, random) for crop, random in zip(crops, randoms, strict=True)]
+        indices = [index for _, index in keys]
+        return [([image], (int(self.split.labels[i]),), i) for image, i in zip(images, indices, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,12 @@ def test_torch_finds_the_operators_well_formed(fused: bool) -> None:
     torch.library.opcheck(
         closed_form._refine, (x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused)
     )
-    _, *kept = closed_form._refine(x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused)
+    _, gate, spatial_gate, _, *kept = closed_form._refine(
+        x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused
+    )
+    gates = gate, spatial_gate
     torch.library.opcheck(
-        closed_form._refine_backward, (x, x, first.weight, first.bias, last.weight, kernel, gain, *kept, fused)
+        closed_form._refine_backward, (x, x, first.weight, last.weight, kernel, gain, *gates, *kept, fused)
     )
 
 

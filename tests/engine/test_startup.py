@@ -1,6 +1,7 @@
 """Start of a program: signals and missing packages."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -89,6 +90,15 @@ def test_signal_is_answered_without_stderr(stderr: str) -> None:
 def test_a_mistake_is_code_2_though_stderr_cannot_be_written(stderr: str) -> None:
     done = subprocess.run(["bash", "-c", f"exec {sys.executable} train.py recipes.lr=1 {stderr}"], cwd=REPOSITORY)
     assert done.returncode == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
+def test_freed_memory_is_kept() -> None:
+    code = "import resource; from engine.startup import prepare_process; prepare_process(); "
+    code += "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; bytearray(16 << 20); "
+    code += "before = faults(); bytearray(16 << 20); print(faults() - before)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # of 4096 pages
 
 
 @pytest.mark.parametrize(("policy", "spins"), [(None, "0"), ("ACTIVE", "30000000000")])

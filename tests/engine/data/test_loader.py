@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.data.augmentation import Augmentation
 from engine.data.datasets import open_dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.data.mixing import Mixer
@@ -28,6 +29,17 @@ def test_sample_is_a_function_of_seed_epoch_index(folders: Path) -> None:
     assert torch.equal(TrainSamples(split, 51, 32, 0.25)[(3, 7)][0][0], sample)
     others = [TrainSamples(split, 52, 32, 0.25)[(3, 7)], TrainSamples(split, 51, 32, 0.25)[(4, 7)]]
     assert not any(torch.equal(images[0], sample) for images, _, _ in others)
+
+
+def test_samples_are_the_same_together_and_alone(folders: Path) -> None:
+    samples = TrainSamples(open_dataset(config(folders)).train, 51, 32, 0.25, Augmentation("trivialaugment", erase=0.5))
+    keys = [(3, index) for index in range(len(samples) - 1, -1, -1)]
+    together = samples.__getitems__(keys)
+    assert [index for *_, index in together] == [index for _, index in keys]
+    for (images, targets, _), key in zip(together, keys, strict=True):
+        (image,), expected, _ = samples[key]
+        assert torch.equal(images[0], image)
+        assert targets == expected
 
 
 def test_batches_do_not_depend_on_workers_or_start(folders: Path) -> None:

@@ -76,7 +76,7 @@ def test_crop_matches_torchvision(size: int) -> None:
     image = torch.randint(0, 256, (3, 100, 140), dtype=torch.uint8)
     flipped = []
     for i in range(8):
-        ours = transforms.augment(image, size, 0.25, rng(1, RngPurpose.SAMPLE, 0, i))
+        (ours,) = transforms.augment([image], size, 0.25, [rng(1, RngPurpose.SAMPLE, 0, i)])
         box = transforms.crop_box(100, 140, 0.25, rng(1, RngPurpose.SAMPLE, 0, i))
         crop = F.resized_crop(image, *box, [size, size], antialias=True)
         flipped.append(torch.equal(ours, F.horizontal_flip(crop)))

@@ -1,0 +1,48 @@
+"""Maxima with the first index, as torch's, in both memory formats."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from cbam.maximum import maximum_of_channels, maximum_of_positions
+
+SHAPES = [(2, 256, 5, 3), (3, 128, 1, 1), (2, 130, 3, 4), (2, 96, 4, 4), (1, 1, 2, 2)]
+FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+
+
+def feature_map(kind: str, shape: tuple[int, ...], memory_format: torch.memory_format) -> Tensor:
+    torch.manual_seed(51)
+    values = {"random": torch.randn(shape), "ties": torch.randint(0, 3, shape).float(), "zeros": torch.zeros(shape)}
+    return values[kind].contiguous(memory_format=memory_format)
+
+
+@FORMATS
+@pytest.mark.parametrize("kind", ["random", "ties", "zeros"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_maxima_and_first_indices_are_torchs(
+    shape: tuple[int, ...], kind: str, memory_format: torch.memory_format
+) -> None:
+    x = feature_map(kind, shape, memory_format)
+    assert all(map(torch.equal, maximum_of_channels(x), x.max(1)))
+    assert all(map(torch.equal, maximum_of_positions(x), x.flatten(2).max(2)))
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_nan_is_the_maximum_and_its_index_is_valid(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
+    x = feature_map("random", shape, memory_format).fill_(torch.nan)
+    for maximum, index in (maximum_of_channels(x), maximum_of_positions(x)):
+        assert maximum.isnan().all()
+        assert index.min() >= 0
+    assert maximum_of_channels(x)[1].max() < shape[1]
+    assert maximum_of_positions(x)[1].max() < shape[2] * shape[3]
+
+
+@FORMATS
+def test_maxima_are_found_without_a_copy_of_the_map(memory_format: torch.memory_format) -> None:
+    x = feature_map("random", (2, 256, 8, 8), memory_format)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        maximum_of_channels(x)
+        maximum_of_positions(x)
+    assert not {event.name for event in seen.events()} & {"aten::clone", "aten::copy_"}
