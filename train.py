@@ -1,7 +1,7 @@
 """Train or fine-tune one network.
 
     python train.py model=resnet50_cbam data.root=/path/to/imagenet     # ImageNet, from published weights
-    python train.py model=resnet18_cbam data=shapes model.weights=null  # anywhere, from random weights
+    python train.py model=resnet18_cbam data=shapes recipe=scratch      # anywhere, on generated images
 
 Running the same command again resumes the run. The keys are documented in engine/config.py; configs/ has the presets.
 """

@@ -154,6 +154,8 @@ class RunConfig:
 
     def check(self) -> None:
         filled("run.root", self.root)
+        if self.dir is not None:
+            filled("run.dir", self.dir)
         if self.checkpoint_every_steps is not None:
             at_least("run.checkpoint_every_steps", self.checkpoint_every_steps, 1)
         if self.checkpoint_every_minutes is not None:
@@ -276,6 +278,8 @@ class TableConfig:
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
 
     def check(self) -> None:
+        if self.dir is not None:
+            filled("table.dir", self.dir)
         if self.throughput_batch_size is not None:
             at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
 

@@ -72,9 +72,9 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
             axes.annotate(f"{row['attention_lr_factor']:g}", point, (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(0, color="gray", linewidth=0.6)
     axes.set_xscale("log")
-    axes.set_xlabel("Gates moved: mean |gate x gain - 1|; beside each point the factor")
-    axes.set_ylabel(f"Difference to the baseline in {TASKS[table['task']].table_metric_label.lower()}")
-    axes.set_title(table["data"]["name"], fontsize=9)
+    axes.set_xlabel("mean |gate x gain - 1|")
+    axes.set_ylabel(f"difference to the baseline in {TASKS[table['task']].table_metric_label.lower()}")
+    axes.set_title(f"{table['data']['name']}; beside each point the factor of attention's learning rate", fontsize=8)
     axes.legend(fontsize=8, frameon=False)
 
 

@@ -170,6 +170,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalization needs at least 2 images"),
         (["data.name=../elsewhere"], "is no name for a folder"),
         (["run.root=''"], "run.root is empty"),
+        (["run.dir=''"], "run.dir is empty"),
         (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "does not accept images of 31 pixels"),
         (["recipe.schedule=linear"], "recipe.schedule=linear is not known; it is one of cosine, step"),
         ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),

@@ -1,0 +1,11 @@
+"""Checks of configured values."""
+
+import pytest
+
+from engine.config import TableConfig
+from engine.errors import UserError
+
+
+def test_an_empty_table_folder_is_refused() -> None:
+    with pytest.raises(UserError, match="table.dir is empty"):
+        TableConfig(dir="").check()
