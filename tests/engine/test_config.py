@@ -7,5 +7,5 @@ from engine.errors import UserError
 
 
 def test_an_empty_table_folder_is_refused() -> None:
-    with pytest.raises(UserError, match="table.dir is empty"):
+    with pytest.raises(UserError, match=r"table\.dir is empty"):
         TableConfig(dir="").check()
