@@ -53,7 +53,7 @@ def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("GFLOPs (multiply-adds) of the baseline; attention is drawn to its right")
     axes.set_ylabel(task.table_metric_label)
-    what = task.table_metric_label.partition(" (")[0].lower()
+    what = task.table_metric_label.partition(" (")[0]
     title = f"{table['data']['name']}: {what}; bars: 95% interval of the paired difference to the baseline"
     if any(row["recipe_deviation"] for row in rows):
         title += "\n† trained by another recipe"
