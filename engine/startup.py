@@ -22,12 +22,11 @@ _LARGEST_KEPT = 32 << 20
 def prepare_process() -> None:
     """Make signals exit with one sentence, exit with an error if a package is missing, and open stdout and stderr.
 
-    Also make idle OpenMP threads sleep, unless the environment says otherwise. By default they spin, and on a machine
-    whose cores have other work too, training becomes several times slower.
+    Also set how memory and idle threads behave.
     """
     exit_on_signals()
     _keep_freed_memory()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+    _let_idle_threads_sleep()
     from importlib.util import find_spec  # after the signals: each import takes time
 
     missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
@@ -40,6 +39,16 @@ def prepare_process() -> None:
     from engine.logging import open_streams
 
     open_streams()
+
+
+def _let_idle_threads_sleep() -> None:
+    """Make an idle OpenMP thread sleep after a short wait, unless the environment configures it.
+
+    By default, GNU OpenMP spins for a millisecond or longer. On a machine whose cores have other work too, training
+    becomes several times slower. The variable is read when torch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _keep_freed_memory() -> None:
