@@ -49,9 +49,9 @@ def test_memory_is_counted_in_maps() -> None:
 def test_loaders_take_turns(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter(
         [
-            *(1000.0, 800.0, 750.0, 1100.0, 3000.0, 500.0),
-            *(100.0, 90.0, 80.0, 120.0, 300.0, 40.0),
-            *(1200.0, 900.0, 700.0, 1300.0, 3000.0, 600.0),
+            *(1000.0, 800.0, 750.0, 3000.0, 500.0),
+            *(100.0, 90.0, 80.0, 300.0, 40.0),
+            *(1200.0, 900.0, 700.0, 3000.0, 600.0),
         ]
     )
     monkeypatch.setattr(pipeline, "ROUNDS", 3)
@@ -59,10 +59,10 @@ def test_loaders_take_turns(images: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for peer in ("timm", "nvidia.dali"):
         monkeypatch.setitem(sys.modules, peer, None)
     rows = pipeline.measure(images, CPU)["rows"]
-    assert [row["images/s"] for row in rows] == [1000.0, 800.0, 700.0, 1100.0, 3000.0, 500.0]
-    assert rows[5]["loader"] == "torchvision's reference"
-    assert rows[5]["here / this"] == 2.0  # of 2, 2.5 and 2
-    assert rows[5]["here, normalized / this"] == 1.6  # of 1.6, 2.25 and 1.5
+    assert [row["images/s"] for row in rows] == [1000.0, 800.0, 700.0, 3000.0, 500.0]
+    assert rows[4]["loader"] == "torchvision's reference"
+    assert rows[4]["here / this"] == 2.0  # of 2, 2.5 and 2
+    assert rows[4]["here, normalized / this"] == 1.6  # of 1.6, 2.25 and 1.5
 
 
 def test_loaders_give_equal_batches(images: Path) -> None:
