@@ -48,7 +48,7 @@ def _let_idle_threads_sleep() -> None:
     becomes several times slower. The variable is read when torch is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "4000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def _keep_freed_memory() -> None:
