@@ -107,5 +107,5 @@ def test_default_preprocessing() -> None:
 def test_a_recorded_preprocessing_that_does_not_fit_is_named(values: dict[str, object]) -> None:
     recorded = asdict(Preprocessing(32, 32))
     assert Preprocessing.of_record(recorded, Path("record.json")) == Preprocessing(32, 32)
-    with pytest.raises(UserError, match=r"preprocessing in record\.json does not fit \(.*\)\. Restore the file"):
+    with pytest.raises(UserError, match=r"preprocessing in record\.json is invalid \(.*\)\. Restore the file"):
         Preprocessing.of_record(recorded | values, Path("record.json"))
