@@ -14,7 +14,7 @@ def filled(key: str, value: str) -> None:
 
 def named(key: str, value: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", value):
-        raise UserError(f"{key}={value!r} is no name for a folder; use letters, digits, '_', '-' and '.'.")
+        raise UserError(f"{key}={value!r} cannot be the name of a folder; use letters, digits, '_', '-' and '.'.")
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:

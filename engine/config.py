@@ -75,7 +75,7 @@ class AttentionConfig:
         for key in self.changed():
             if key not in known:
                 advice = "add attention=cbam, or " if kind == "none" else ""
-                raise UserError(f"attention.{key} is no option of attention={kind}; {advice}leave it out.")
+                raise UserError(f"attention.{key} is not an option of attention={kind}; {advice}leave it out.")
         return {"start" if key == "init" else key: options[key] for key in known if key != "at"}
 
     def changed(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class DataConfig:
         at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
             if not isinstance(self.classes, int):
-                raise UserError(f"data.classes={self.classes} is no number of classes to take.")
+                raise UserError(f"data.classes={self.classes} is not a number of classes.")
             between("data.classes", self.classes, 1, self.total_classes)
         between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
@@ -61,7 +61,9 @@ class DataConfig:
         if self.layout == "voc" and not (is_named and self.classes):
             raise UserError("data.classes has to name the classes of a data set in VOC's layout: data.classes=[a,b].")
         if self.layout != "voc" and self.classes is not None:
-            raise UserError(f"data.classes is no key of data.layout={self.layout}, whose annotations name the classes.")
+            raise UserError(
+                f"data.classes does not apply to data.layout={self.layout}, whose annotations name the classes."
+            )
 
     @property
     def num_classes(self) -> int:

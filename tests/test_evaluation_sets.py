@@ -97,7 +97,7 @@ def test_the_mean_corruption_error_is_relative_to_alexnets() -> None:
 
 def test_what_does_not_fit_is_one_line(runs: Path, sets: Path, folders: Path, command: Command) -> None:
     common = ["data=imagenet_a", "data.root=imagenet_a", f"run.root={runs}", *CUT]
-    assert_one_line(command("evaluate.py", *common), "holds 2 class folders, not 200")
+    assert_one_line(command("evaluate.py", *common), "contains 2 class folders, not 200")
     shutil.move(sets / "imagenet_a" / "class2", sets / "imagenet_a" / "class7")
     refused = command("evaluate.py", *common, "data.total_classes=2")
     assert_one_line(refused, "The networks have no class class7, which imagenet_a has")

@@ -168,7 +168,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.lr=${nothing}"], "nothing"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),
         (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalization needs at least 2 images"),
-        (["data.name=../elsewhere"], "is no name for a folder"),
+        (["data.name=../elsewhere"], "cannot be the name of a folder"),
         (["run.root=''"], "run.root is empty"),
         (["run.dir=''"], "run.dir is empty"),
         (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "does not accept images of 31 pixels"),

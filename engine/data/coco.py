@@ -38,7 +38,7 @@ def _read(root: Path, folder: str) -> tuple[Path, dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(
             f"There is no {file.absolute()}; set data.root to the folder with COCO's annotations/, train2017/ and "
-            "val2017/, or try data=shapes_boxes, which is generated where you are."
+            "val2017/, or try data=shapes_boxes, which generates its images."
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"The annotations {file} cannot be read ({error}). Restore the file.") from error

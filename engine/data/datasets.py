@@ -116,13 +116,13 @@ def open_dataset(config: DataConfig) -> Dataset:
     if not root.is_dir():
         raise UserError(
             f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
-            "or try data=shapes, which is generated where you are."
+            "or try data=shapes, which generates its images."
         )
     train_folder = root / "train"
     available = class_folder_names(train_folder)
     if len(available) != config.total_classes:
         raise UserError(
-            f"{train_folder} holds {len(available)} class folders, not {config.total_classes}; "
+            f"{train_folder} contains {len(available)} class folders, not {config.total_classes}; "
             "set data.root to the whole data set, or data.total_classes to what is there."
         )
     classes = available[: config.num_classes]
@@ -139,7 +139,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     found = file_index.build_file_index(root, f"{config.layout} {' '.join(classes)}", read)
     train, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
     if not len(val):
-        raise UserError(f"{root} lists no validation images of the classes asked for.")
+        raise UserError(f"{root} lists no validation images of the selected classes.")
     return Dataset(config.label, classes, train, val, found.fingerprint)
 
 
@@ -150,7 +150,7 @@ def class_folder_names(folder: Path) -> list[str]:
         UserError: if the folder is missing, or a name is hidden or not UTF-8.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder.absolute()}; data.root needs train/ and val/ inside.")
+        raise UserError(f"There is no folder {folder.absolute()}; data.root must contain train/ and val/.")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     for name in names:
         if name.startswith("."):
@@ -165,7 +165,7 @@ def class_folder_names(folder: Path) -> list[str]:
 
 def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
     if not val:
-        raise UserError(f"{root / 'val'} holds no class folders; sort its images into one folder per class.")
+        raise UserError(f"{root / 'val'} contains no class folders; sort its images into one folder per class.")
     differing = sorted(set(train) ^ set(val))
     if differing:
         raise UserError(f"train/ and val/ of {root} differ in these classes: {', '.join(differing[:5])}.")
@@ -175,7 +175,7 @@ def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iter
     """Return Tiny ImageNet's validation images. Each line of the list begins with an image's file and class."""
     annotations = folder / ANNOTATIONS
     if not annotations.is_file():
-        raise UserError(f"There is no {annotations}; data.root needs Tiny ImageNet as published.")
+        raise UserError(f"There is no {annotations}; data.root must contain Tiny ImageNet as published.")
     labels = {name: label for label, name in enumerate(classes)}
     lines = annotations.read_text(encoding="utf-8", errors="replace").splitlines()
     seen = set()

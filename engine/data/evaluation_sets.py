@@ -86,10 +86,10 @@ def _open(config: DataConfig, root: Path, folder: str, part: str) -> Dataset:
     if config.layout == "index_folders":
         available = sorted(available, key=lambda name: (len(name), name))
         if available != _numbers(len(available)):
-            raise UserError(f"The folders of {root} are not class numbers from 0 on; unpack {config.name} anew.")
+            raise UserError(f"The folders of {root} are not class numbers from 0 on; unpack {config.name} again.")
     if len(available) != config.total_classes:
         raise UserError(
-            f"{root / folder} holds {len(available)} class folders, not {config.total_classes}; "
+            f"{root / folder} contains {len(available)} class folders, not {config.total_classes}; "
             "set data.root to the whole data set, or data.total_classes to what is there."
         )
     key = f"{config.layout} {folder} {' '.join(available)}"

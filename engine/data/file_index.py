@@ -72,7 +72,7 @@ def class_folders(root: Path, split: str, classes: Sequence[str]) -> FileList:
         for label, (folder, found) in enumerate(zip(folders, threads.map(_read, folders), strict=True)):
             images, times = found
             if not images:
-                raise UserError(f"The class folder {folder} holds no images; restore it.")
+                raise UserError(f"The class folder {folder} contains no images; restore it.")
             file_list.files += [os.fsencode(path[below:]) for path, _ in images]
             file_list.sizes += [size for _, size in images]
             file_list.labels += [label] * len(images)

@@ -19,4 +19,4 @@ def zeros(*shape: int, purpose: str, remedy: str) -> Tensor:
     try:
         return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8).view(shape)
     except OSError as error:
-        raise UserError(f"There is no memory for {size / 2**30:.1f} GiB of {purpose}; {remedy}.") from error
+        raise UserError(f"There is not enough memory for {size / 2**30:.1f} GiB of {purpose}; {remedy}.") from error

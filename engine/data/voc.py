@@ -91,7 +91,7 @@ def _listed(folder: Path, split: str) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"The list {file.absolute()} cannot be read; set data.root to a folder with Annotations/, ImageSets/ and "
-            "JPEGImages/ as Pascal VOC has them, or try data=shapes_boxes, which is generated where you are."
+            "JPEGImages/ as in Pascal VOC, or try data=shapes_boxes, which generates its images."
         ) from error
     names = [line.split()[0] for line in lines if line.strip()]  # lists of a single class have a second column
     if len(set(names)) < len(names):

@@ -99,7 +99,7 @@ def test_scratch_recipe_starts_from_random_weights(recipe: str) -> None:
 
 @pytest.mark.parametrize(("model", "kind"), [("resnet50", "none"), ("resnet50_se", "se")])
 def test_an_option_of_cbam_is_refused_elsewhere(model: str, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"attention\.kernel_size is no option of attention={kind}"):
+    with pytest.raises(UserError, match=rf"attention\.kernel_size is not an option of attention={kind}"):
         composed(f"model={model}", "attention.kernel_size=3")
 
 

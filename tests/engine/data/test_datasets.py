@@ -48,13 +48,13 @@ def test_fingerprint_covers_names_sizes_and_labels(folders: Path, tmp_path: Path
     [
         (lambda root: shutil.rmtree(root), "There is no data set 'test' at .*set data.root.*data=shapes"),
         (lambda root: shutil.rmtree(root / "train"), "There is no folder .*train; data.root needs train/ and val/"),
-        (lambda root: shutil.rmtree(root / "train" / "class2"), "train holds 2 class folders, not 3"),
+        (lambda root: shutil.rmtree(root / "train" / "class2"), "train contains 2 class folders, not 3"),
         (
             lambda root: (root / "val" / "class2").rename(root / "val" / "other"),
             "differ in these classes: class2, other",
         ),
-        (lambda root: (shutil.rmtree(root / "val"), (root / "val").mkdir()), "val holds no class folders"),
-        (lambda root: [f.unlink() for f in (root / "val" / "class1").iterdir()], "class1 holds no images"),
+        (lambda root: (shutil.rmtree(root / "val"), (root / "val").mkdir()), "val contains no class folders"),
+        (lambda root: [f.unlink() for f in (root / "val" / "class1").iterdir()], "class1 contains no images"),
         (lambda root: os.mkfifo(root / "train" / "class1" / "pipe.JPEG"), "pipe.JPEG is named as an image but"),
         (lambda root: (root / "train" / "class1" / "a.webp").touch(), r"image .*a\.webp is not read; convert it"),
         (lambda root: (root / "train" / ".ipynb_checkpoints").mkdir(), "ipynb_checkpoints is a hidden folder, not a"),
