@@ -103,7 +103,7 @@ def test_table_of_detectors_follows_from_detections(
 def test_a_detector_is_not_exported(trained: Path, command: Command) -> None:
     weights = f"model.weights={run(trained, '')}/checkpoint/last.pt"
     done = command("scripts/export.py", "model=mobilenet_v3_small", weights, "file=net.pt2")
-    assert_one_line(done, "last.pt is a detector, of which there is no export")
+    assert_one_line(done, "last.pt is a detector; only classifiers")
 
 
 def outcome(directory: Path) -> tuple[object, ...]:

@@ -47,7 +47,7 @@ def test_fingerprint_covers_names_sizes_and_labels(folders: Path, tmp_path: Path
     ("damage", "complaint"),
     [
         (lambda root: shutil.rmtree(root), "There is no data set 'test' at .*set data.root.*data=shapes"),
-        (lambda root: shutil.rmtree(root / "train"), "There is no folder .*train; data.root needs train/ and val/"),
+        (lambda root: shutil.rmtree(root / "train"), "There is no folder .*train; data.root must contain train/ and val/"),
         (lambda root: shutil.rmtree(root / "train" / "class2"), "train contains 2 class folders, not 3"),
         (
             lambda root: (root / "val" / "class2").rename(root / "val" / "other"),
@@ -79,7 +79,7 @@ def test_wrong_annotation_is_named_by_its_line(tiny_imagenet: Path, tmp_path: Pa
     ):
         open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))
     file.unlink()
-    with pytest.raises(UserError, match=r"There is no .*val_annotations.txt; data.root needs Tiny ImageNet"):
+    with pytest.raises(UserError, match=r"There is no .*val_annotations.txt; data.root must contain Tiny ImageNet"):
         open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))
 
 
