@@ -17,7 +17,7 @@ demo: $(INSTALLED) ## run a small version of the whole experiment: 3 minutes on 
 test: $(INSTALLED) ## run all tests: under ten minutes on two cores
 	$(VENV)/bin/python -m pytest
 
-test-fast: $(INSTALLED) ## run the tests that start no programs: under two minutes
+test-fast: $(INSTALLED) ## run the tests that start no other processes: under two minutes
 	$(VENV)/bin/python -m pytest tests/cbam/test_module.py tests/engine/comparison tests/engine/data tests/engine/tasks \
 		tests/engine/training/test_trainer.py tests/models/test_weights.py tests/test_layers.py
 

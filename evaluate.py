@@ -84,7 +84,7 @@ def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:
     """Return the entry of a finished run, with its final weights."""
-    state = run.final_state()  # refuses files that do not belong together
+    state = run.final_state()  # rejects files that do not belong together
     config, record = run.config(), run.record()
     if config.detector.architecture == "none":
         model = models.build(  # which renames the attention of checkpoints of earlier versions
@@ -112,7 +112,7 @@ def published_start(config: TrainConfig) -> Any | None:
 def published_entries(name: str, task: Task, config: EvaluateConfig, classes: Sequence[str]) -> list[TableEntry]:
     """Return the entries of a backbone's unmodified published weights: one network, or its detectors."""
     if name not in models.names():
-        raise UserError(f"published={name} is not a backbone; they are {', '.join(models.names())}.")
+        raise UserError(f"published={name} is not a backbone; choose one of {', '.join(models.names())}.")
     if isinstance(task, Detection):
         return published_detectors(name, task, config, classes)
     return [published_network(name, task, config)]
@@ -124,7 +124,7 @@ def published_network(name: str, task: Task, config: EvaluateConfig) -> TableEnt
     entry = models.published_entry(name, weights)
     if entry is None:
         known = ", ".join(models.published(name)) or "none"
-        raise UserError(f"weights={weights} are not published for {name}; published are {known}.")
+        raise UserError(f"weights={weights} are not published for {name}; published weights: {known}.")
     classes = len(entry.meta["categories"])
     if config.data.trained_on is None and config.data.num_classes != classes:
         raise UserError(

@@ -14,24 +14,24 @@ def filled(key: str, value: str) -> None:
 
 def named(key: str, value: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", value):
-        raise UserError(f"{key}={value!r} cannot be the name of a folder; use letters, digits, '_', '-' and '.'.")
+        raise UserError(f"{key}={value!r} is not a valid folder name; use letters, digits, '_', '-' and '.'.")
 
 
 def one_of(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise UserError(f"{key}={value} is not known; it is one of {', '.join(choices)}.")
+        raise UserError(f"{key}={value} is unknown; choose one of {', '.join(choices)}.")
 
 
 def at_least(key: str, value: float, low: float) -> None:
     if not low <= value < math.inf:
-        raise UserError(f"{key}={value} is out of range; it is at least {low}.")
+        raise UserError(f"{key}={value} is out of range; it must be at least {low}.")
 
 
 def above(key: str, value: float, low: float) -> None:
     if not low < value < math.inf:
-        raise UserError(f"{key}={value} is out of range; it is above {low}.")
+        raise UserError(f"{key}={value} is out of range; it must be above {low}.")
 
 
 def between(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UserError(f"{key}={value} is out of range; it is between {low} and {high}.")
+        raise UserError(f"{key}={value} is out of range; it must be between {low} and {high}.")

@@ -79,7 +79,7 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
 
 
 def _does_not_compose(error: ValueError) -> UserError:
-    return UserError(f"The arguments do not compose to a configuration: {error}.")
+    return UserError(f"The arguments do not form a valid configuration: {error}.")
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
         if key in config.RENAMED_KEYS:
-            raise UserError(f"The key {key} is now {config.RENAMED_KEYS[key]}.")
+            raise UserError(f"The key {key} has been renamed to {config.RENAMED_KEYS[key]}.")
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def _known_keys(error: BaseException | None) -> list[str]:
     schema = error.object_type if isinstance(error, ConfigKeyError | ConfigAttributeError) else None
     if not dataclasses.is_dataclass(schema):
         return []
-    return [f"(known are {', '.join(field.name for field in dataclasses.fields(schema))})."]
+    return [f"(known keys: {', '.join(field.name for field in dataclasses.fields(schema))})."]
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -266,7 +266,7 @@ class ExportConfig:
         self.model.check()
         at_least("image_size", self.image_size, 1)
         if not self.file.endswith((".onnx", ".pt2")):
-            raise UserError(f"file={self.file} has to end in .onnx or .pt2.")
+            raise UserError(f"file={self.file} must end in .onnx or .pt2.")
 
 
 @dataclass
@@ -349,7 +349,7 @@ def parse(config: DictConfig) -> Any:
     """
     missing = OmegaConf.missing_keys(config)
     if missing:
-        raise UserError(f"No value for {', '.join(sorted(missing))}; give it as KEY=VALUE.")
+        raise UserError(f"Missing value for {', '.join(sorted(missing))}; set it with KEY=VALUE.")
     parsed: Any = OmegaConf.to_object(config)
     _refuse_unknown_keys(parsed)
     parsed.check()
@@ -361,7 +361,7 @@ def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
     known = {item.name for item in dataclasses.fields(section)}
     for key, value in vars(section).items():
         if key not in known:
-            raise UserError(f"There is no key {prefix}{key}; known are {', '.join(sorted(known))}.")
+            raise UserError(f"There is no key {prefix}{key}; known keys: {', '.join(sorted(known))}.")
         if dataclasses.is_dataclass(value):
             _refuse_unknown_keys(value, f"{prefix}{key}.")
 

@@ -46,7 +46,7 @@ class DataConfig:
         at_least("data.total_classes", self.total_classes, 1)
         if self.classes is not None:
             if not isinstance(self.classes, int):
-                raise UserError(f"data.classes={self.classes} is not a number of classes.")
+                raise UserError(f"data.classes={self.classes} is not a valid number of classes.")
             between("data.classes", self.classes, 1, self.total_classes)
         between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
@@ -59,10 +59,10 @@ class DataConfig:
             raise UserError(f"data.trained_on={self.trained_on} is for classification only; leave it out.")
         is_named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
         if self.layout == "voc" and not (is_named and self.classes):
-            raise UserError("data.classes has to name the classes of a data set in VOC's layout: data.classes=[a,b].")
+            raise UserError("data.classes must list the classes of a data set in VOC's layout: data.classes=[a,b].")
         if self.layout != "voc" and self.classes is not None:
             raise UserError(
-                f"data.classes does not apply to data.layout={self.layout}, whose annotations name the classes."
+                f"data.classes is not a key of data.layout={self.layout}, whose annotations define the classes."
             )
 
     @property

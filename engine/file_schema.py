@@ -35,7 +35,7 @@ FINISHED: Schema = {
     "history": (list,),
 }
 
-# What records of earlier versions lack, or runs without attention.
+# Keys that are missing from records of earlier versions, or of runs without attention.
 FINISHED_SINCE: Schema = {
     "weights": TEXT,
     "trained_parameters": (int,),

@@ -101,7 +101,7 @@ class RecipeConfig:
         at_least("recipe.repeated_augmentation", self.repeated_augmentation, 1)
         if self.batch_size % self.repeated_augmentation:
             raise UserError(
-                f"recipe.batch_size={self.batch_size} does not divide by "
+                f"recipe.batch_size={self.batch_size} is not divisible by "
                 f"recipe.repeated_augmentation={self.repeated_augmentation}."
             )
         between("recipe.train_size_ratio", self.train_size_ratio, 0.1, 2.0)
@@ -120,7 +120,7 @@ class RecipeConfig:
             f" times {processes} processes" if processes > 1 else ""
         )
         if self.batch_size % parts:
-            raise UserError(f"recipe.batch_size={self.batch_size} does not divide by {divisor}.")
+            raise UserError(f"recipe.batch_size={self.batch_size} is not divisible by {divisor}.")
         if self.batch_size // parts < 2:
             raise UserError(
                 f"recipe.batch_size={self.batch_size} divided by {divisor} is 1; "

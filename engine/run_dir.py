@@ -209,7 +209,7 @@ class RunDirectory:
         file_schema.require_types(state, file_schema.CHECKPOINT, path, advice)
         file_schema.require_types(state["position"], file_schema.POSITION, f"position in {path}", advice)
         if not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
-            raise UserError(f"model in {path} does not contain tensors alone. {advice}")
+            raise UserError(f"model in {path} does not contain only tensors. {advice}")
         differing = mismatches(state, config)
         if differing:
             raise UserError(

@@ -8,7 +8,7 @@ from engine.config import RENAMED_KEYS, TrainConfig, renamed
 # Keys without influence on the result: where a run is computed, and what it writes on the way.
 _NOT_RESULT = ("run.", "recipe.name", "data.root", "runtime.device", "runtime.workers", "runtime.cache_images")
 
-# What changes nothing without attention has its default there.
+# Without attention, keys that have no effect are set to their defaults.
 _WITHOUT_ATTENTION = {"recipe.attention_lr_factor": 1.0, "recipe.decay_attention": True}
 
 

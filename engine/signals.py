@@ -49,7 +49,7 @@ def exit_interrupted(sentence: str) -> NoReturn:
     """Print the sentence and exit immediately with code 75, on which job scripts requeue."""
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         with suppress(OSError):  # stderr is closed, or on a full disk
-            os.write(2, f"{sentence} Run the same command again to continue.\n".encode())
+            os.write(2, f"{sentence} Run the same command again to resume.\n".encode())
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()

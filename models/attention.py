@@ -108,7 +108,7 @@ def insert(
         ModelError: if the kind is unknown, an option is unknown or out of range, or attention cannot be inserted.
     """
     if kind not in KINDS:
-        raise ModelError(f"Unknown attention '{kind}'; known are {', '.join(KINDS)}.")
+        raise ModelError(f"Unknown attention '{kind}'; choose one of {', '.join(KINDS)}.")
     if kind == "none":
         return []
     layers: list[AttentionLayer] = []

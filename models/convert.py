@@ -33,7 +33,7 @@ def convert(state: StateDict) -> StateDict:
             continue
         part, _, parameter = match["part"].rpartition(".")
         if part not in _PARTS:
-            raise ModelError(f"{name} is not a name of the official implementation's CBAM.")
+            raise ModelError(f"{name} is not a parameter of the official implementation's CBAM.")
         if part.startswith("ChannelGate") and parameter == "weight":
             value = value[:, :, None, None]
         if part == "SpatialGate.spatial.conv":
@@ -41,5 +41,5 @@ def convert(state: StateDict) -> StateDict:
         norm = "bn3" if f"{match['block']}.bn3.weight" in state else "bn2"
         converted[f"{match['block']}.{norm}.attention.cbam.{_PARTS[part]}.{parameter}"] = value
     if converted.keys() == state.keys():
-        raise ModelError("There is no CBAM of the official implementation in this checkpoint.")
+        raise ModelError("This checkpoint does not contain the official implementation's CBAM.")
     return converted

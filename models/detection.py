@@ -118,9 +118,9 @@ def build_detector(
     """
     spec, kind = factory.parse(name, attention)
     if detector.architecture not in _ASSEMBLE:
-        raise ModelError(f"Unknown detector '{detector.architecture}'; known are {', '.join(_ASSEMBLE)}.")
+        raise ModelError(f"Unknown detector '{detector.architecture}'; choose one of {', '.join(_ASSEMBLE)}.")
     if at not in PLACES:
-        raise ModelError(f"Unknown place of attention at='{at}'; known are {', '.join(PLACES)}.")
+        raise ModelError(f"Unknown place of attention at='{at}'; choose one of {', '.join(PLACES)}.")
     published = detector_weights.published_entry(detector.architecture, spec.name, detector.weights)
     has_weights = bool(weights or detector.weights)
     start = start or ("identity" if has_weights else "random")

@@ -36,8 +36,8 @@ def published_entry(architecture: str, backbone: str, weights: str | None) -> Pu
     if weights is None or weights in known or Path(weights).is_file():
         return known.get(weights or "")
     raise ModelError(
-        f"detector.weights={weights} is neither a file nor published for {architecture} on {backbone}; published are "
-        f"{', '.join(known) or 'none'}."
+        f"detector.weights={weights} is neither a file nor published for {architecture} on {backbone}; "
+        f"published weights: {', '.join(known) or 'none'}."
     )
 
 

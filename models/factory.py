@@ -41,11 +41,13 @@ def parse(name: str, attention: str | None = None, image_size: int | None = None
         if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
             if attention is not None:
                 backbone = name.removesuffix(f"_{kind}")
-                raise ModelError(f"The name '{name}' and attention='{attention}' are one too many; say '{backbone}'.")
+                raise ModelError(
+                    f"Both the name '{name}' and attention='{attention}' select an attention; use '{backbone}'."
+                )
             return BACKBONES[name.removesuffix(f"_{kind}")], kind
     if name not in BACKBONES:
         known = ", ".join(BACKBONES)
-        raise ModelError(f"Unknown model '{name}'; known are {known}, each also as NAME_cbam and NAME_se.")
+        raise ModelError(f"Unknown model '{name}'; choose one of {known}, each also as NAME_cbam and NAME_se.")
     return BACKBONES[name], attention or "none"
 
 
@@ -109,7 +111,7 @@ def build(
 
 def _require_in_range(backbone: BackboneSpec, start: str | None, num_classes: int, image_size: int | None) -> None:
     if start is not None and start not in STARTS:
-        raise ModelError(f"Unknown start '{start}'; known are {', '.join(STARTS)}.")
+        raise ModelError(f"Unknown start '{start}'; choose one of {', '.join(STARTS)}.")
     if num_classes < 1:
         raise ModelError(f"num_classes must be at least 1; got {num_classes}.")
     if image_size is not None and image_size < backbone.smallest:

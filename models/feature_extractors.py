@@ -68,7 +68,7 @@ def ssd(net: nn.Module, spec: BackboneSpec) -> nn.Module:
         ModelError: if the network is not a VGG.
     """
     if spec.family != "VGG":
-        raise ModelError(f"SSD300 is built on a VGG, not on {spec.name}; use vgg16, or detector=ssdlite320.")
+        raise ModelError(f"SSD300 requires a VGG, not {spec.name}; use vgg16, or detector=ssdlite320.")
     extractor: nn.Module = SSDFeatureExtractorVGG(net.get_submodule(spec.body), highres=False)
     return extractor
 
@@ -83,7 +83,7 @@ def ssdlite(net: nn.Module, spec: BackboneSpec) -> nn.Module:
         ModelError: if the network is not a MobileNet.
     """
     if not spec.family.startswith("MobileNet"):
-        raise ModelError(f"SSDlite is built on a MobileNet, not on {spec.name}; use mobilenet_v3_large.")
+        raise ModelError(f"SSDlite requires a MobileNet, not {spec.name}; use mobilenet_v3_large.")
     features = list(net.get_submodule(spec.body).children())
     split = next(i for i, child in enumerate(_children(net, spec)) if child.stride == 32)
     block = getattr(features[split], "block", getattr(features[split], "conv", None))

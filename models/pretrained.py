@@ -69,8 +69,8 @@ def _download(backbone: str, entry: Any, file: Path) -> None:
     except (URLError, OSError, RuntimeError) as error:
         raise ModelError(
             f"Weights {entry.name} of {backbone} are not in {file.parent} and could not be downloaded ({error}). "
-            f"Where there is internet, run `python scripts/download_weights.py model={backbone}`, and copy the files "
-            "into that folder; or start from a file, or from random weights."
+            f"On a machine with internet, run `python scripts/download_weights.py model={backbone}`, and copy the "
+            "files into that folder; or start from a file or from random weights."
         ) from error
 
 
@@ -79,7 +79,7 @@ def _verify(backbone: str, file: Path) -> None:
     digest = sha256(file)
     if not digest.startswith(expected):
         raise ModelError(
-            f"{file} is not the published file: its sha256 is {digest}, and should be {expected}. Delete it, then "
+            f"{file} is not the published file: its sha256 is {digest} instead of {expected}. Delete it, then "
             f"run `python scripts/download_weights.py model={backbone}`."
         )
 

@@ -62,8 +62,8 @@ class BackboneSpec:
 def no_default_places(net: nn.Module) -> list[str]:
     """Reject a network whose blocks are unknown."""
     raise ModelError(
-        f"There is no default place for attention in {type(net).__name__}; set attention.after=REGEX, which matches "
-        "the whole names of the modules that attention follows."
+        f"There is no default place for attention in {type(net).__name__}; set attention.after=REGEX, which must "
+        "match the full names of the modules that attention follows."
     )
 
 

@@ -65,7 +65,7 @@ def read(backbone: BackboneSpec, weights: str) -> StartWeights:
     if not Path(weights).is_file():
         known = "default" if backbone.pretrained else ", ".join(published(backbone.name)) or "none"
         raise ModelError(
-            f"model.weights={weights} is neither a file nor published for {backbone.name}; published are {known}."
+            f"model.weights={weights} is neither a file nor published for {backbone.name}; published weights: {known}."
         )
     return read_file(Path(weights))
 
@@ -140,7 +140,9 @@ def require_same_attention(weights: StartWeights, name: str, kind: str, options:
     differing = {key: trained[key] for key in relevant if key in trained and trained[key] != built.get(key)}
     if differing:
         text = ", ".join(f"{key}={value}" for key, value in differing.items())
-        raise ModelError(f"The weights {name} were trained with attention {text}; build the network with the same.")
+        raise ModelError(
+            f"The weights {name} were trained with attention {text}; build the network with the same attention."
+        )
 
 
 def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head: bool = True) -> bool:

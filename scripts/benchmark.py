@@ -42,8 +42,8 @@ SECTIONS: dict[str, Callable[[Path, torch.device], Section]] = {
 
 
 def main(arguments: argparse.Namespace) -> None:
-    if not arguments.images.is_dir():  # said first: a section may take minutes
-        raise UserError(f"There is no folder {arguments.images}; give one with full-size images as --images.")
+    if not arguments.images.is_dir():  # checked first: a section may take minutes
+        raise UserError(f"There is no folder {arguments.images}; set --images to a folder with full-size images.")
     device = resolve_device(arguments.device, ProcessGroup())
     determinism.set_determinism(51, deterministic=False)  # the fastest kernels
     sections = {}

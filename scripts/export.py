@@ -57,7 +57,7 @@ def _require_as_trained(config: ExportConfig) -> None:
         return
     trained = run.config()
     if trained.detector.architecture != "none":
-        raise UserError(f"{config.model.weights} is a detector; only classifiers can be exported.")
+        raise UserError(f"{config.model.weights} is a detector, which cannot be exported; export a classifier.")
     there: dict[str, Any] = {"model.name": trained.model.network, "model.attention": trained.model.attention}
     here: dict[str, Any] = {"model.name": config.model.network, "model.attention": config.model.attention}
     for options, found in ((trained.attention, there), (config.attention, here)):

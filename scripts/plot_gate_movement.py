@@ -1,4 +1,4 @@
-"""Plot how far attention's gates went against the difference in error, one panel for each table.
+"""Plot how far attention's gates moved against the difference in error, one panel for each table.
 
     python scripts/plot_gate_movement.py results/attention_lr/tiny_imagenet_other results/attention_lr/blood_cells
 

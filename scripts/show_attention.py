@@ -53,7 +53,7 @@ def show(runs: str, image: str, target: str, file: str, size: str = "") -> None:
         more = "" if len(classes) <= 10 else ", ..."
         raise UserError(f"target={target} is not a class; use predicted, {', '.join(classes[:10])}{more}")
     if not Path(image).is_file():
-        raise UserError(f"There is no file {image}; set image to an image.")
+        raise UserError(f"There is no file {image}; set image to an image file.")
     if size:
         if not size.isascii() or not size.isdigit() or int(size) < 32:
             raise UserError(f"size={size} is not a number of pixels of at least 32.")
@@ -68,7 +68,7 @@ def show(runs: str, image: str, target: str, file: str, size: str = "") -> None:
         label = torch.from_numpy(grad_cam.compute_maps(network, {}, cut, label, way).predicted)
     maps = {name: grad_cam.compute_maps(net, models.gates(net), cut, label, way) for name, net in networks.items()}
     try:
-        figure = grad_cam.draw(cut, label.tolist(), classes, maps, labelled=False)
+        figure = grad_cam.draw(cut, label.tolist(), classes, maps, labeled=False)
     except ImportError as error:
         raise UserError("Drawing needs matplotlib; pip install matplotlib.") from error
     atomic_write(Path(file), lambda out: figure.savefig(out, format="png", dpi=150))
@@ -80,7 +80,7 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def _network(run: RunDirectory) -> nn.Module:
-    run.final_state()  # refuses files that do not belong together
+    run.final_state()  # rejects files that do not belong together
     config = run.config()
     if config.detector.architecture != "none":
         raise UserError(f"The network in {run.directory} detects boxes; see scripts/show_detections.py.")

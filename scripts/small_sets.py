@@ -2,9 +2,10 @@
 
     python scripts/small_sets.py tiny_imagenet=/path/to/tiny-imagenet-200 bccd=/path/to/BCCD into=data/small
 
-INTO/tiny_imagenet_other: classes 101 to 110 of Tiny ImageNet, of each 400 training images for training, and the other
-100 with its 50 validation images for validation. No result of this repository uses these classes. INTO/blood_cells: the
-cells of BCCD, cut out of its photographs, at most 200 of a class; those of the list `train` for training.
+INTO/tiny_imagenet_other contains classes 101 to 110 of Tiny ImageNet, which no other result of this repository uses. Of
+each class, 400 training images are for training; the other 100 and the 50 validation images are for validation.
+INTO/blood_cells contains the cells of BCCD, cut out of its photographs, at most 200 per class. Cells from the list
+`train` are for training.
 """
 
 import shutil
@@ -30,14 +31,14 @@ from engine.errors import UserError
 FIRST_CLASS, CLASSES, TRAINING = 100, 10, 400
 CELL_CLASSES = ("RBC", "WBC", "Platelets")
 CELLS = 200  # of a class, at most
-MARGIN = 1.2  # side of a cut by the longer side of its cell
+MARGIN = 1.2  # side of a cut divided by the longer side of its cell
 
 
 def make(tiny_imagenet: str, bccd: str, into: str) -> None:
     """Write both data sets.
 
     Raises:
-        UserError: if a source is not what it should be, or a target exists.
+        UserError: if a source has an unexpected layout, or a target exists.
     """
     for name, source in (("tiny_imagenet_other", Path(tiny_imagenet)), ("blood_cells", Path(bccd))):
         target = Path(into) / name

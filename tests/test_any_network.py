@@ -78,7 +78,7 @@ def test_a_network_of_timm(command: Command, folders: Path, tmp_path: Path) -> N
         (["model=custom"], "model=custom needs model.factory=package.module:function; got none"),
         (["model=custom", "model.factory=nowhere:net"], "names the module 'nowhere', which is neither"),
         (["model=resnet18", "model.factory=a:b"], "model.factory=a:b needs model=custom"),
-        (["model=timm"], "No value for model.name"),
+        (["model=timm"], "Missing value for model.name"),
         (["model=inception_v3", "model.weights=null"], "Set data.image_size=299"),
     ],
 )

@@ -103,7 +103,7 @@ def test_table_of_detectors_follows_from_detections(
 def test_a_detector_is_not_exported(trained: Path, command: Command) -> None:
     weights = f"model.weights={run(trained, '')}/checkpoint/last.pt"
     done = command("scripts/export.py", "model=mobilenet_v3_small", weights, "file=net.pt2")
-    assert_one_line(done, "last.pt is a detector; only classifiers")
+    assert_one_line(done, "last.pt is a detector, which cannot be exported")
 
 
 def outcome(directory: Path) -> tuple[object, ...]:
@@ -179,15 +179,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, command: Command) -
         (["data=shapes_boxes", "detector=none"], "shapes_boxes has boxes; add detector=faster_rcnn"),
         (["data=imagenet", "detector=ssd300"], "imagenet has no boxes; leave out detector=ssd300"),
         (["data=imagenet", "attention=cbam", "attention.at=heads"], "attention.at=heads needs a detector"),
-        (["data=voc"], "data.classes has to name the classes"),
-        (["data=coco", "data.classes=[cat]"], "data.classes does not apply to data.layout=coco"),
+        (["data=voc"], "data.classes must list the classes"),
+        (["data=coco", "data.classes=[cat]"], "data.classes is not a key of data.layout=coco"),
         (
             ["data=voc2007", "recipe.box_augment=multi_scale"],
             "recipe.box_augment=multi_scale needs detector=faster_rcnn",
         ),
         (["data=coco", "recipe=finetune"], "recipe.label_smoothing=0.1 is for classification only"),
         (["data=shapes_boxes", "recipe.mixup=0.2"], "recipe.mixup=0.2 is for classification only"),
-        (["data=shapes_boxes", "detector=ssd300"], "SSD300 is built on a VGG, not on resnet18"),
+        (["data=shapes_boxes", "detector=ssd300"], "SSD300 requires a VGG, not resnet18"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_sentence(given: list[str], said: str, command: Command) -> None:

@@ -139,7 +139,7 @@ def test_killed_run_resumes_on_the_same_images_only(
     changed = root / "val" / "class0" / "0.JPEG"
     changed.write_bytes(changed.read_bytes() + b"\0")
     assert_one_line(
-        command("train.py", *common, "run.dir=killed"), "was started on other images than those under data.root"
+        command("train.py", *common, "run.dir=killed"), "was started with different images from those under data.root"
     )
     shutil.copytree(folders, root, dirs_exist_ok=True)
 
@@ -156,25 +156,25 @@ def test_killed_run_resumes_on_the_same_images_only(
     [
         (["model=nope"], "There is no model=nope. Run `python scripts/list_models.py` for a list."),
         (["model=resnet50_cmab"], "There is no model=resnet50_cmab; perhaps model=resnet50_cbam or "),
-        (["model.name=nope"], "Unknown model 'nope'; known are resnet18"),
+        (["model.name=nope"], "Unknown model 'nope'; choose one of resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
-        (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it is at least 1"),
+        (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it must be at least 1"),
         (["recipe.epochs=many"], "recipe.epochs=many"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
         (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
         (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention"),
-        (["+recipe.epoch=3"], "There is no key recipe.epoch; known are accumulation_steps, attention_lr_factor"),
-        (["recipe=null"], "do not compose to a configuration"),
+        (["+recipe.epoch=3"], "There is no key recipe.epoch; known keys: accumulation_steps, attention_lr_factor"),
+        (["recipe=null"], "do not form a valid configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),
         (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalization needs at least 2 images"),
-        (["data.name=../elsewhere"], "cannot be the name of a folder"),
+        (["data.name=../elsewhere"], "is not a valid folder name"),
         (["run.root=''"], "run.root is empty"),
         (["run.dir=''"], "run.dir is empty"),
         (["model=vgg11", "model.weights=null", "recipe.batch_size=8"], "does not accept images of 31 pixels"),
-        (["recipe.schedule=linear"], "recipe.schedule=linear is not known; it is one of cosine, step"),
+        (["recipe.schedule=linear"], "recipe.schedule=linear is unknown; choose one of cosine, step"),
         ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),
-        (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published are"),
+        (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published weights:"),
         (["model=resnet18_cbam", "attention.kernel_size=4"], "kernel_size must be odd"),
         (["runtime.device=cuda", "model.weights=null"], "torch sees no CUDA device; set"),
         (["run.dir=/proc/run", "model.weights=null", "recipe.batch_size=8"], "/proc/run cannot be written"),

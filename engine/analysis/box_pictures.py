@@ -12,7 +12,7 @@ from engine.data.boxes import BoxSplit
 SCORE = 0.5  # of the detections that are drawn
 SIDE = 320  # pixels; smaller images are enlarged, so that texts fit
 
-# Of the classes in turn. Okabe and Ito's colors, which every eye tells apart.
+# Colors of the classes, in turn: Okabe and Ito's colorblind-safe palette.
 _COLORS = ("#D55E00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 
 

@@ -88,7 +88,7 @@ def draw(
     targets: Sequence[int],
     classes: Sequence[str],
     networks: Mapping[str, AttentionMaps],
-    labelled: bool,
+    labeled: bool,
 ) -> "Figure":
     """Draw a row for each image: the image, then Grad-CAM and spatial gates of each network as overlays.
 
@@ -97,7 +97,7 @@ def draw(
         targets: the classes of Grad-CAM.
         classes: names of the classes.
         networks: the maps by the network's name.
-        labelled: whether the targets are the images' true classes, so that predictions are marked right or wrong.
+        labeled: whether the targets are the images' true classes, so that predictions are marked right or wrong.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -110,14 +110,14 @@ def draw(
     axes = figure.subplots(len(pixels), columns, squeeze=False)
     for row, target in enumerate(targets):
         axes[row, 0].imshow(pixels[row])
-        axes[row, 0].set_title(classes[target] if labelled else "", fontsize=7, parse_math=False)
+        axes[row, 0].set_title(classes[target] if labeled else "", fontsize=7, parse_math=False)
         panels = iter(axes[row, 1:])
         for network, maps in networks.items():
             panel = next(panels)
             panel.imshow(pixels[row])
             panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
             predicted = classes[maps.predicted[row]]
-            if labelled:
+            if labeled:
                 predicted += " (right)" if maps.predicted[row] == target else " (wrong)"
             title = f"{network}: {predicted}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
             panel.set_title(title, fontsize=5, parse_math=False)  # class names may contain dollar signs

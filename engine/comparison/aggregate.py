@@ -53,7 +53,7 @@ def _averages(positions: list[int], runs: Sequence[Row], task: type[Task]) -> Ro
 
 
 def _movement(runs: Sequence[Row]) -> Row:
-    """Return how far the gates went: the mean over the seeds, and the largest of all."""
+    """Return how far the gates moved: the mean over the seeds, and the largest of all."""
     means, largest = (
         [run[key] for run in runs if run.get(key) is not None]
         for key in ("gate_movement_mean", "gate_movement_largest")

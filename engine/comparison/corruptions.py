@@ -54,7 +54,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def mean_corruption_error(errors: Mapping[str, float]) -> float | None:
-    """Return the mean corruption error in %: 100 is AlexNet's. None unless every corruption and severity is there.
+    """Return the mean corruption error in %: 100 is AlexNet's. None unless every corruption and severity is present.
 
     Args:
         errors: top-1 error in % of each part.
@@ -101,7 +101,7 @@ def _markdown(rows: Sequence[Row], networks: Sequence[Row]) -> str:
         "",
         f"- Mean corruption error: the mean over the {len(CORRUPTIONS)} corruptions of the error divided by AlexNet's. "
         "It needs all corruptions and severities.",
-        "- Each corruption and severity has a table of its own, with tests and notes, in the folder of its name.",
+        "- Each corruption and severity has a table of its own, with tests and notes, in the folder with its name.",
     ]
     return "\n".join(lines) + "\n"
 

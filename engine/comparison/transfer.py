@@ -25,8 +25,8 @@ def prepare(
     trained = _class_names(entries, task.data)
     if trained is None and len(data.classes) != _IMAGENET_CLASSES:
         raise UserError(
-            f"Published weights do not say which of their {_IMAGENET_CLASSES} classes those of {data.name} are; name a "
-            "run that was trained on ImageNet as well, or give the ids of the classes with data.class_list=FILE."
+            f"Published weights do not contain class ids, so the classes of {data.name} cannot be found among their "
+            f"{_IMAGENET_CLASSES}; add a run trained on ImageNet, or set data.class_list=FILE to a list of class ids."
         )
     logits = logits_of(data.classes, trained or data.classes, data.name)
     return [_elsewhere(entry, task) for entry in entries], replace(task, logits=logits)
@@ -35,13 +35,13 @@ def prepare(
 def _elsewhere(entry: TableEntry, task: Classification) -> TableEntry:
     nothing = {f"{task.table_metrics[0]}_start": None, "recorded": None, "published": None}
     preprocessing = entry.preprocessing
-    if task.data.layout == "corruptions":  # of images that are cut already
+    if task.data.layout == "corruptions":  # because the images are already cropped
         preprocessing = replace(preprocessing, resize=preprocessing.crop)
     return replace(entry, row=entry.row | nothing, preprocessing=preprocessing)
 
 
 def _class_names(entries: Sequence[TableEntry], data: DataConfig) -> list[str] | None:
-    """Return the names of the networks' classes in the order of their logits; None where nothing says them."""
+    """Return the names of the networks' classes in the order of their logits; None if they are unknown."""
     runs = [entry for entry in entries if entry.record]
     for run in runs:
         for key in ("class_names", "data_fingerprint"):

@@ -38,12 +38,12 @@ def _read(root: Path, folder: str) -> tuple[Path, dict[str, Any]]:
     except FileNotFoundError as error:
         raise UserError(
             f"There is no {file.absolute()}; set data.root to the folder with COCO's annotations/, train2017/ and "
-            "val2017/, or try data=shapes_boxes, which generates its images."
+            "val2017/, or try data=shapes_boxes, which is generated locally."
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"The annotations {file} cannot be read ({error}). Restore the file.") from error
     if not isinstance(document, dict) or not {"images", "annotations", "categories"} <= document.keys():
-        raise UserError(f"{file} has no images, annotations and categories, as COCO's instances have. Restore it.")
+        raise UserError(f"{file} lacks the images, annotations or categories of COCO's instances. Restore it.")
     return file, document
 
 

@@ -54,7 +54,7 @@ class Split:
         return image
 
     def cached(self) -> "Split":
-        """Return the same images with a cache for all that are not larger than the largest of a sample."""
+        """Return the same images with a cache, which skips images larger than the largest of 64 evenly spaced ones."""
         sample = np.linspace(0, len(self) - 1, 64).astype(int)
         return replace(self, cache=ImageCache(len(self), max(self.image(index).numel() for index in set(sample))))
 
@@ -94,8 +94,8 @@ def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
     differing = [str(rank) for rank, other in enumerate(fingerprints) if other != fingerprints[0]]
     if differing:
         raise UserError(
-            f"Process {', '.join(differing)} of {group.world_size} found other images than process 0; give all nodes "
-            "the same copy of the data set."
+            f"Process {', '.join(differing)} of {group.world_size} found different images from process 0; give all "
+            "nodes the same copy of the data set."
         )
 
 
@@ -107,8 +107,8 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.trained_on is not None:
         raise UserError(
-            f"{config.name} has no training images: python evaluate.py data={config.name} compares networks on it that "
-            f"were trained on {config.trained_on}."
+            f"{config.name} has no training images; to compare networks trained on {config.trained_on} on it, run "
+            f"python evaluate.py data={config.name}."
         )
     root = Path(config.root)
     if config.layout == "shapes":
@@ -116,14 +116,14 @@ def open_dataset(config: DataConfig) -> Dataset:
     if not root.is_dir():
         raise UserError(
             f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
-            "or try data=shapes, which generates its images."
+            "or try data=shapes, which is generated locally."
         )
     train_folder = root / "train"
     available = class_folder_names(train_folder)
     if len(available) != config.total_classes:
         raise UserError(
             f"{train_folder} contains {len(available)} class folders, not {config.total_classes}; "
-            "set data.root to the whole data set, or data.total_classes to what is there."
+            "set data.root to the whole data set, or data.total_classes to the number of folders."
         )
     classes = available[: config.num_classes]
     if config.layout != "tiny_imagenet":
@@ -188,7 +188,7 @@ def _annotated_files(folder: Path, classes: list[str], known: list[str]) -> Iter
                 "line, or unzip all parts of the data set into one folder."
             )
         if file in seen:
-            raise UserError(f"Line {number} of {annotations} names {file} for the second time.")
+            raise UserError(f"Line {number} of {annotations} lists {file} a second time.")
         seen.add(file)
         if name in labels:
             yield folder / "images" / file, labels[name]

@@ -37,7 +37,7 @@ def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
     parts = list(_corruptions(root))
     if not parts:
         raise UserError(
-            f"{root} has no folder of a corruption, as {CORRUPTIONS[0]}/1/CLASS or noise/{CORRUPTIONS[0]}/1/CLASS; "
+            f"{root} contains no corruption, such as {CORRUPTIONS[0]}/1/CLASS or noise/{CORRUPTIONS[0]}/1/CLASS; "
             "unpack the archives of ImageNet-C there."
         )
     return [_open(config, root, folder, part) for folder, part in parts]
@@ -60,8 +60,8 @@ def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tupl
     missing = [label for label in classes if label not in position]
     if missing:
         raise UserError(
-            f"The networks have no class {', '.join(missing[:3])}, which {name} has; compare networks that were "
-            "trained on class folders of the same names."
+            f"The networks lack {len(missing)} of the {len(classes)} classes of {name} (first: {missing[0]}); compare "
+            "networks that were trained on class folders of the same names."
         )
     return tuple(position[label] for label in classes)
 
@@ -86,11 +86,11 @@ def _open(config: DataConfig, root: Path, folder: str, part: str) -> Dataset:
     if config.layout == "index_folders":
         available = sorted(available, key=lambda name: (len(name), name))
         if available != _numbers(len(available)):
-            raise UserError(f"The folders of {root} are not class numbers from 0 on; unpack {config.name} again.")
+            raise UserError(f"The folders of {root} are not named 0, 1, and so on; unpack {config.name} again.")
     if len(available) != config.total_classes:
         raise UserError(
             f"{root / folder} contains {len(available)} class folders, not {config.total_classes}; "
-            "set data.root to the whole data set, or data.total_classes to what is there."
+            "set data.root to the whole data set, or data.total_classes to the number of folders."
         )
     key = f"{config.layout} {folder} {' '.join(available)}"
     found = file_index.build_file_index(root, key, lambda: [file_index.class_folders(root, folder, available)])

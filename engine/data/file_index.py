@@ -134,11 +134,11 @@ def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
                     elif entry.name.lower().endswith(EXTENSIONS):
                         status = entry.stat()
                         if not stat.S_ISREG(status.st_mode):  # reading a pipe would block forever
-                            raise UserError(f"{entry.path} is named as an image but is not a file; remove it.")
+                            raise UserError(f"{entry.path} is named like an image but is not a file; remove it.")
                         images.append((entry.path, status.st_size))
                     elif entry.name.lower().endswith(OTHER_EXTENSIONS):
                         raise UserError(
-                            f"The image {entry.path} is not read; convert it to JPEG or PNG, or move it elsewhere."
+                            f"The image {entry.path} has an unsupported format; convert it to JPEG or PNG, or move it."
                         )
     except OSError as error:
         raise UserError(f"The image {error.filename} cannot be read ({error.strerror}).") from error
@@ -151,7 +151,7 @@ def _size(path: Path) -> int:
     except OSError as error:
         raise UserError(f"The image {path} cannot be read ({error.strerror}).") from error
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is named as an image but is not a file; remove it.")
+        raise UserError(f"{path} is named like an image but is not a file; remove it.")
     return status.st_size
 
 

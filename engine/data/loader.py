@@ -86,7 +86,7 @@ class EpochBatches:
 
     def __init__(self, images: int, batch_size: int, seed: int, group: ProcessGroup, repetitions: int = 1) -> None:
         if images < batch_size:
-            raise UserError(f"recipe.batch_size={batch_size} is more than the {images} training images; set it lower.")
+            raise UserError(f"recipe.batch_size={batch_size} exceeds the {images} training images; lower it.")
         self.images, self.batch_size, self.seed, self.group = images, batch_size, seed, group
         self.repetitions = repetitions
         self.epoch = 0

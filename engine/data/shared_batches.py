@@ -42,7 +42,7 @@ class SharedBatchRing:
             shared_memory.zeros(
                 *(max(1, workers), _SLOTS, batch_size, height, width, 3),
                 purpose=f"batches from {workers} workers",
-                remedy="set runtime.workers, runtime.eval_batch_size or recipe.batch_size lower",
+                remedy="lower runtime.workers, runtime.eval_batch_size or recipe.batch_size",
             )
             for height, width in shapes
         ]

@@ -55,8 +55,8 @@ def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     image = background(x, y, random)
     radius = random.uniform(0.22, 0.38)
-    centre = random.uniform(radius, 1 - radius, size=2)
-    u, v = rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
+    center = random.uniform(radius, 1 - radius, size=2)
+    u, v = rotate(x - center[0], y - center[1], random.uniform(0, 2 * np.pi))
     mask = is_inside(shape, u / radius, v / radius)
     image[mask] = textured(texture, x, y, random)[mask]
     noise = random.normal(0, random.uniform(2, 12), image.shape)
@@ -97,8 +97,8 @@ def background(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.
     slope, _ = rotate(x - 0.5, y - 0.5, random.uniform(0, 2 * np.pi))
     image = random.uniform(40, 215, size=3) + slope[..., None] * random.uniform(-120, 120, size=3)
     for _ in range(random.integers(2, 6)):
-        centre = random.uniform(0, 1, size=2)
-        u, v = rotate(x - centre[0], y - centre[1], random.uniform(0, 2 * np.pi))
+        center = random.uniform(0, 1, size=2)
+        u, v = rotate(x - center[0], y - center[1], random.uniform(0, 2 * np.pi))
         is_bar = random.random() < 0.5
         clutter = (abs(u) < 0.02) & (abs(v) < 0.3) if is_bar else np.hypot(u, v) < random.uniform(0.02, 0.07)
         image[clutter] = random.uniform(0, 255, size=3)

@@ -86,10 +86,10 @@ class Preprocessing:
             mean, std = (tuple(map(float, values[key])) for key in ("mean", "std"))
             InterpolationMode(values["interpolation"])
             if not len(mean) == len(std) == 3:
-                raise ValueError("mean and std are of three channels")
+                raise ValueError("mean and std must have three channels")
             return cls(**values | {"mean": mean, "std": std})
         except (TypeError, ValueError) as error:
-            raise UserError(f"preprocessing in {file} does not fit ({error}). Restore the file.") from error
+            raise UserError(f"preprocessing in {file} is invalid ({error}). Restore the file.") from error
 
     def apply(self, image: Tensor) -> Tensor:
         """Resize and crop an image: uint8 [3, H, W] -> uint8 [3, crop, crop]."""

@@ -91,12 +91,12 @@ def _listed(folder: Path, split: str) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"The list {file.absolute()} cannot be read; set data.root to a folder with Annotations/, ImageSets/ and "
-            "JPEGImages/ as in Pascal VOC, or try data=shapes_boxes, which generates its images."
+            "JPEGImages/, as in Pascal VOC, or try data=shapes_boxes, which is generated locally."
         ) from error
     names = [line.split()[0] for line in lines if line.strip()]  # lists of a single class have a second column
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{file} lists the image {twice} more than once. Remove the repetition.")
+        raise UserError(f"{file} lists the image {twice} more than once. Remove the duplicate.")
     return names
 
 

@@ -264,7 +264,7 @@ class Classification(Task):
         maps = grad_cam.compute_maps(
             model, gates, images.to(device), torch.tensor(labels, device=device), preprocessing
         )
-        return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"network": maps}, labelled=True))
+        return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"network": maps}, labeled=True))
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return f"top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%"

@@ -184,13 +184,13 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
     before = run.record()
     if before.get("data_fingerprint") != record["data_fingerprint"]:
         raise UserError(
-            f"{run.directory} was started on other images than those under data.root; "
+            f"{run.directory} was started with different images from those under data.root; "
             "restore them, or set run.dir to another folder."
         )
     if before.get("processes", 1) != record["processes"]:
         raise UserError(
             f"{run.directory} was started with {before.get('processes', 1)} processes, not {record['processes']}; "
-            "resume with as many, or set run.dir to another folder."
+            "resume with the same number, or set run.dir to another folder."
         )
     origin = {key: record[key] for key in environment.KEYS}
     earlier = before.get("earlier_origins", [])
@@ -199,7 +199,7 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
         earlier = [*earlier, last]
     differing = [key for key in origin if any(past.get(key) != origin[key] for past in earlier)]
     if differing:
-        log.warning(f"Earlier steps of this run were made with another {', '.join(differing)}; the record says so.")
+        log.warning(f"Earlier steps of this run differ in {', '.join(differing)}; the record contains their values.")
     return {
         "start_weights_sha256": before["start_weights_sha256"],
         "backbone_start_sha256": before.get("backbone_start_sha256"),  # None in a run of an earlier version
@@ -232,4 +232,4 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
         )
     log.info(f"into   {run.directory}")
     if runtime.compile:
-        log.info("The first step waits for torch.compile, on a CPU for minutes.")
+        log.info("The first step waits for torch.compile, which takes minutes on a CPU.")

@@ -99,4 +99,4 @@ def test_report_keeps_sections_not_measured_again(tmp_path: Path) -> None:
 
 def test_images_that_are_not_there_are_named_before_the_work(command: Command) -> None:
     done = command("scripts/benchmark.py", "--machine", "mine", "--images", "nowhere")
-    assert_one_line(done, "There is no folder nowhere; give one with full-size images as --images.")
+    assert_one_line(done, "There is no folder nowhere; set --images to a folder with full-size images.")

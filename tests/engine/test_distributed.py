@@ -107,7 +107,7 @@ def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: 
     )
     for process in start_ranks(2, "train.py", given, tmp_path):
         assert_one_line(
-            process.result(), "recipe.batch_size=9 does not divide by recipe.accumulation_steps=3 times 2 processes"
+            process.result(), "recipe.batch_size=9 is not divisible by recipe.accumulation_steps=3 times 2 processes"
         )
     assert not (tmp_path / "runs").exists()
 
@@ -122,7 +122,7 @@ def test_run_resumes_with_its_number_of_processes(folders: Path, tmp_path: Path)
         os.kill(process.pid, signal.SIGKILL)
         process.result()
     (alone,) = start_ranks(1, "train.py", given, tmp_path)
-    assert_one_line(alone.result(), "run was started with 2 processes, not 1; resume with as many")
+    assert_one_line(alone.result(), "run was started with 2 processes, not 1; resume with the same number")
 
 
 def hide_an_image() -> None:
@@ -143,7 +143,7 @@ def test_processes_with_different_images_are_refused(script: str, folders: Path,
     if script != "evaluate.py":
         given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
     for process in start_ranks(2, script, given, tmp_path, hide_an_image):
-        assert_one_line(process.result(), "Process 1 of 2 found other images than process 0; give all nodes the same")
+        assert_one_line(process.result(), "Process 1 of 2 found different images from process 0; give all nodes")
     assert not (tmp_path / "run").exists()
 
 
@@ -203,7 +203,7 @@ def test_death_during_rendezvous_ends_all_in_a_sentence(tmp_path: Path) -> None:
     assert left.returncode == 2, left.stderr
     assert "Traceback" not in left.stderr
     last = left.stderr.splitlines()[-1]  # torch may first log the broken connection
-    assert last.startswith("error: Process 1 of 2 lost another process; see that one's error ("), last
+    assert last.startswith("error: Process 1 of 2 lost another process; see its error ("), last
 
 
 def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:

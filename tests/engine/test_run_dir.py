@@ -237,7 +237,7 @@ def test_a_checkpoint_that_lacks_a_key_is_named(key: str, tmp_path: Path) -> Non
     ("values", "complaint"),
     [
         ({"position": {"epoch": 0, "step": "two", "history": []}}, r"step in position in .*last\.pt is 'two', not int"),
-        ({"model": {"weight": 5}}, r"model in .*last\.pt does not contain tensors alone\. Restore the file\."),
+        ({"model": {"weight": 5}}, r"model in .*last\.pt does not contain only tensors\. Restore the file\."),
     ],
 )
 def test_a_checkpoint_of_other_values_is_named(values: dict[str, object], complaint: str, tmp_path: Path) -> None:

@@ -209,12 +209,12 @@ def test_a_published_detector_detects_the_same(
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(models.ModelError, match="SSD300 is built on a VGG, not on resnet18"):
+    with pytest.raises(models.ModelError, match="SSD300 requires a VGG, not resnet18"):
         built(small("ssd"), "resnet18")
-    with pytest.raises(models.ModelError, match="SSDlite is built on a MobileNet, not on resnet18"):
+    with pytest.raises(models.ModelError, match="SSDlite requires a MobileNet, not resnet18"):
         built(small("ssdlite"), "resnet18")
     with pytest.raises(
-        models.ModelError, match=r"neither a file nor published for faster_rcnn on resnet50; published are COCO_V1"
+        models.ModelError, match=r"neither a file nor published for faster_rcnn on resnet50; published weights: COCO_V1"
     ):
         built(small("faster_rcnn", weights="V9"), "resnet50")
     torch.save({"backbone.other": torch.zeros(1)}, tmp_path / "other.pt")

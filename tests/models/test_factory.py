@@ -254,10 +254,10 @@ def test_random_start_draws_gates_and_keeps_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"name": "resnet51"}, "Unknown model 'resnet51'; known are resnet18"),
-        ({"name": "resnet50", "attention": "cbma"}, "Unknown attention 'cbma'; known are none, cbam, se"),
-        ({"name": "resnet50_cbam", "attention": "none"}, "are one too many; say 'resnet50'"),
-        ({"name": "resnet18", "weights": "IMAGENET1K_V9"}, "neither a file nor published for resnet18; published are"),
+        ({"name": "resnet51"}, "Unknown model 'resnet51'; choose one of resnet18"),
+        ({"name": "resnet50", "attention": "cbma"}, "Unknown attention 'cbma'; choose one of none, cbam, se"),
+        ({"name": "resnet50_cbam", "attention": "none"}, "select an attention; use 'resnet50'"),
+        ({"name": "resnet18", "weights": "IMAGENET1K_V9"}, "published for resnet18; published weights:"),
         ({"name": "resnet18_cbam", "ratio": 0}, "ratio must be a positive integer"),
         ({"name": "resnet18_cbam", "kernel_size": 4}, "kernel_size must be odd"),
         ({"name": "resnet18_cbam", "output": "both"}, "output must be one of refined, residual"),
@@ -267,7 +267,7 @@ def test_random_start_draws_gates_and_keeps_weights(tmp_path: Path) -> None:
         ({"name": "resnet18_cbam", "flavour": 1}, "flavour"),
         ({"name": "resnet18_se", "ratio": 0}, "ratio must be a positive integer"),
         ({"name": "resnet18_se", "kernel_size": 3}, "kernel_size"),
-        ({"name": "mobilenet_v1", "weights": "DEFAULT"}, "nor published for mobilenet_v1; published are none"),
+        ({"name": "mobilenet_v1", "weights": "DEFAULT"}, "nor published for mobilenet_v1; published weights: none"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes must be at least 1"),
         ({"name": "resnet18_cbam", "start": "warm"}, "Unknown start 'warm'"),
         (

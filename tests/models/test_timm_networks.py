@@ -91,7 +91,7 @@ def test_the_data_config_is_the_preprocessing() -> None:
         (
             "convnext_atto",
             "IMAGENET1K_V1",
-            "neither a file nor published for timm/convnext_atto; published are def",
+            "neither a file nor published for timm/convnext_atto; published weights: def",
         ),
         ("resnet50t", "default", r"cannot load the pretrained weights of resnet50t \(No pretrained weights exist"),
     ],

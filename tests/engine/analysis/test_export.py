@@ -86,7 +86,7 @@ def test_export_refuses_weights_for_other_classes(command: Command, tmp_path: Pa
 
 
 def test_an_export_to_an_unknown_format_is_one_line(command: Command) -> None:
-    assert_one_line(command("scripts/export.py", "file=net.tflite"), "file=net.tflite has to end in .onnx or .pt2")
+    assert_one_line(command("scripts/export.py", "file=net.tflite"), "file=net.tflite must end in .onnx or .pt2")
 
 
 def test_failed_replacement_leaves_no_draft(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How far gates went: |gate x gain - 1| over every image."""
+"""How far gates moved: |gate x gain - 1| over every image."""
 
 import pytest
 import torch

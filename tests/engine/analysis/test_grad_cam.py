@@ -103,7 +103,7 @@ def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) 
     wrong = command("scripts/show_attention.py", "runs=resnet18", "target=class7", *common)
     assert_one_line(wrong, "target=class7 is not a class; use predicted, class0, class1, class2")
     absent = command("scripts/show_attention.py", "runs=resnet18", "target=class1", "image=no.png", "file=x.png")
-    assert_one_line(absent, "There is no file no.png; set image to an image.")
+    assert_one_line(absent, "There is no file no.png; set image to an image file.")
     assert_one_line(
         command("scripts/show_attention.py", "runs=nowhere", "target=predicted", *common), "no finished run"
     )

@@ -14,14 +14,14 @@ from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 
 
-@pytest.mark.parametrize("form", ["grey.jpeg", "cmyk.jpeg", "png-named.JPEG", "palette.png", "transparent.png"])
+@pytest.mark.parametrize("form", ["gray.jpeg", "cmyk.jpeg", "png-named.JPEG", "palette.png", "transparent.png"])
 def test_decoding_matches_pillow(form: str, tmp_path: Path) -> None:
     gradient = np.stack(np.meshgrid(np.linspace(20, 235, 64), np.linspace(235, 20, 48)), axis=-1)
     rgb = np.dstack([gradient, gradient.mean(axis=2)]).astype(np.uint8)
     image = PIL.Image.fromarray(rgb)
     path = tmp_path / form
     match form:
-        case "grey.jpeg":
+        case "gray.jpeg":
             image.convert("L").save(path)
         case "cmyk.jpeg":
             image.convert("CMYK").save(path, quality=95)

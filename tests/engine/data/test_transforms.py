@@ -38,19 +38,19 @@ def test_truncated_image_is_named(workers: int, folders: Path, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
-def test_grey_and_png_files_named_jpeg_decode_to_rgb(tmp_path: Path) -> None:
-    grey = torch.arange(0, 256, dtype=torch.uint8).reshape(1, 16, 16)
-    write_png(grey, str(tmp_path / "grey.JPEG"))
-    image = transforms.decode(str(tmp_path / "grey.JPEG"))
-    assert torch.equal(image, grey.expand(3, 16, 16))
+def test_gray_and_png_files_named_jpeg_decode_to_rgb(tmp_path: Path) -> None:
+    gray = torch.arange(0, 256, dtype=torch.uint8).reshape(1, 16, 16)
+    write_png(gray, str(tmp_path / "gray.JPEG"))
+    image = transforms.decode(str(tmp_path / "gray.JPEG"))
+    assert torch.equal(image, gray.expand(3, 16, 16))
 
 
 def test_a_png_of_16_bits_decodes_to_the_nearest_of_8(tmp_path: Path) -> None:
-    grey = np.array([[0, 40000], [257, 65535]], np.uint16)
-    PIL.Image.fromarray(grey).save(tmp_path / "deep.png")
+    gray = np.array([[0, 40000], [257, 65535]], np.uint16)
+    PIL.Image.fromarray(gray).save(tmp_path / "deep.png")
     image = transforms.decode(str(tmp_path / "deep.png"))
     assert image.dtype == torch.uint8
-    np.testing.assert_allclose(image[0].numpy(), grey / 257, atol=1)
+    np.testing.assert_allclose(image[0].numpy(), gray / 257, atol=1)
 
 
 def test_crops_respect_scale_ratio_and_borders() -> None:
@@ -85,7 +85,7 @@ def test_crop_matches_torchvision(size: int) -> None:
 
 
 def test_evaluation_preprocesses_as_published(tmp_path: Path) -> None:
-    """Published accuracies were measured on PIL images; ours differ from those in hardly a pixel, by one grey level."""
+    """Published accuracies were measured on PIL images; ours differ from those in hardly a pixel, by one gray level."""
     weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V2
     data = DataConfig("imagenet", "folders", "", 1000, None, image_size=224, resize=None)
     ours = Preprocessing.choose(data, weights.transforms())
@@ -107,5 +107,5 @@ def test_default_preprocessing() -> None:
 def test_a_recorded_preprocessing_that_does_not_fit_is_named(values: dict[str, object]) -> None:
     recorded = asdict(Preprocessing(32, 32))
     assert Preprocessing.of_record(recorded, Path("record.json")) == Preprocessing(32, 32)
-    with pytest.raises(UserError, match=r"preprocessing in record\.json does not fit \(.*\)\. Restore the file"):
+    with pytest.raises(UserError, match=r"preprocessing in record\.json is invalid \(.*\)\. Restore the file"):
         Preprocessing.of_record(recorded | values, Path("record.json"))

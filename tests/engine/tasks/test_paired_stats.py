@@ -40,8 +40,8 @@ def test_mcnemar_agrees_with_the_normal_approximation() -> None:
 def pairs(random: np.random.Generator, images: int, seeds: int, image_spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Hits of a network and its baseline [seeds, images]; images differ in how hard they are, and for whom."""
     difficulty = random.normal(0.0, 1.0, images)
-    favour = random.normal(0.1, image_spread, images)
-    network = random.normal(0.8, 0.5, (seeds, images)) > difficulty - favour
+    favor = random.normal(0.1, image_spread, images)
+    network = random.normal(0.8, 0.5, (seeds, images)) > difficulty - favor
     baseline = random.normal(0.8, 0.5, (seeds, images)) > difficulty
     return network, baseline
 
