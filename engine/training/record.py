@@ -28,7 +28,7 @@ def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
     """Return the run directory of a configuration.
 
     Raises:
-        UserError: if the directory contains another run, or the batch does not divide among the processes.
+        UserError: if the directory contains another run, or the batch size is not divisible by the number of processes.
     """
     setup_logging(group.is_main_process)
     config.recipe.check_parts(group.world_size)
