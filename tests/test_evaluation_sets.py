@@ -125,7 +125,7 @@ def test_published_weights_need_a_class_list_for_subsets(
     )
     (data,) = open_evaluation_sets(config)
     published = TableEntry(torch.nn.Identity(), Preprocessing(32, 32), {"recorded": 1.0}, {}, "", {})
-    with pytest.raises(UserError, match=r"give the ids of the classes with data\.class_list=FILE"):
+    with pytest.raises(UserError, match=r"set data\.class_list=FILE to a list of class ids"):
         transfer.prepare([published], Classification(config), data)
     Path("classes.txt").write_text("class0 a fish\nclass1\nclass2\n")
     config.class_list = "classes.txt"

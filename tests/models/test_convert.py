@@ -104,7 +104,7 @@ def test_converted_checkpoint_gives_official_logits(official_net: nn.Module, com
 def test_foreign_checkpoint_is_refused(command: Command, tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.pt")
     done = command("scripts/convert_official.py", "model=resnet18", "source=plain.pt", "target=ours.pt")
-    assert_one_line(done, "no CBAM of the official implementation")
+    assert_one_line(done, "does not contain the official implementation's CBAM")
     assert not (tmp_path / "ours.pt").exists()
 
 
@@ -120,5 +120,5 @@ def test_unknown_script_arguments_are_one_line(
 
 
 def test_unknown_official_name_is_refused() -> None:
-    with pytest.raises(models.ModelError, match=r"layer1\.0\.cbam\.ChannelGate\.norm\.weight is not a name"):
+    with pytest.raises(models.ModelError, match=r"layer1\.0\.cbam\.ChannelGate\.norm\.weight is not a parameter"):
         convert.convert({"layer1.0.cbam.ChannelGate.norm.weight": torch.zeros(1)})

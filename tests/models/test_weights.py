@@ -125,7 +125,7 @@ def test_digest_of_a_download_is_kept_and_checked(tmp_path: Path, monkeypatch: p
 
     # As if somebody had found other content with the same first eight digits.
     monkeypatch.setattr(pretrained, "sha256", lambda _: digest[:8] + "0" * 56)
-    with pytest.raises(models.ModelError, match=f"should be {digest}"):
+    with pytest.raises(models.ModelError, match=f"instead of {digest}"):
         pretrained.fetch("new", entry)
 
 

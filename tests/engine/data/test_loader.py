@@ -89,7 +89,7 @@ def test_workers_use_no_shared_memory_files(folders: Path) -> None:
 
 
 def test_oversized_batches_are_refused() -> None:
-    with pytest.raises(UserError, match=r"not enough memory for 1125000.0 GiB of batches from 8 workers; set runtime"):
+    with pytest.raises(UserError, match=r"not enough memory for 1125000.0 GiB of batches from 8 workers; lower runtime"):
         SharedBatchRing(8, 2**20, [(4000, 4000), (224, 224)])
 
 
@@ -102,7 +102,7 @@ def test_loading_leaves_the_global_generator_alone(folders: Path) -> None:
 
 
 def test_a_batch_larger_than_the_data_set_is_refused(folders: Path) -> None:
-    with pytest.raises(UserError, match=r"recipe\.batch_size=64 is more than the 48 training images"):
+    with pytest.raises(UserError, match=r"recipe\.batch_size=64 exceeds the 48 training images"):
         loader(open_dataset(config(folders)), workers=0, batch_size=64)
 
 
