@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam.checks import require_feature_map, require_one_of, require_positive
-from cbam.maximum import first_maximum
+from cbam.maximum import first_maximum_of_positions
 
 POOLINGS = ("avg", "max", "both")
 
@@ -45,12 +45,13 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of a feature map: [N, C, H, W] floating point -> [N, C, 1, 1] in (0, 1)."""
         require_feature_map(x, self.in_planes)
+        # Reductions instead of adaptive pooling, which has no deterministic backward on CUDA.
         if self.pooling == "avg":
-            logits = self._mlp(_average(x))
+            logits = self._mlp(x.mean((2, 3)))
         elif self.pooling == "max":
-            logits = self._mlp(_maximum(x))
+            logits = self._mlp(first_maximum_of_positions(x))
         else:
-            logits = self._mlp(_average(x)) + self._mlp(_maximum(x))
+            logits = self._mlp(x.mean((2, 3))) + self._mlp(first_maximum_of_positions(x))
         return torch.sigmoid(logits)[..., None, None]
 
     def _mlp(self, pooled: Tensor) -> Tensor:
@@ -68,14 +69,3 @@ class ChannelAttention(nn.Module):
         """Zero the MLP's last layer, so that the gate is exactly 0.5 for every input."""
         for parameter in self.shared_MLP[-1].parameters():
             nn.init.zeros_(parameter)
-
-
-# Reductions instead of adaptive pooling, which has no deterministic backward on CUDA.
-
-
-def _average(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3))
-
-
-def _maximum(x: Tensor) -> Tensor:
-    return first_maximum(x.flatten(2), dim=2)[..., 0]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from cbam.checks import require_feature_map, require_positive
 from cbam.convolution import convolve
-from cbam.maximum import first_maximum
+from cbam.maximum import first_maximum_of_channels
 
 
 class SpatialAttention(nn.Module):
@@ -43,7 +43,7 @@ class SpatialAttention(nn.Module):
         if self.reduce is not None:
             return self.reduce(x)
         mean = x.mean(dim=1, keepdim=True)
-        return torch.cat([mean, first_maximum(x, dim=1)], dim=1)
+        return torch.cat([mean, first_maximum_of_channels(x)], dim=1)
 
     def zero_(self) -> None:
         """Zero the last layer (the norm if there is one), so that the gate is exactly 0.5 for every input."""

@@ -191,18 +191,19 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
     """Call a script's command with the KEY=VALUE arguments of the command line.
 
     Args:
-        command: function of strings; its parameters are the keys.
+        command: function of strings; its parameters are the keys, which are optional if they have a default.
         user_errors: further exceptions whose message is written for the user.
     """
     open_streams()
     if "--help" in sys.argv:
         print_line((sys.modules["__main__"].__doc__ or "").strip())
         return
-    keys = list(inspect.signature(command).parameters)
+    keys = inspect.signature(command).parameters
+    required = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
     given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
     with one_line_errors(*user_errors):
-        if given.keys() != set(keys):
-            usage = " ".join(f"{key}={key.upper()}" for key in keys)
+        if not required <= given.keys() <= keys.keys():
+            usage = " ".join(f"{key}={key.upper()}" if key in required else f"[{key}={key.upper()}]" for key in keys)
             raise UserError(f"Expected the arguments {usage}; got {' '.join(sys.argv[1:]) or 'none'}.")
         command(**given)
 

@@ -2,10 +2,12 @@
 
     python scripts/show_attention.py runs=RUN,RUN image=cat.jpeg target=n02123045 file=attention.png
 
-target=predicted selects the class that the first run predicts. Needs matplotlib.
+target=predicted selects the class that the first run predicts. size=128 draws at another size than the runs' images,
+in pixels: a network of small images has a map of few positions at its own size. Needs matplotlib.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,12 @@ from engine.logging import print_line
 from engine.run_dir import RunDirectory
 
 
-def show(runs: str, image: str, target: str, file: str) -> None:
+def show(runs: str, image: str, target: str, file: str, size: str = "") -> None:
     """Write the figure.
 
     Raises:
-        UserError: if a run is not finished, the runs differ in classes or preprocessing, or `target` or `image` is
-            unknown.
+        UserError: if a run is not finished, the runs differ in classes or preprocessing, or `target`, `image` or `size`
+            is unusable.
     """
     chosen = [RunDirectory(Path(directory)) for directory in runs.split(",")]
     for run in chosen:
@@ -52,6 +54,10 @@ def show(runs: str, image: str, target: str, file: str) -> None:
         raise UserError(f"target={target} is not a class; use predicted, {', '.join(classes[:10])}{more}")
     if not Path(image).is_file():
         raise UserError(f"There is no file {image}; set image to an image file.")
+    if size:
+        if not size.isascii() or not size.isdigit() or int(size) < 32:
+            raise UserError(f"size={size} is not a number of pixels of at least 32.")
+        way = replace(way, resize=round(way.resize * int(size) / way.crop), crop=int(size))
     cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}
     if len(networks) < len(chosen):

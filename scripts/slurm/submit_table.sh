@@ -12,6 +12,7 @@ head -n 1 <<<"$plan"
 # The runs of a later stage start from weights of an earlier one.
 after=()
 ids=""
+trap '[ -n "$ids" ] || rm -r "$folder"' EXIT # no task reads it
 for stage in $(grep -oP '^# stage \K\d+' <<<"$plan"); do
     commands="$folder/stage$stage"
     awk -v stage="$stage" '/^# (stage|the table)/ { here = $0 == "# stage " stage } here && !/^#/' <<<"$plan" >"$commands"

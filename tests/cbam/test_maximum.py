@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from cbam.maximum import maximum_of_channels, maximum_of_positions
+from cbam.maximum import (
+    first_maximum_of_channels,
+    first_maximum_of_positions,
+    maximum_of_channels,
+    maximum_of_positions,
+)
 
 SHAPES = [(2, 256, 5, 3), (3, 128, 1, 1), (2, 130, 3, 4), (2, 96, 4, 4), (1, 1, 2, 2)]
 FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
@@ -46,3 +51,31 @@ def test_maxima_are_found_without_a_copy_of_the_map(memory_format: torch.memory_
         maximum_of_channels(x)
         maximum_of_positions(x)
     assert not {event.name for event in seen.events()} & {"aten::clone", "aten::copy_"}
+
+
+@FORMATS
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kind", ["random", "ties", "zeros"])
+def test_gradients_go_to_the_first_maximum(kind: str, compiled: bool, memory_format: torch.memory_format) -> None:
+    x = feature_map(kind, (2, 64, 5, 3), memory_format).requires_grad_()
+
+    def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
+        return first_maximum_of_positions(x), first_maximum_of_channels(x)
+
+    positions, channels = (torch.compile(maxima) if compiled else maxima)(x)
+    assert torch.equal(positions, x.amax((2, 3)))
+    assert torch.equal(channels, x.amax(1, keepdim=True))
+    (of_positions,) = torch.autograd.grad(positions.sum(), x, retain_graph=True)
+    (of_channels,) = torch.autograd.grad(channels.sum(), x)
+    first = x.detach().flatten(2).max(2, keepdim=True)[1]
+    assert torch.equal(of_positions.flatten(2), torch.zeros(2, 64, 15).scatter_(2, first, 1.0))
+    assert torch.equal(of_channels, torch.zeros(2, 64, 5, 3).scatter_(1, x.detach().max(1, keepdim=True)[1], 1.0))
+
+
+def test_compiled_maximum_of_positions_propagates_nan() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    x[0, 1, 2, 3] = torch.nan
+    maximum = torch.compile(first_maximum_of_positions)(x.requires_grad_())
+    maximum.sum().backward()
+    assert maximum.isnan().nonzero().tolist() == [[0, 1]]
+    assert x.grad[0, 1].nonzero().tolist() == [[2, 3]]

@@ -104,7 +104,7 @@ def test_converted_checkpoint_gives_official_logits(official_net: nn.Module, com
 def test_foreign_checkpoint_is_refused(command: Command, tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.pt")
     done = command("scripts/convert_official.py", "model=resnet18", "source=plain.pt", "target=ours.pt")
-    assert_one_line(done, "does not contain the official implementation")
+    assert_one_line(done, "does not contain the official implementation's CBAM")
     assert not (tmp_path / "ours.pt").exists()
 
 

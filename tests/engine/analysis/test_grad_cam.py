@@ -91,6 +91,13 @@ def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) 
     picture = decode_image(str(tmp_path / "attention.png"))
     assert picture.shape[2] > picture.shape[1]
     assert command("scripts/show_attention.py", "runs=resnet18", "target=predicted", *common).returncode == 0
+    larger = command("scripts/show_attention.py", "runs=resnet18,resnet18_cbam", "target=class1", "size=96", *common)
+    assert larger.returncode == 0, larger.stderr
+    assert decode_image(str(tmp_path / "attention.png")).shape[2] > picture.shape[2]  # a fourth gate, of 3x3
+    small = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", "size=x", *common)
+    assert_one_line(small, "size=x is not a number of pixels of at least 32.")
+    unknown = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", "sise=96", *common)
+    assert_one_line(unknown, "file=FILE [size=SIZE]; got")
     twice = command("scripts/show_attention.py", "runs=resnet18,resnet18", "target=predicted", *common)
     assert_one_line(twice, "Two of the runs are the same network with the same seed")
     wrong = command("scripts/show_attention.py", "runs=resnet18", "target=class7", *common)

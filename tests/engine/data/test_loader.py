@@ -89,7 +89,7 @@ def test_workers_use_no_shared_memory_files(folders: Path) -> None:
 
 
 def test_oversized_batches_are_refused() -> None:
-    with pytest.raises(UserError, match=r"not enough memory for 1125000.0 GiB of batches from 8 workers; lower"):
+    with pytest.raises(UserError, match=r"memory for 1125000.0 GiB of batches from 8 workers; lower runtime"):
         SharedBatchRing(8, 2**20, [(4000, 4000), (224, 224)])
 
 
