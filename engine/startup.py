@@ -11,6 +11,7 @@ _PACKAGES = {
     "torchvision": "torchvision",
     "hydra": "hydra-core",
     "omegaconf": "omegaconf",
+    "tensorboard": "tensorboard",
     "tqdm": "tqdm",
 }
 

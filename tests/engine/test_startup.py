@@ -54,7 +54,7 @@ def test_missing_packages_say_what_to_do(program: str) -> None:
     done = subprocess.run([sys.executable, "-S", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf, tqdm."
+        f"error: {sys.executable} does not have torch, torchvision, hydra-core, omegaconf, tensorboard, tqdm."
     )
     assert done.stderr.count("\n") == 1
     assert time.monotonic() - started < 5
