@@ -74,7 +74,8 @@ RUNS = {
     "attention_lr": 46,
     "attention_lr_cells": 36,
     "recipes": 12,
-    "recipes_small": 19,
+    "recipes_small": 13,
+    "attention_only_small": 10,
 }
 
 
