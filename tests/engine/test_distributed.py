@@ -273,5 +273,5 @@ def test_the_first_nodes_address_comes_from_slurm(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("batch_size", [10, 4])
 def test_parts_of_a_batch(batch_size: int) -> None:
     recipe = RecipeConfig(epochs=1, batch_size=batch_size, lr=0.1, weight_decay=0.0)
-    with pytest.raises(UserError, match="divisible|divide"):
+    with pytest.raises(UserError, match=r"divisible|divide"):
         recipe.check_parts(4)
