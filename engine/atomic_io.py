@@ -1,5 +1,6 @@
 """Atomic writes: a file has either its old or its new content, never a part of it."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -34,9 +35,14 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Pat
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
             raise
-        remedy = "Free some space" if path.parent.is_dir() else f"Create the folder {path.parent}"
         raise UserError(
-            f"{path} cannot be written ({refusal.strerror}). {remedy}, then run the same command again."
+            f"{path} cannot be written ({refusal.strerror}). {_remedy(path, refusal)}, then run the same command again."
         ) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _remedy(path: Path, refusal: OSError) -> str:
+    if not path.parent.is_dir():
+        return f"Create the folder {path.parent}"
+    return "Free some space" if refusal.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Make it writable"

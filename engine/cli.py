@@ -204,7 +204,8 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
     with one_line_errors(*user_errors):
         if not required <= given.keys() <= keys.keys():
             usage = " ".join(f"{key}={key.upper()}" if key in required else f"[{key}={key.upper()}]" for key in keys)
-            raise UserError(f"Expected the arguments {usage}; got {' '.join(sys.argv[1:]) or 'none'}.")
+            expected = f"the arguments {usage}" if usage else "no arguments"
+            raise UserError(f"Expected {expected}; got {' '.join(sys.argv[1:]) or 'none'}.")
         command(**given)
 
 

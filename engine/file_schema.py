@@ -1,5 +1,6 @@
 """Types of the values read from files; a file with a missing or mistyped key is rejected, naming the key."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,14 @@ POSITION: Schema = {"epoch": (int,), "step": (int,), "history": (list,)}
 
 
 def require_types(values: Any, schema: Schema, source: Path | str, advice: str) -> dict[str, Any]:
-    """Return the values of a file after checking that they have the schema's keys and types.
+    """Return the values of a file after checking that they have the schema's keys and types, and are finite.
 
     Args:
         source: the file, for the message.
         advice: a sentence on what to do about a file that does not fit.
 
     Raises:
-        UserError: naming the file and the first key that is missing or of another type.
+        UserError: naming the file and the first key that is missing, of another type or not finite.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source} does not contain keys and values. {advice}")
@@ -70,4 +71,6 @@ def require_types(values: Any, schema: Schema, source: Path | str, advice: str) 
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             expected = " or ".join(each.__name__ for each in types)
             raise UserError(f"{key} in {source} is {value!r:.60}, not {expected}. {advice}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} in {source} is {value}, not a finite number. {advice}")
     return values

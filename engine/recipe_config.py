@@ -87,6 +87,8 @@ class RecipeConfig:
         between("recipe.warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
         one_of("recipe.schedule", self.schedule, ("cosine", "step", "milestones"))
         at_least("recipe.step_epochs", self.step_epochs, 1)
+        for epoch in self.milestones:
+            at_least("recipe.milestones", epoch, 1)
         between("recipe.step_factor", self.step_factor, 0.0, 1.0)
         between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
         if self.ema_decay is not None:

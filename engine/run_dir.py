@@ -54,9 +54,13 @@ class RunDirectory:
         """Reject a directory that contains another run.
 
         Raises:
-            UserError: naming the keys whose values differ.
+            UserError: naming the keys whose values differ, or if the directory cannot be read.
         """
-        if not self.config_file.is_file():
+        try:
+            is_started = self.config_file.is_file()
+        except OSError as error:  # no permission, or a name that is too long
+            raise self._unusable("read", error) from error
+        if not is_started:
             if self.directory.exists() and not self._is_ours():
                 raise UserError(f"{self.directory} exists but is not a run directory; set run.dir to a different path.")
             return
@@ -84,11 +88,11 @@ class RunDirectory:
             self.last.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
         except OSError as error:
-            reason = f"The run directory {self.directory} cannot be written ({error.strerror})"
-            raise UserError(f"{reason}; set run.dir or run.root to a writable folder.") from error
+            raise self._unusable("written", error) from error
         self.require_same_config(config)  # another process may have started a run before the lock was taken
-        for draft in self.directory.rglob(f"*{DRAFT}"):  # left by a start that was killed while writing
-            draft.unlink()
+        for folder in (self.directory, self.last.parent, self.pictures):
+            for draft in folder.glob(f"*{DRAFT}"):  # left by a start that was killed while writing
+                draft.unlink()
         if not self.config_file.is_file():
             text = OmegaConf.to_yaml(OmegaConf.structured(config))
             atomic_write(self.config_file, lambda file: file.write(text.encode()))
@@ -151,6 +155,7 @@ class RunDirectory:
                     f"{key} is {recorded[key]} in {self.record_file}, but {value} in {self.config_file}; restore the "
                     "file that was edited."
                 )
+        self._require_history(record, state["position"]["history"])
         if checkpoint.sha256(state["model"]) != record["weights_sha256"]:
             raise UserError(f"The weights in {self.last} do not match {self.record_file}; restore the file.")
         return state
@@ -188,6 +193,11 @@ class RunDirectory:
         expected = file_schema.FINISHED if status == "finished" else file_schema.RUNNING
         since = {key: types for key, types in file_schema.FINISHED_SINCE.items() if key in record}
         file_schema.require_types(record, {**expected, **since}, self.record_file, advice)
+        if record["classes"] != len(record["class_names"]):
+            raise UserError(
+                f"classes in {self.record_file} is {record['classes']}, but there are {len(record['class_names'])} "
+                f"class_names. {advice}"
+            )
         preprocessing = f"preprocessing in {self.record_file}"
         file_schema.require_types(record["preprocessing"], file_schema.PREPROCESSING, preprocessing, advice)
         return record
@@ -216,6 +226,24 @@ class RunDirectory:
                 f"{path} is not a checkpoint of the run in {self.config_file}: they differ in {', '.join(differing)}; "
                 "restore the file that was edited."
             )
+
+    def _require_history(self, record: dict[str, Any], history: list[dict[str, Any]]) -> None:
+        """Require that a record contains the history of the last checkpoint, and the values that follow from it."""
+        if len(history) != record["epochs"] + 1:
+            raise UserError(f"{self.last} is not from the end of the run; restore the file.")
+        expected: dict[str, Any] = {"history": history}
+        for key in (key for key in history[0] if key.startswith("val_")):
+            best, name = max(history[1:], key=lambda row: row[key]), key.removeprefix("val_")
+            expected[f"{name}_start"] = history[0][key]
+            if f"best_{name}" in record:
+                expected |= {f"best_{name}": best[key], "best_epoch": best["epoch"]}
+        for key, value in expected.items():
+            if record.get(key, value) != value:
+                raise UserError(f"{key} in {self.record_file} does not match {self.last}; restore the file.")
+
+    def _unusable(self, attempted: str, error: OSError) -> UserError:
+        reason = f"The run directory {self.directory} cannot be {attempted} ({error.strerror})"
+        return UserError(f"{reason}; set run.dir or run.root to a writable folder.")
 
     def _is_ours(self) -> bool:
         """Return whether a directory without a configuration is empty or the rest of a start that was killed early."""

@@ -21,6 +21,7 @@ if __name__ == "__main__":
 import torch
 
 import models
+from engine import cli
 from engine.analysis import complexity
 from engine.comparison import paper_results
 from engine.logging import print_line
@@ -47,7 +48,7 @@ def row(backbone: BackboneSpec) -> list[str]:
     ]
 
 
-def main(backbones: Iterable[BackboneSpec] = BACKBONES.values()) -> None:
+def print_table(backbones: Iterable[BackboneSpec]) -> None:
     rows = [_HEADER, *map(row, backbones)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
@@ -55,5 +56,9 @@ def main(backbones: Iterable[BackboneSpec] = BACKBONES.values()) -> None:
     print_line("\nEach is also available as NAME_se and NAME_cbam. Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
 
 
+def main() -> None:
+    print_table(BACKBONES.values())
+
+
 if __name__ == "__main__":
-    main()
+    cli.run_script(main)

@@ -6,6 +6,7 @@ target=predicted selects the class that the first run predicts. size=128 draws a
 in pixels: a network of small images has a map of few positions at its own size. Needs matplotlib.
 """
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,8 @@ def show(runs: str, image: str, target: str, file: str, size: str = "") -> None:
     if not Path(image).is_file():
         raise UserError(f"There is no file {image}; set image to an image file.")
     if size:
-        if not size.isascii() or not size.isdigit() or int(size) < 32:
-            raise UserError(f"size={size} is not a number of pixels of at least 32.")
+        if not re.fullmatch("[0-9]{2,4}", size) or not 32 <= int(size) <= 2048:
+            raise UserError(f"size={size} is not a number of pixels between 32 and 2048.")
         way = replace(way, resize=round(way.resize * int(size) / way.crop), crop=int(size))
     cut = way.apply(transforms.decode(image))[None]
     networks = {_title(run.record()): _network(run) for run in chosen}

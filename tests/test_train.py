@@ -166,6 +166,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known keys: accumulation_steps, attention_lr_factor"),
         (["recipe=null"], "do not form a valid configuration"),
         (["recipe.lr=${nothing}"], "nothing"),
+        (["recipe.milestones=[-1,8]"], "recipe.milestones=-1 is out of range; it must be at least 1"),
         (["recipe.lr=inf"], "recipe.lr=inf is out of range"),
         (["recipe.batch_size=4", "recipe.accumulation_steps=4"], "batch normalization needs at least 2 images"),
         (["data.name=../elsewhere"], "is not a valid folder name"),
@@ -178,6 +179,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["model=resnet18_cbam", "attention.kernel_size=4"], "kernel_size must be odd"),
         (["runtime.device=cuda", "model.weights=null"], "torch sees no CUDA device; set"),
         (["run.dir=/proc/run", "model.weights=null", "recipe.batch_size=8"], "/proc/run cannot be written"),
+        ([f"run.dir={'x' * 300}"], "xxx cannot be read (File name too long); set run.dir or run.root to a writable"),
     ],
 )  # fmt: skip
 def test_user_errors_are_one_line(

@@ -1,6 +1,8 @@
 """Checkpoints that cannot be written or read."""
 
+import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -26,6 +28,18 @@ def test_full_disk_keeps_the_last_checkpoint(folders: Path, tmp_path: Path) -> N
     assert_one_line(full, "last.pt cannot be written", "Free some space, then run the same command again")
     assert list((tmp_path / "run" / "checkpoint").iterdir()) == []
     assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Make it writable")], ids=["full", "fixed"]
+)
+def test_the_remedy_fits_the_reason(number: int, remedy: str, tmp_path: Path) -> None:
+    def fail(_: IO[bytes]) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match=rf"cannot be written \({os.strerror(number)}\)\. {remedy}, then run"):
+        atomic_write(tmp_path / "file", fail)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"text", b"\x80", b"", pickle.dumps([1], protocol=5)])

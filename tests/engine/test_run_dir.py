@@ -1,6 +1,7 @@
 """The run directory: its states, its lock, its record."""
 
 import json
+import math
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from engine import checkpoint
+from engine.atomic_io import DRAFT
 from engine.config import ModelConfig, TrainConfig
 from engine.data_config import DataConfig
 from engine.errors import UserError
@@ -30,12 +32,16 @@ CONFIG = TrainConfig(
 )
 
 
+# Of the start and of the one epoch of CONFIG.
+HISTORY = [{"epoch": 0, "val_top1": 20.0}, {"epoch": 1, "train_top1": 50.0, "val_top1": 60.0}]
+
+
 def run_with_states(folder: Path) -> RunDirectory:
     """Return a run whose last checkpoint is of step 2 and whose previous one is of step 1."""
     run = RunDirectory(folder / "run")
     run.start(CONFIG)
     for step in (1, 2):
-        position: dict[str, object] = {"epoch": 0, "step": step, "history": []}
+        position: dict[str, object] = {"epoch": 0, "step": step, "history": HISTORY}
         state = {"model": {"weight": torch.ones(1000)}, "optimizer": {}, "scaler": {}, "position": position}
         run.save_state(state, CONFIG)
     return run
@@ -122,6 +128,18 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert str(os.getpid()) in (run / "lock").read_text()
 
 
+def test_a_start_removes_its_own_drafts_only(tmp_path: Path) -> None:
+    run = run_with_states(tmp_path)
+    own = run.last.with_name(f"last.pt{DRAFT}")
+    of_another_run = run.directory / "rerun" / "checkpoint" / f"last.pt{DRAFT}"
+    for draft in (own, of_another_run):
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()
+    RunDirectory(run.directory).start(CONFIG)
+    assert not own.exists()
+    assert of_another_run.exists()
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"exists but is not a run directory; set run\.dir to a different path"):
@@ -140,6 +158,8 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
         *((json.dumps({k: v for k, v in RECORD.items() if k != gone}), f"lacks the key {gone}") for gone in RECORD),
         (json.dumps({**RECORD, "classes": "three"}), "classes in .*record.json is 'three', not int"),
         (json.dumps({**RECORD, "gflops": True}), "gflops in .*record.json is True, not int or float"),
+        (json.dumps({**RECORD, "gflops": math.nan}), "gflops in .*record.json is nan, not a finite number"),
+        (json.dumps({**RECORD, "classes": -7}), "classes in .*record.json is -7, but there are 3 class_names"),
         (json.dumps({**RECORD, "preprocessing": {}}), "preprocessing in .*record.json lacks the key resize"),
         (json.dumps({**RECORD, "gate_movement_mean": "far"}), "gate_movement_mean in .* is 'far', not int or float"),
         (json.dumps({**RECORD, "history": 5}), "history in .*record.json is 5, not list"),
@@ -173,15 +193,41 @@ def test_a_config_that_was_edited_badly_is_named(config: str, complaint: str, tm
         run.config()
 
 
-@pytest.mark.parametrize("key", ["model", "attention", "seed", "epochs"])
-def test_record_contradicting_config_is_refused(key: str, tmp_path: Path) -> None:
-    run = run_with_states(tmp_path)
-    model = {"weight": torch.ones(1000)}
-    values = {"model": "net", "attention": "none", "seed": 51, "epochs": CONFIG.recipe.epochs}
-    run.write_record({**RECORD, **values, "weights_sha256": checkpoint.sha256(model)})
+def finished_run(folder: Path) -> RunDirectory:
+    """Return a run whose record agrees with its configuration and last checkpoint."""
+    run = run_with_states(folder)
+    values = {"model": "net", "attention": "none", "seed": 51, "epochs": CONFIG.recipe.epochs, "history": HISTORY}
+    results = {"top1_start": 20.0, "top1": 60.0, "best_top1": 60.0, "best_epoch": 1}
+    digest = checkpoint.sha256({"weight": torch.ones(1000)})
+    run.write_record({**RECORD, **values, **results, "weights_sha256": digest})
     assert run.final_state()["position"]["step"] == 2
-    run.write_record({**run.record(), key: 7 if isinstance(values[key], int) else "other"})
+    return run
+
+
+@pytest.mark.parametrize(("key", "value"), [("model", "other"), ("attention", "other"), ("seed", 7), ("epochs", 7)])
+def test_record_contradicting_config_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    run.write_record({**run.record(), key: value})
     with pytest.raises(UserError, match=rf"{key} is (7|other) in .*record\.json, but .* in .*config\.yaml"):
+        run.final_state()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("top1_start", 99.0), ("best_top1", 61.0), ("best_epoch", 0), ("history", [1, "x"]), ("history", HISTORY[:1])],
+)
+def test_record_contradicting_the_history_of_its_checkpoint_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    run.write_record({**run.record(), key: value})
+    with pytest.raises(UserError, match=rf"{key} in .*record\.json does not match .*last\.pt; restore the file\."):
+        run.final_state()
+
+
+def test_a_checkpoint_from_before_the_end_is_not_final(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    state = checkpoint.load(run.last)
+    checkpoint.save({**state, "position": {**state["position"], "history": HISTORY[:1]}}, run.last)
+    with pytest.raises(UserError, match=r"last\.pt is not from the end of the run; restore the file\."):
         run.final_state()
 
 

@@ -117,6 +117,10 @@ def test_unknown_script_arguments_are_one_line(
     assert caught.value.code == 2
     complaint = "error: Expected the arguments model=MODEL source=SOURCE; got model=resnet50 sauce=official.pth.\n"
     assert capsys.readouterr() == ("", complaint)
+    with pytest.raises(SystemExit):
+        cli.run_script(lambda: None)
+    complaint = "error: Expected no arguments; got model=resnet50 sauce=official.pth.\n"
+    assert capsys.readouterr() == ("", complaint)
 
 
 def test_unknown_official_name_is_refused() -> None:

@@ -94,8 +94,9 @@ def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) 
     larger = command("scripts/show_attention.py", "runs=resnet18,resnet18_cbam", "target=class1", "size=96", *common)
     assert larger.returncode == 0, larger.stderr
     assert decode_image(str(tmp_path / "attention.png")).shape[2] > picture.shape[2]  # a fourth gate, of 3x3
-    small = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", "size=x", *common)
-    assert_one_line(small, "size=x is not a number of pixels of at least 32.")
+    for size in ("x", "31", "1000000000"):
+        refused = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", f"size={size}", *common)
+        assert_one_line(refused, f"size={size} is not a number of pixels between 32 and 2048.")
     unknown = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", "sise=96", *common)
     assert_one_line(unknown, "file=FILE [size=SIZE]; got")
     twice = command("scripts/show_attention.py", "runs=resnet18,resnet18", "target=predicted", *common)
