@@ -223,8 +223,10 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not apply: every key is typed.
         lines = [line for line in lines if not line.startswith("To append to your")]
-        lines += str(error.__cause__ or "").splitlines()[:1]
-        lines += _known_keys(error.__cause__)
+        cause = str(error.__cause__ or "").splitlines()[:1]
+        if cause and not lines[-1].endswith("."):
+            lines[-1] += ":"
+        lines += cause + _known_keys(error.__cause__)
     return " ".join(line for line in lines if line)
 
 

@@ -159,7 +159,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["model.name=nope"], "Unknown model 'nope'; choose one of resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it must be at least 1"),
-        (["recipe.epochs=many"], "recipe.epochs=many"),
+        (["recipe.epochs=many"], "recipe.epochs=many: Value 'many' of type 'str' could not be converted"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
         (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
         (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention"),

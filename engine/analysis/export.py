@@ -20,11 +20,15 @@ def export(model: nn.Module, image_size: int, file: Path) -> float:
         The largest difference between its logits and the network's, relative to the largest logit.
 
     Raises:
-        UserError: if a package or the file's folder is missing, or the difference exceeds `TOLERANCE`.
+        UserError: if a package is missing, the file cannot be written, or the difference exceeds `TOLERANCE`.
     """
     if not file.parent.is_dir():
         raise UserError(f"The folder {file.parent} for {file.name} does not exist; create it first.")
     draft = file.with_stem(f".{file.stem}{DRAFT}")  # the suffix decides the format
+    try:
+        draft.touch()  # rather than fail after the minutes that an export may take
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}); set file to another path.") from error
     model.eval()
     example, images = torch.randn(2, 3, image_size, image_size), torch.randn(3, 3, image_size, image_size)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))

@@ -52,6 +52,8 @@ def test_wrong_export_is_refused(tmp_path: Path) -> None:
 def test_export_checks_its_folder_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The folder .*/no for net\.pt2 does not exist"):
         export(nn.Identity(), 8, tmp_path / "no" / "net.pt2")
+    with pytest.raises(UserError, match=r"/proc/net\.pt2 cannot be written \(.*\); set file to another path\."):
+        export(nn.Identity(), 8, Path("/proc/net.pt2"))
 
 
 def test_export_command_keeps_the_logits(command: Command, tmp_path: Path) -> None:
