@@ -1,5 +1,6 @@
 """A comparison: its runs, their predictions for every image, and the table."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Evidence:
 
 
 def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
-    """Return the runs that a configuration names, or every finished run of its data set, sorted by path.
+    """Return the runs that a configuration names, or every finished run of its data set, sorted by path and number.
 
     Raises:
         UserError: if a named run is not finished, or there is nothing to compare.
@@ -52,7 +53,7 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
         return runs
     data = config.data
     folder = Path(config.run.root) / (data.trained_on or data.label)
-    records = sorted(folder.glob("*/seed*/record.json"))
+    records = sorted(folder.glob("*/seed*/record.json"), key=_natural)
     runs = [run for run in (RunDirectory(record.parent) for record in records) if run.finished]
     if not runs and not config.published:
         raise UserError(
@@ -61,6 +62,11 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
             "or compare published weights with published=[resnet50,...]."
         )
     return runs
+
+
+def _natural(path: Path) -> list[Any]:
+    """Return the sort key by which seed 9 is before seed 10, and ResNet-18 before ResNet-101."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def compare(

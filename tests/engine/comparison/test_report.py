@@ -16,13 +16,14 @@ import models
 from engine.comparison import baselines, paper_results, plot, report
 from engine.comparison import compare as comparison
 from engine.comparison.entry import START_WEIGHTS, TableEntry
-from engine.config import EvaluateConfig, RuntimeConfig, TableConfig
+from engine.config import EvaluateConfig, RunConfig, RuntimeConfig, TableConfig
 from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
 from engine.data_config import DataConfig
 from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.tasks.classification import Classification, ClassPredictions
+from tests.commands import RECORD
 from tests.conftest import Command
 
 Compared = tuple[dict[str, Any], list[comparison.Evidence]]
@@ -192,6 +193,18 @@ def test_attention_lr_factors_are_rows_with_one_baseline(folders: Path, tmp_path
     assert "Gates moved: |gate x gain - 1|" in printed
     assert (tmp_path / "runs" / "resnet18_cbam_seed51_lr_factor10.npz").is_file()
     report.render(tmp_path)
+
+
+def test_runs_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    expected = ["resnet18_cbam-attention_lr.3/seed9", "resnet18_cbam-attention_lr.3/seed10"]
+    expected += ["resnet18_cbam-attention_lr.10/seed9", "resnet101/seed9"]
+    for run in expected:
+        record = tmp_path / "test" / run / "record.json"
+        record.parent.mkdir(parents=True)
+        record.write_text(json.dumps(RECORD))
+    config = EvaluateConfig(data=DataConfig("test", "folders", "", 3), run=RunConfig(root=str(tmp_path)))
+    found = [run.directory.relative_to(tmp_path / "test") for run in comparison.find_runs(config)]
+    assert [str(directory) for directory in found] == expected
 
 
 def test_duplicate_model_and_seed_is_refused(folders: Path) -> None:
