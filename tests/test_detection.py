@@ -60,7 +60,7 @@ def test_a_run_records_its_precision_losses_and_pictures(trained: Path) -> None:
     tags = events.Tags()
     losses = {f"loss/{name.removeprefix('loss_')}_step" for name in LOSSES if name != "loss"}
     assert losses | {"loss/step", "accuracy/ap_val", "accuracy/ap50_val"} <= set(tags["scalars"])
-    assert tags["images"] == ["truth (left) and detections (right)"]
+    assert tags["images"] == ["ground truth (left) and detections (right)"]
     assert [file.name for file in sorted((directory / "pictures").iterdir())] == [f"epoch00{i}.png" for i in range(3)]
     assert finished["annotation_problems"]["train"][0] == "Crowds: 1 (first in train2017/2.jpg), removed."
     assert "Images without boxes: 1 (first in val2017/1.jpg), kept." in finished["annotation_problems"]["val"]

@@ -14,7 +14,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
         _images(data, task),
-        "GFLOPs are multiply-adds of convolutions and linear layers for one image, in 1e9, as the paper counts.",
+        "GFLOPs counts the multiply-adds of convolutions and linear layers for one image, in 1e9, as in the paper.",
         *task.notes,
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
     ]
@@ -22,19 +22,19 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         notes.append(task.several_seeds_note)
     if evaluated["throughput_batch_size"] is not None:
         notes.append(
-            f"Images/s: the network alone, in batches of {evaluated['throughput_batch_size']} in "
+            f"Images/s is the speed of the network alone, in batches of {evaluated['throughput_batch_size']} in "
             f"{evaluated['precision']} on {evaluated['device']}."
         )
     if any(row.get("gate_movement_mean") is not None for row in rows):
         notes.append(
-            "Gates moved: |gate x gain - 1| at the end of training over the validation images, from the records; 0 "
-            "if attention leaves every feature map unchanged."
+            "Gates moved is |gate x gain - 1| over the validation images at the end of training, from the records. It "
+            "is 0 if attention leaves every feature map unchanged."
         )
     averaged = [row for row in rows if row.get("weights") == "moving average"]
     if averaged:
         names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
         named = ", ".join(name.strip() for name in names)
-        notes.append(f"Weights: the exponential moving average, for {named}; else those of the last step.")
+        notes.append(f"The weights of {named} are the exponential moving average; all others are of the last step.")
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
     return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]
@@ -43,13 +43,13 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
 def _images(data: Row, task: type[Task]) -> str:
     if data.get("trained_on") is None:
         return (
-            f"{data['name']}: {data['classes']} classes, {data['train_images']} training images, each of the "
-            f"{data['val_images']} validation images once, {task.view_note}."
+            f"{data['name']}: {data['classes']} classes, {data['train_images']:,} training images and "
+            f"{data['val_images']:,} validation images; each is evaluated {task.view_note}."
         )
     return (
-        f"{data['name']}: {data['classes']} classes, each of the {data['val_images']} images once, {task.view_note}. "
-        f"The networks were trained on {data['trained_on']} and on no image of this set; only the logits of its "
-        "classes are compared."
+        f"{data['name']}: {data['classes']} classes and {data['val_images']:,} images; each is evaluated "
+        f"{task.view_note}. The networks were trained on {data['trained_on']}, not on these images. Only the logits of "
+        "these classes are compared."
     )
 
 
@@ -60,11 +60,11 @@ def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) 
         yield f"{DAGGER} {name} was trained differently: {row['recipe_deviation']}."
     if row["baseline"] is not None and row["baseline_seeds"] != row["seeds"]:
         seeds = ", ".join(map(str, row["baseline_seeds"]))
-        yield f"{name}: the difference is over seeds {seeds}, which have a baseline."
+        yield f"{name}: the difference covers the seeds with a baseline, {seeds}."
     if row["published_gap"] is not None:
         yield (
-            f"{name}: start weights with published {metric} {row['published']:.2f}%, measured "
-            f"{row['published_gap']:+.2f}; {_publication_verdict(row, evaluated['precision'])}."
+            f"{name}: the published {metric} of the start weights is {row['published']:.2f}%, the measured one differs "
+            f"by {row['published_gap']:+.2f}; {_publication_verdict(row, evaluated['precision'])}."
         )
     for run in (runs[i] for i in row["runs"]):
         if run["recorded"] is not None and run["recorded"] != run[primary]:
@@ -75,5 +75,5 @@ def _publication_verdict(row: Row, precision: str) -> str:
     if is_as_published(row):
         return "as published"
     if precision == "fp32":
-        return "NOT as published: the pipeline is at fault, not the model"
-    return f"NOT as published, which {precision} alone can cause; evaluate in fp32 to decide"
+        return "NOT as published: the images or the pipeline differ from the published evaluation"
+    return f"NOT as published: {precision} alone can be the cause; evaluate in fp32 to decide"

@@ -157,23 +157,25 @@ class Classification(Task):
         Column("Start weights: published top-1 error (%)", columns.published),
     )
     notes: ClassVar = (
-        "The difference is relative to the same backbone without attention with the same recipe, seed and images; "
-        "negative is better. Its interval is a paired bootstrap over the images (10,000 resamples, percentiles) and "
-        "describes other images for these trained networks, not other trainings. It is reported as not distinguishable "
-        "from 0 unless interval and test agree. With one seed, a difference is supported for these two trainings only.",
-        "p: exact and two-sided, of the images won against those lost; with one seed this is McNemar's test.",
+        "The difference is to the same backbone without attention, trained with the same recipe, seed and images; "
+        "negative is better. Its interval is a paired bootstrap over the validation images (10,000 resamples, "
+        "percentiles): it covers the choice of images, not of trainings. The difference is not distinguishable from 0 "
+        "unless both the interval and the test exclude 0. With one seed, it holds for these two trainings only.",
+        "An image is won if the network with attention classifies it correctly and its baseline does not, and lost in "
+        "the opposite case. p is from the exact two-sided sign test on these images; with one seed, this is McNemar's "
+        "test.",
     )
     several_seeds_note: ClassVar = (
-        "Several seeds: mean ± standard deviation over seeds. The difference is pooled: the outcomes of an image for "
-        "all seeds are resampled together, and an image is won if attention is right in more of the seeds. A "
-        "difference counts as supported only if its 95% interval over images and seeds excludes 0 as well."
+        "With several seeds, values are mean ± standard deviation over seeds. The bootstrap resamples the outcomes of "
+        "an image for all seeds together, and an image is won if attention is correct with more seeds than the "
+        "baseline. A difference is supported only if its 95% interval over images and seeds also excludes 0."
     )
     paper_note: ClassVar = (
-        "Paper: arXiv 1807.06521v2, Tables 4 and 5, trained from scratch for 90 epochs by its authors; compare "
-        "only with rows of that recipe."
+        "The paper's values are from Tables 4 and 5 of arXiv 1807.06521v2. Its authors trained from scratch for 90 "
+        "epochs: compare them only with rows of that recipe."
     )
-    view_note: ClassVar = "with one crop"
-    picture_title: ClassVar = "where it looks"
+    view_note: ClassVar = "once, with one crop"
+    picture_title: ClassVar = "Grad-CAM and spatial gates"
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> "Classification":

@@ -76,24 +76,24 @@ class Detection(Task):
         Column("Paper: AP75 (%)", lambda row: columns.number(row["paper_ap75"], ".1f")),
     )
     notes: ClassVar = (
-        "AP, AP50 and AP75 are COCO's: means over classes, 101 recalls and, for AP, IoU thresholds from 0.5 to 0.95.",
-        "The difference is relative to the same detector and backbone without attention with the same recipe, seed and "
-        "images; positive is better. Its interval is a paired bootstrap over the images (1,000 resamples, percentiles) "
-        "and describes other images for these trained detectors, not other trainings. With one seed, a difference is "
-        "supported for these two trainings only.",
-        "GFLOPs of a detector are those of one square black image; those of the second stage depend on its proposals.",
+        "AP, AP50 and AP75 are COCO's: means over classes, 101 recall levels and, for AP, IoU thresholds from 0.5 to "
+        "0.95.",
+        "The difference is to the same detector and backbone without attention, trained with the same recipe, seed and "
+        "images; positive is better. Its interval is a paired bootstrap over the validation images (1,000 resamples, "
+        "percentiles): it covers the choice of images, not of trainings. With one seed, a difference holds for these "
+        "two trainings only.",
+        "GFLOPs of a detector are for one square black image; in the second stage they depend on its proposals.",
     )
     several_seeds_note: ClassVar = (
-        "Several seeds: mean ± standard deviation over seeds. The difference is pooled: an image is resampled for all "
-        "seeds together. A difference counts as supported only if its 95% interval over images and seeds excludes 0 as "
-        "well."
+        "With several seeds, values are mean ± standard deviation over seeds. The bootstrap resamples an image for all "
+        "seeds together. A difference is supported only if its 95% interval over images and seeds also excludes 0."
     )
     paper_note: ClassVar = (
-        "Paper: arXiv 1807.06521v2, Table 6: Faster R-CNN without a feature pyramid, trained for 490,000 iterations "
-        "on train2014 and most of val2014."
+        "The paper's values are from Table 6 of arXiv 1807.06521v2: Faster R-CNN without a feature pyramid, trained "
+        "for 490,000 iterations on train2014 and most of val2014."
     )
-    view_note: ClassVar = "alone and uncropped"
-    picture_title: ClassVar = "truth (left) and detections (right)"
+    view_note: ClassVar = "once, alone and uncropped"
+    picture_title: ClassVar = "ground truth (left) and detections (right)"
     eval_batch_size: ClassVar = 1  # images per read; detections do not depend on the other images of a batch
 
     @classmethod
@@ -211,11 +211,13 @@ class VocDetection(Detection):
         Column("Paper: mAP (%)", lambda row: columns.number(row["paper_ap_11_points"], ".1f")),
     )
     notes: ClassVar = (
-        "mAP is the VOC devkit's at IoU 0.5: over 11 recalls as in VOC 2007, and the area as since VOC 2010. AP, AP50 "
-        "and AP75 are COCO's, for which difficult objects are crowds.",
+        "mAP is the VOC devkit's at IoU 0.5: the mean over 11 recall levels as in VOC 2007, and the area under the "
+        "curve as since VOC 2010. AP, AP50 and AP75 are COCO's; difficult objects are treated as crowds.",
         *Detection.notes[1:],
     )
-    paper_note: ClassVar = "Paper: arXiv 1807.06521v2, Table 7, by its authors' reproduction."
+    paper_note: ClassVar = (
+        "The paper's values are from Table 7 of arXiv 1807.06521v2, where its authors reproduced the detectors."
+    )
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         described = super().describe(metrics)

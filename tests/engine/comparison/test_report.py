@@ -140,7 +140,7 @@ def test_a_run_of_other_classes_is_told_to_set_them(folders: Path) -> None:
 def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) -> None:
     alone = [entry("cbam", 51), entry(seed=52), entry("cbam", 52)]
     printed = report.write(*compare(folders, alone), tmp_path)
-    assert "resnet18 cbam: the difference is over seeds 52, which have a baseline." in printed
+    assert "resnet18 cbam: the difference covers the seeds with a baseline, 52." in printed
     printed = report.write(*compare(folders, alone[:2]), tmp_path)
     assert "| no baseline |" in printed
     assert [cell["baseline"] for cell in cells(tmp_path)] == [None, None]
@@ -186,11 +186,11 @@ def test_attention_lr_factors_are_rows_with_one_baseline(folders: Path, tmp_path
     ]
     baseline = entry(attention_lr_factor=1.0, weights="moving average")
     printed = report.write(*compare(folders, [baseline, *moved]), tmp_path)
-    assert "Weights: the exponential moving average, for resnet18 none; else" in printed
+    assert "The weights of resnet18 none are the exponential moving average; all others" in printed
     assert [row["baseline"] for row in cells(tmp_path)] == [None, 0, 0]
     assert "| cbam | 10 |" in printed
     assert "| 0.1 (0.5) |" in printed
-    assert "Gates moved: |gate x gain - 1|" in printed
+    assert "Gates moved is |gate x gain - 1|" in printed
     assert (tmp_path / "runs" / "resnet18_cbam_seed51_lr_factor10.npz").is_file()
     report.render(tmp_path)
 
@@ -373,9 +373,10 @@ def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatc
 @pytest.mark.parametrize(("start", "verdict"), [(30.28, "+0.04; as published"), (30.30, "+0.06; NOT as published")])
 def test_start_accuracy_is_checked_against_published(start: float, verdict: str, folders: Path, tmp_path: Path) -> None:
     table, evidence = compare(folders, [entry(top1_error_start=start, published=30.24)])
-    assert f"published top-1 error 30.24%, measured {verdict}" in report.write(table, evidence, tmp_path)
+    expected = f"start weights is 30.24%, the measured one differs by {verdict}"
+    assert expected in report.write(table, evidence, tmp_path)
     table["evaluated"]["precision"] = "bf16"
-    assert "at fault" not in report.write(table, evidence, tmp_path)
+    assert "the pipeline differ" not in report.write(table, evidence, tmp_path)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(224, 30.242), (160, None)])
@@ -390,7 +391,7 @@ def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -
     printed = report.write(*compare(folders, [entry()]), tmp_path)
     assert "Images/s" not in printed
     printed = report.write(*compare(folders, [entry()], TableConfig(throughput_batch_size=4)), tmp_path)
-    assert "Images/s: the network alone, in batches of 4 in fp32 on " in printed
+    assert "Images/s is the speed of the network alone, in batches of 4 in fp32 on " in printed
     assert cells(tmp_path)[0]["images_per_second"] > 0
 
 

@@ -72,7 +72,7 @@ def test_few_charts_and_gate_distributions(events: EventAccumulator) -> None:
 
 def test_pictures_decode_in_tensorboard_and_in_the_run(run: Path, events: EventAccumulator) -> None:
     pytest.importorskip("matplotlib")
-    images = events.Images("where it looks")
+    images = events.Images("Grad-CAM and spatial gates")
     assert [image.step for image in images] == [0, 48, 96, 144]
     files = sorted((run / "pictures").iterdir())
     assert [file.name for file in files] == [f"epoch{epoch:03d}.png" for epoch in range(4)]
