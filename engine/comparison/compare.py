@@ -64,9 +64,9 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
     return runs
 
 
-def _natural(path: Path) -> list[Any]:
+def _natural(path: Path) -> list[list[str | int]]:
     """Return the sort key by which seed 9 is before seed 10, and ResNet-18 before ResNet-101."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+    return [[int(run) if run.isdecimal() else run for run in re.split(r"(\d+)", part)] for part in path.parts]
 
 
 def compare(

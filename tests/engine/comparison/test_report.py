@@ -196,7 +196,7 @@ def test_attention_lr_factors_are_rows_with_one_baseline(folders: Path, tmp_path
 
 
 def test_runs_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    expected = ["resnet18_cbam-attention_lr.3/seed9", "resnet18_cbam-attention_lr.3/seed10"]
+    expected = ["resnet18_cbam/seed9", "resnet18_cbam-attention_lr.3/seed9", "resnet18_cbam-attention_lr.3/seed10"]
     expected += ["resnet18_cbam-attention_lr.10/seed9", "resnet101/seed9"]
     for run in expected:
         record = tmp_path / "test" / run / "record.json"
