@@ -1,5 +1,6 @@
 """Maximum pooling for both gates."""
 
+import math
 from typing import Any
 
 import torch
@@ -68,22 +69,30 @@ def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
     return maximum.flatten(1), position.flatten(1)
 
 
-def _maximum_of_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the maximum over positions of a map [N, C, H, W] and its first position, [N, C], by way of its row.
+def _keyed_maximum(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the maximum of x over adjacent dimensions and its first index in them, int32.
 
-    torch.compile vectorizes maxima without indices on the CPU, but not those with indices.
+    torch.compile vectorizes maxima of integers on the CPU, but hardly those with indices. The value and the index are
+    packed into one integer: its upper half orders like the float, its lower half counts down. Here +0 exceeds -0.
     """
-    n, c, _, width = x.shape
-    maximum, row = x.amax(3).max(2)
-    columns = x.gather(2, row[..., None, None].expand(n, c, 1, width))[:, :, 0]
-    return maximum, row * width + columns.argmax(2)
+    sizes = [x.shape[dim] for dim in dims]
+    last = math.prod(sizes) - 1
+    left = torch.arange(last, -1, -1, device=x.device).view(*sizes, *[1] * (x.dim() - 1 - dims[-1]))
+    bits = x.float().view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # the bits of a negative float count the other way
+    key = ((ordered.long() << 32) | left).amax(dims)
+    return x.amax(dims), (last - (key & 0xFFFFFFFF)).int()
+
+
+def _is_compiling_for_cpu(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype != torch.float64 and torch.compiler.is_dynamo_compiling()
 
 
 class _MaximumOfChannels(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        maximum, channel = x.max(1, keepdim=True)
-        return maximum, channel.int()  # comparing 32 bits is half the work of 64
+        maximum, channel = _keyed_maximum(x, (1,)) if _is_compiling_for_cpu(x) else x.max(1)
+        return maximum[:, None], channel[:, None].int()  # comparing 32 bits is half the work of 64
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -101,8 +110,7 @@ class _MaximumOfChannels(torch.autograd.Function):
 class _MaximumOfPositions(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        by_row = x.is_cpu and torch.compiler.is_compiling()
-        maximum, position = _maximum_of_rows(x) if by_row else x.flatten(2).max(2)
+        maximum, position = _keyed_maximum(x, (2, 3)) if _is_compiling_for_cpu(x) else x.flatten(2).max(2)
         return maximum, position.int()
 
     @staticmethod

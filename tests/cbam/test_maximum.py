@@ -18,12 +18,17 @@ FORMATS = pytest.mark.parametrize("memory_format", [torch.contiguous_format, tor
 
 def feature_map(kind: str, shape: tuple[int, ...], memory_format: torch.memory_format) -> Tensor:
     torch.manual_seed(51)
-    values = {"random": torch.randn(shape), "ties": torch.randint(0, 3, shape).float(), "zeros": torch.zeros(shape)}
+    values = {
+        "random": torch.randn(shape),
+        "negative": torch.randint(-3, 0, shape).float(),
+        "ties": torch.randint(0, 3, shape).float(),
+        "zeros": torch.zeros(shape),
+    }
     return values[kind].contiguous(memory_format=memory_format)
 
 
 @FORMATS
-@pytest.mark.parametrize("kind", ["random", "ties", "zeros"])
+@pytest.mark.parametrize("kind", ["random", "negative", "ties", "zeros"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_maxima_and_first_indices_are_torchs(
     shape: tuple[int, ...], kind: str, memory_format: torch.memory_format
@@ -55,7 +60,7 @@ def test_maxima_are_found_without_a_copy_of_the_map(memory_format: torch.memory_
 
 @FORMATS
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("kind", ["random", "ties", "zeros"])
+@pytest.mark.parametrize("kind", ["random", "negative", "ties", "zeros"])
 def test_gradients_go_to_the_first_maximum(kind: str, compiled: bool, memory_format: torch.memory_format) -> None:
     x = feature_map(kind, (2, 64, 5, 3), memory_format).requires_grad_()
 
@@ -70,6 +75,16 @@ def test_gradients_go_to_the_first_maximum(kind: str, compiled: bool, memory_for
     first = x.detach().flatten(2).max(2, keepdim=True)[1]
     assert torch.equal(of_positions.flatten(2), torch.zeros(2, 64, 15).scatter_(2, first, 1.0))
     assert torch.equal(of_channels, torch.zeros(2, 64, 5, 3).scatter_(1, x.detach().max(1, keepdim=True)[1], 1.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_compiled_gradients_go_to_the_first_maximum_in_any_dtype(dtype: torch.dtype) -> None:
+    """Two values of float64 differ by less than float32 resolves."""
+    x = torch.full((1, 4, 2, 2), -1.0, dtype=dtype)
+    x[0, 1, 0, 1], x[0, 2, 0, 1] = 1, 1 + torch.finfo(dtype).eps
+    x.requires_grad_()
+    (of_channels,) = torch.autograd.grad(torch.compile(first_maximum_of_channels)(x)[0, 0, 0, 1], x)
+    assert of_channels.nonzero().tolist() == [[0, 2, 0, 1]]
 
 
 def test_compiled_maximum_of_positions_propagates_nan() -> None:
