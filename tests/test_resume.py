@@ -233,3 +233,18 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(folders: Path, tmp_path: Pat
         checkpoint.save({**state, part: lacking}, file)
         (process,) = start(tmp_path, folders, "run")
         assert_one_line(process.result(), "The checkpoint in run/checkpoint does not fit this network (")
+
+
+def die_before_the_epoch_is_logged() -> None:
+    from engine.training.trainer import Trainer
+
+    Trainer.end_epoch = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign, assignment]
+
+
+def test_an_epoch_that_was_trained_before_a_resume_has_no_speed(folders: Path, tmp_path: Path) -> None:
+    (killed,) = start(tmp_path, folders, "run", prepare=die_before_the_epoch_is_logged)
+    assert killed.result().returncode == -signal.SIGKILL
+    (process,) = start(tmp_path, folders, "run")
+    (line,) = [line for line in process.result().stdout.splitlines() if line.startswith("epoch 1/3")]
+    assert "train loss" in line
+    assert "images/s" not in line

@@ -185,7 +185,7 @@ def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]
         parts.append(f"train loss {train['loss']:.3f}, {task.describe(train)}")
     loss = f"loss {val['loss']:.3f}, " if "loss" in val else ""
     parts.append(f"val {loss}{task.describe(val)}")
-    if train:
+    if trainer.timer.steps:  # none, if the run was stopped between the epoch's last step and its validation
         speed = trainer.speed()
         parts.append(f"{speed['images_per_second']:.0f} images/s, {speed['data_wait']:.0%} of it waiting for data")
     return "; ".join(parts)
