@@ -7,7 +7,7 @@
     python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
     python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
 
-Writes the table to results/DATA (table.dir=DIR) and prints it.
+Writes the table to results/DATA (table.dir=DIR) and prints its main columns.
 """
 
 from engine.startup import prepare_process
@@ -71,10 +71,11 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     for data in parts:
         tables[data.part], evidence = compare(entries, task, data, config, group)
         if group.is_main_process:
-            text = report.write(tables[data.part], evidence, folder / data.part)
+            report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
-        print_line(corruptions.write(tables, folder) if parts[0].part else text)
-        log.info(f"Written to {folder}.")
+        first = parts[0].part
+        print_line(corruptions.write(tables, folder) if first else report.summary(tables[first]))
+        log.info(f"Written to {folder / ('corruptions.md' if first else 'table.md')}.")
 
 
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -29,6 +29,12 @@ def print_line(text: str) -> None:
         sys.stdout.flush()
     except (OSError, ValueError):  # a closed pipe, a full disk
         sys.stdout = _nowhere()
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return each row as one line, with the cells of a column below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def setup_logging(is_main_process: bool = True) -> None:

@@ -24,7 +24,7 @@ import models
 from engine import cli
 from engine.analysis import complexity
 from engine.comparison import paper_results
-from engine.logging import print_line
+from engine.logging import aligned, print_line
 from models.registry import BACKBONES, BackboneSpec
 
 _HEADER = ["name", "family", "parameters", "GFLOPs", "pixels", "published weights", "paper", "paper, SE", "paper, CBAM"]
@@ -49,10 +49,7 @@ def row(backbone: BackboneSpec) -> list[str]:
 
 
 def print_table(backbones: Iterable[BackboneSpec]) -> None:
-    rows = [_HEADER, *map(row, backbones)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        print_line("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    print_line("\n".join(aligned([_HEADER, *map(row, backbones)])))
     print_line("\nEach is also available as NAME_se and NAME_cbam. Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
 
 

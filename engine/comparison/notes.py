@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.tasks.base import Task
-from engine.tasks.columns import DAGGER, is_as_published
+from engine.tasks.columns import DAGGER, is_as_published, lr_factor
 
 Row = dict[str, Any]
 
@@ -30,6 +30,8 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             "Gates moved is |gate x gain - 1| over the validation images at the end of training, from the records. It "
             "is 0 if attention leaves every feature map unchanged."
         )
+    if any(lr_factor(row) for row in rows):
+        notes.append("Attention's lr factor multiplies the learning rate of the attention parameters.")
     averaged = [row for row in rows if row.get("weights") == "moving average"]
     if averaged:
         names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
@@ -37,7 +39,12 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         notes.append(f"The weights of {named} are the exponential moving average; all others are of the last step.")
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
-    return notes + [note for row in rows for note in _row_notes(row, table["runs"], task, evaluated)]
+    return notes + row_notes(table, task)
+
+
+def row_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
+    """Return the notes on single rows: deviations from the table's recipe, published values and records."""
+    return [note for row in table["rows"] for note in _row_notes(row, table["runs"], task, table["evaluated"])]
 
 
 def _images(data: Row, task: type[Task]) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 from engine.atomic_io import atomic_write
 from engine.comparison import plot
 from engine.comparison.compare import SCHEMA, Evidence
-from engine.comparison.notes import table_notes
+from engine.comparison.notes import row_notes, table_notes
 from engine.comparison.verify import verify_table
 from engine.config import EvaluateConfig
 from engine.errors import UserError
-from engine.tasks.base import Task
+from engine.logging import aligned
+from engine.tasks.base import Column, Task
 from engine.tasks.columns import DAGGER
 from engine.tasks.registry import TASKS
 
@@ -55,6 +56,14 @@ def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
     for name, content in {**forms, "table.json": text.encode()}.items():
         _write(directory / name, content)
     return forms["table.md"].decode()
+
+
+def summary(table: Table) -> str:
+    """Return the main columns of the table and the notes on single rows, as text for a terminal."""
+    task = TASKS[table["task"]]
+    columns = _columns(table["rows"], [column for column in task.columns if column.in_summary])
+    titles, cells = zip(*columns, strict=True)
+    return "\n".join([*aligned([titles, *zip(*cells, strict=True)]), *row_notes(table, task)])
 
 
 def render(directory: Path) -> str:
@@ -99,15 +108,15 @@ def _forms(table: Table, task: type[Task]) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()} | pictures
 
 
-def _columns(rows: Sequence[Row], task: type[Task]) -> list[tuple[str, list[str]]]:
+def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
     """Return each column's title and texts, with `-` for an empty text."""
-    texts = [(column.title, [column.text(row) for row in rows]) for column in task.columns]
+    texts = [(column.title, [column.text(row) for row in rows]) for column in columns]
     return [(title, [text or "-" for text in column]) for title, column in texts if any(column)]
 
 
 def _markdown(table: Table, task: type[Task]) -> str:
     links = [_links(row, table["runs"]) for row in table["rows"]]
-    columns = [*_columns(table["rows"], task), ("Config and records", links)]
+    columns = [*_columns(table["rows"], task.columns), ("Config and records", links)]
     lines = [
         " | ".join(title for title, _ in columns),
         " | ".join("---" if i < 2 else "--:" for i in range(len(columns))),
@@ -139,7 +148,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 def _latex(table: Table, task: type[Task]) -> str:
     """Return a booktabs table with its notes below."""
-    columns = _columns(table["rows"], task)
+    columns = _columns(table["rows"], task.columns)
     rows = zip(*(column for _, column in columns), strict=True)
     return "\n".join(
         (

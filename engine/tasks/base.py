@@ -80,10 +80,12 @@ class Column:
     Attributes:
         title: title with the unit.
         text: function that formats a row's cell; empty if there is no value. Empty columns are omitted.
+        in_summary: whether the column is also in the summary for the terminal.
     """
 
     title: str
     text: Callable[[Mapping[str, Any]], str]
+    in_summary: bool = False
 
 
 class Task(ABC):

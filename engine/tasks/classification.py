@@ -145,9 +145,9 @@ class Classification(Task):
     columns: ClassVar = (
         *columns.NETWORK,
         Column("Top-1 error at start (%)", lambda row: columns.mean(row, "top1_error_start")),
-        Column("Top-1 error (%)", lambda row: columns.mean(row, "top1_error")),
+        Column("Top-1 error (%)", lambda row: columns.mean(row, "top1_error"), in_summary=True),
         Column("Top-5 error (%)", lambda row: columns.mean(row, "top5_error")),
-        Column("Difference in top-1 error (points) [95% interval]", columns.difference),
+        Column("Difference in top-1 error (points) [95% interval]", columns.difference, in_summary=True),
         columns.ACROSS_SEEDS,
         Column("Won : lost (images)", lambda row: "" if row["baseline"] is None else f"{row['won']} : {row['lost']}"),
         Column("p", columns.p_value),

@@ -74,14 +74,14 @@ def is_as_published(row: Row) -> bool:
 
 
 NETWORK = (
-    Column("Backbone", lambda row: row["model"] + (f" {DAGGER}" if row["recipe_deviation"] else "")),
-    Column("Attention", lambda row: row["attention"]),
+    Column("Backbone", lambda row: row["model"] + (f" {DAGGER}" if row["recipe_deviation"] else ""), in_summary=True),
+    Column("Attention", lambda row: row["attention"], in_summary=True),
     Column("Recipe", lambda row: row.get("recipe") or ""),
     Column("Attention's lr factor", lr_factor),
     Column("Params (M)", lambda row: f"{row['parameters'] / 1e6:.2f}"),
     Column("GFLOPs", lambda row: f"{row['gflops']:.3f}"),
     Column("Epochs", lambda row: str(row["epochs"])),
-    Column("Seeds", lambda row: ", ".join(map(str, row["seeds"]))),
+    Column("Seeds", lambda row: ", ".join(map(str, row["seeds"])), in_summary=True),
     Column("Gates moved: mean (largest)", gate_movement),
 )
 

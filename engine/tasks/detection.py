@@ -30,12 +30,12 @@ LOSSES = {
 }
 
 
-def _column(title: str, key: str) -> Column:
-    return Column(title, lambda row: columns.mean(row, key))
+def _column(title: str, key: str, in_summary: bool = False) -> Column:
+    return Column(title, lambda row: columns.mean(row, key), in_summary)
 
 
 _NAME, *_NETWORK = columns.NETWORK
-_DETECTOR = (_NAME, Column("Detector", lambda row: row["detector"]), *_NETWORK)
+_DETECTOR = (_NAME, Column("Detector", lambda row: row["detector"], in_summary=True), *_NETWORK)
 _SPEED = Column("Images/s", lambda row: columns.number(row["images_per_second"], ".1f"))
 
 
@@ -61,13 +61,13 @@ class Detection(Task):
     table_metric_label: ClassVar = "AP (%)"
     columns: ClassVar = (
         *_DETECTOR,
-        _column("AP (%)", "ap"),
+        _column("AP (%)", "ap", in_summary=True),
         _column("AP50 (%)", "ap50"),
         _column("AP75 (%)", "ap75"),
         _column("AP small (%)", "ap_small"),
         _column("AP medium (%)", "ap_medium"),
         _column("AP large (%)", "ap_large"),
-        Column("Difference in AP (points) [95% interval]", columns.difference),
+        Column("Difference in AP (points) [95% interval]", columns.difference, in_summary=True),
         columns.ACROSS_SEEDS,
         _SPEED,
         Column("Start weights: published AP (%)", columns.published),
@@ -200,12 +200,12 @@ class VocDetection(Detection):
     table_metric_label: ClassVar = "VOC 2007 mAP (%)"
     columns: ClassVar = (
         *_DETECTOR,
-        _column("mAP, 11 points (%)", "ap_11_points"),
+        _column("mAP, 11 points (%)", "ap_11_points", in_summary=True),
         _column("mAP, area (%)", "ap_area"),
         _column("AP (%)", "ap"),
         _column("AP50 (%)", "ap50"),
         _column("AP75 (%)", "ap75"),
-        Column("Difference in mAP, 11 points [95% interval]", columns.difference),
+        Column("Difference in mAP, 11 points [95% interval]", columns.difference, in_summary=True),
         columns.ACROSS_SEEDS,
         _SPEED,
         Column("Paper: mAP (%)", lambda row: columns.number(row["paper_ap_11_points"], ".1f")),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_seeds_are_aggregated_into_one_row(written: Path) -> None:
     assert f"| [{cbam['across_seeds_low']:+.2f}, {cbam['across_seeds_high']:+.2f}] |" in markdown
     assert f"| {none['top1_error']:.2f} ± {none['top1_error_sd']:.2f} |" in markdown
     assert "[config](runs/resnet18_seed51.yaml), [51](runs/resnet18_seed51.json)" in markdown
+
+
+def test_summary_for_the_terminal_has_the_main_columns(folders: Path) -> None:
+    table, _ = compare(folders, [entry(top1_error_start=30.30, published=30.24), entry("cbam")])
+    header, none, cbam, note = report.summary(table).splitlines()
+    assert re.split("  +", header)[:4] == ["Backbone", "Attention", "Seeds", "Top-1 error (%)"]
+    assert none.startswith("resnet18  none       51 ")
+    assert re.search(r"^resnet18  cbam .*not distinguishable from 0$", cbam)
+    assert "NOT as published" in note
 
 
 def test_unsupported_difference_is_printed_as_such(written: Path) -> None:
