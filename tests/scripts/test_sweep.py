@@ -107,6 +107,9 @@ def test_plan_is_a_shell_script(command: Command) -> None:
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
     moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere")
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
+    elsewhere = command("scripts/sweep.py", "sweep=demo", "data.root=nowhere")
+    assert elsewhere.returncode == 0
+    assert elsewhere.stderr == "warning: data.root=nowhere does not exist on this machine.\n"
     wrong = command("scripts/sweep.py", "sweep=table9")
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: Give one sweep as sweep=NAME (ablation_channel, ")
