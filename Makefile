@@ -11,10 +11,10 @@ INSTALLED := $(VENV)/.installed
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-demo: $(INSTALLED) ## run a small version of the whole experiment: 3 minutes on two cores
+demo: $(INSTALLED) ## install, and run a small version of the whole experiment: 5 minutes on two cores
 	bash scripts/demo.sh $(VENV)/bin/python
 
-test: $(INSTALLED) ## run all tests: under ten minutes on two cores
+test: $(INSTALLED) ## run all tests: about ten minutes on two cores
 	$(VENV)/bin/python -m pytest
 
 test-fast: $(INSTALLED) ## run the tests that start no other processes: under two minutes
