@@ -159,9 +159,10 @@ def main(arguments: list[str]) -> None:
     register()
     extra = [argument for argument in arguments if not argument.startswith("sweep=")]
     print_line("\n".join(plan(sweeps.get(chosen[0], Path(chosen[0])), extra)))
-    for root in (argument.removeprefix("data.root=") for argument in extra if argument.startswith("data.root=")):
-        if not Path(root).exists():  # no error: the nodes of a cluster may have it
-            sys.stderr.write(f"warning: data.root={root} does not exist on this machine.\n")
+    for override in OverridesParser.create().parse_overrides(extra):
+        is_root = override.key_or_group == "data.root" and not override.is_sweep_override()
+        if is_root and not Path(str(override.value())).exists():  # no error: the nodes of a cluster may have it
+            sys.stderr.write(f"warning: {override.input_line} does not exist on this machine.\n")
 
 
 if __name__ == "__main__":
