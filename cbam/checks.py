@@ -1,7 +1,8 @@
-"""Checks of the gates' arguments and inputs."""
+"""Checks of the gates' arguments, of their inputs and of what calls them."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -22,3 +23,11 @@ def require_feature_map(x: Tensor, planes: int | None = None) -> None:
         raise ValueError(f"Expected {planes} channels; got shape {tuple(x.shape)}.")
     if 0 in x.shape[1:]:
         raise ValueError(f"Expected at least one channel and one position; got shape {tuple(x.shape)}.")
+
+
+def is_transformed() -> bool:
+    """Return whether torch.func or torch.jit.trace is active: they do not support our autograd.Functions."""
+    if torch.compiler.is_compiling():
+        return False
+    # torch.autograd.Function.apply makes the same query; there is no public one.
+    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cbam import passes
-from cbam.checks import require_feature_map
+from cbam.checks import is_transformed, require_feature_map
 from cbam.convolution import convolution_gradients, without_autocast
 from cbam.passes import gate_dtype
 
@@ -31,8 +31,9 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def accepts(x: Tensor, gain: Tensor | float) -> bool:
-    """Return whether the closed form supports this input and gain: a non-empty map, no gradient for the gain."""
-    return x.numel() > 0 and x.is_floating_point() and not (isinstance(gain, Tensor) and gain.requires_grad)
+    """Return whether the closed form supports this call: a non-empty map, no gradient for the gain, no transform."""
+    is_gain_trained = isinstance(gain, Tensor) and gain.requires_grad
+    return x.numel() > 0 and x.is_floating_point() and not is_gain_trained and not is_transformed()
 
 
 def kernels_accept(x: Tensor) -> bool:

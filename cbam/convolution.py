@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cbam.checks import is_transformed
+
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     """Return a context without autocast on the tensor's device; the meta device has none."""
@@ -18,7 +20,8 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 def convolve(planes: Tensor, kernel: Tensor) -> Tensor:
     """Convolve [N, planes, H, W] with [1, planes, k, k], k odd, keeping H, W and the dtype of the planes."""
-    logits: Tensor = _Convolution.apply(planes, kernel.to(planes.dtype))
+    kernel = kernel.to(planes.dtype)
+    logits: Tensor = _convolve(planes, kernel) if is_transformed() else _Convolution.apply(planes, kernel)
     return logits
 
 
@@ -36,12 +39,16 @@ def convolution_gradients(gradient: Tensor, planes: Tensor, kernel: Tensor) -> t
     return of_planes, of_kernel
 
 
+def _convolve(planes: Tensor, kernel: Tensor) -> Tensor:
+    with without_autocast(planes):
+        return F.conv2d(planes, kernel, padding=kernel.shape[-1] // 2)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, planes: Tensor, kernel: Tensor) -> Tensor:
         ctx.save_for_backward(planes, kernel)
-        with without_autocast(planes):
-            return F.conv2d(planes, kernel, padding=kernel.shape[-1] // 2)
+        return _convolve(planes, kernel)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
