@@ -1,4 +1,4 @@
-"""CBAM with closed-form gradients: few passes over the feature map, and of the maps only the input is saved.
+"""CBAM with closed-form gradients: few passes over the feature map; the input is the only map saved.
 
 With x [N, C, H, W], P = H W, channel gate m [N, C], spatial gate s [N, 1, H, W] and a constant gain k:
 

@@ -142,7 +142,7 @@ def _require_one_attention(composed: DictConfig) -> None:
     backbone, _, kind = choices.get("model", "").rpartition("_")
     if kind in ("cbam", "se") and composed.model.attention != kind:
         raise UserError(
-            f"model={backbone}_{kind} already selects an attention and conflicts with "
+            f"model={backbone}_{kind} already selects an attention module and conflicts with "
             f"attention={choices['attention']}; use model={backbone} attention={choices['attention']}."
         )
 

@@ -188,7 +188,8 @@ def _lost(error: RuntimeError, store: Store, cluster: ClusterEnvironment) -> str
     """Return a sentence that names the lost process as far as it is known."""
     reason = str(error).splitlines()[0]
     if "timed out" not in reason.lower() and "timeout" not in reason.lower():
-        return f"Process {cluster.rank} of {cluster.world_size} lost another process; see its error ({reason})."
+        process = f"Process {cluster.rank} of {cluster.world_size}"
+        return f"{process} lost contact with another process; see the error of the other one ({reason})."
     # Process 0 hosts the store: if it ended first, the others could not finish their roll call and would name it.
     patience = _ROLL_CALL_PATIENCE * (1.5 if cluster.rank == 0 else 1)
     try:

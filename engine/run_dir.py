@@ -246,7 +246,7 @@ class RunDirectory:
         return UserError(f"{reason}; set run.dir or run.root to a writable folder.")
 
     def _is_ours(self) -> bool:
-        """Return whether a directory without a configuration is empty or the rest of a start that was killed early."""
+        """Return whether a directory without a configuration is empty or left by a start that was killed early."""
         return self.directory.is_dir() and all(
             entry.name in ("lock", "checkpoint") or entry.name.endswith(DRAFT) for entry in self.directory.iterdir()
         )

@@ -21,7 +21,7 @@ _LARGEST_KEPT = 32 << 20
 
 
 def prepare_process() -> None:
-    """Make signals exit with one sentence, exit with an error if a package is missing, and open stdout and stderr.
+    """Make signals end the process with one sentence, exit with an error if a package is missing, and open the streams.
 
     Also set how memory and idle threads behave.
     """

@@ -68,7 +68,7 @@ class DetectorSpec:
 def backbone(
     name: str, attention: str | None = None, weights: str | None = None, start: str | None = None, **options: object
 ) -> nn.Module:
-    """Return the convolutional part of a network under a feature pyramid (Lin et al., CVPR 2017).
+    """Return the convolutional part of a network with a feature pyramid on top (Lin et al., CVPR 2017).
 
     Its output is a dictionary of maps [N, 256, H / s, W / s] for s = 4, 8, 16, 32, and one pooled from the last.
     `out_channels` is 256. This is the backbone interface of `torchvision.models.detection`.
@@ -287,7 +287,7 @@ def _reduced_mobilenet(spec: BackboneSpec, kind: str, start: str, options: dict[
 
 
 class _Float32BoxCoder(BoxCoder):
-    """torchvision's coder, which would decode boxes in the dtype of the predicted offsets."""
+    """Box coder that decodes in float32; torchvision's decodes in the dtype of the predicted offsets."""
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
         return super().decode_single(rel_codes.float(), boxes)

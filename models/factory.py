@@ -15,7 +15,7 @@ STARTS = ("identity", "random")
 
 
 def names() -> list[str]:
-    """Return the names of all backbones, which are torchvision's if it has the network."""
+    """Return the names of all backbones; torchvision's name is used if it has the network."""
     return list(BACKBONES)
 
 
@@ -31,7 +31,7 @@ def parse(name: str, attention: str | None = None, image_size: int | None = None
     """Split a name into backbone and attention: `resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
 
     Raises:
-        ModelError: if the backbone does not exist, or both the name and the argument select an attention.
+        ModelError: if the backbone does not exist, or both the name and the argument select an attention module.
     """
     if name.startswith(timm_networks.PREFIX):
         return timm_networks.spec(name), attention or "none"
@@ -42,7 +42,7 @@ def parse(name: str, attention: str | None = None, image_size: int | None = None
             if attention is not None:
                 backbone = name.removesuffix(f"_{kind}")
                 raise ModelError(
-                    f"Both the name '{name}' and attention='{attention}' select an attention; use '{backbone}'."
+                    f"Both the name '{name}' and attention='{attention}' select an attention module; use '{backbone}'."
                 )
             return BACKBONES[name.removesuffix(f"_{kind}")], kind
     if name not in BACKBONES:

@@ -41,7 +41,7 @@ class Child(NamedTuple):
 
 
 def pyramid(net: nn.Module, spec: BackboneSpec, channels: int) -> nn.Module:
-    """Return the convolutional part of a network under a feature pyramid (Lin et al., CVPR 2017).
+    """Return the convolutional part of a network with a feature pyramid on top (Lin et al., CVPR 2017).
 
     Its output is a dictionary of maps [N, channels, H / s, W / s] for s = 4, 8, 16, 32, and one pooled from the last.
 

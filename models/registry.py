@@ -37,7 +37,7 @@ class BackboneSpec:
         body: dotted name of the module whose children, called in sequence, are the convolutional part; empty for the
             network itself.
         image_size: image size of its published weights, pixels.
-        smallest: smallest supported image size in training, pixels, for networks that need an error message.
+        smallest: smallest supported image size in training, pixels; smaller images are rejected.
         transforms: preprocessing in the form of torchvision's `weights.transforms()`; None for that of the published
             start weights.
         pretrained: function that returns the state dict of the weights `default`; None if published weights have names.

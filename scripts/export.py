@@ -3,8 +3,8 @@
     python scripts/export.py model=resnet50_cbam model.weights=runs/imagenet/resnet50_cbam/seed51/checkpoint/last.pt \
         file=resnet50_cbam.onnx                             # or .pt2 for torch.export
 
-For a network of other images, set classes= and image_size= too. The keys are those of train.py for model and attention,
-and those of `ExportConfig` in engine/config.py.
+For a network with another number of classes or image size, set classes= and image_size= too. The keys are those of
+train.py for model and attention, and those of `ExportConfig` in engine/config.py.
 """
 
 import sys

@@ -73,7 +73,7 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     axes.axhline(0, color="gray", linewidth=0.6)
     axes.set_xscale("log")
     axes.set_xlabel("mean |gate x gain - 1|")
-    axes.set_ylabel(f"{TASKS[table['task']].table_metric_label}: difference to the baseline")
+    axes.set_ylabel(f"{TASKS[table['task']].table_metric_label}: difference from the baseline")
     axes.set_title(f"{table['data']['name']}; beside each point the factor of attention's learning rate", fontsize=8)
     axes.legend(fontsize=8, frameon=False)
 

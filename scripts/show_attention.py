@@ -3,7 +3,7 @@
     python scripts/show_attention.py runs=RUN,RUN image=cat.jpeg target=n02123045 file=attention.png
 
 target=predicted selects the class that the first run predicts. size=128 draws at another size than the runs' images,
-in pixels: a network of small images has a map of few positions at its own size. Needs matplotlib.
+in pixels: for a network trained on small images, a map at their size has only a few positions. Needs matplotlib.
 """
 
 import re

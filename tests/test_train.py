@@ -163,7 +163,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.epochs=many"], "recipe.epochs=many: Value 'many' of type 'str' could not be converted"),
         (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
         (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
-        (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention"),
+        (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention module"),
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known keys: accumulation_steps, attention_lr_factor"),
         (["recipe=null"], "do not form a valid configuration"),
         (["recipe.lr=${nothing}"], "nothing"),

@@ -70,7 +70,7 @@ def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) 
         yield f"{name}: the difference covers the seeds with a baseline, {seeds}."
     if row["published_gap"] is not None:
         yield (
-            f"{name}: the published {metric} of the start weights is {row['published']:.2f}%, the measured one differs "
+            f"{name}: the published {metric} of the start weights is {row['published']:.2f}%; the measured one differs "
             f"by {row['published_gap']:+.2f}; {_publication_verdict(row, evaluated['precision'])}."
         )
     for run in (runs[i] for i in row["runs"]):

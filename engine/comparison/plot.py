@@ -54,7 +54,7 @@ def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
     axes.set_xlabel("GFLOPs (multiply-adds) of the baseline; attention is drawn to its right")
     axes.set_ylabel(task.table_metric_label)
     what = task.table_metric_label.partition(" (")[0]
-    title = f"{table['data']['name']}: {what}; bars: 95% interval of the paired difference to the baseline"
+    title = f"{table['data']['name']}: {what}; bars: 95% interval of the paired difference from the baseline"
     if any(row["recipe_deviation"] for row in rows):
         title += "\n† trained by another recipe"
     axes.set_title(title, fontsize=9, loc="left")

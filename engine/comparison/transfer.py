@@ -26,7 +26,8 @@ def prepare(
     if trained is None and len(data.classes) != _IMAGENET_CLASSES:
         raise UserError(
             f"Published weights do not contain class ids, so the classes of {data.name} cannot be found among their "
-            f"{_IMAGENET_CLASSES}; add a run trained on ImageNet, or set data.class_list=FILE to a list of class ids."
+            f"{_IMAGENET_CLASSES:,} classes; add a run trained on ImageNet, or set data.class_list=FILE to a list of "
+            "class ids."
         )
     logits = logits_of(data.classes, trained or data.classes, data.name)
     return [_elsewhere(entry, task) for entry in entries], replace(task, logits=logits)

@@ -93,9 +93,9 @@ def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
     fingerprints = group.all_gather_object(fingerprint)
     differing = [str(rank) for rank, other in enumerate(fingerprints) if other != fingerprints[0]]
     if differing:
+        processes = f"Process{'es' if len(differing) > 1 else ''} {', '.join(differing)} of {group.world_size}"
         raise UserError(
-            f"Process {', '.join(differing)} of {group.world_size} found different images from process 0; give all "
-            "nodes the same copy of the data set."
+            f"{processes} found different images from process 0; give all nodes the same copy of the data set."
         )
 
 

@@ -172,7 +172,7 @@ def _mean_precision(
     Args:
         image: [N], image of each detection, by descending score.
         outcome: [N], outcome of each detection.
-        seen: [N, R], cumulative weight of the detections, each included.
+        seen: [N, R], cumulative weight of the detections up to and including each one.
         positives: [R], weight of the objects.
         recalls: as in `interpolated_precision`.
         weights: [I, R].

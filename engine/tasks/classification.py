@@ -157,10 +157,11 @@ class Classification(Task):
         Column("Start weights: published top-1 error (%)", columns.published),
     )
     notes: ClassVar = (
-        "The difference is to the same backbone without attention, trained with the same recipe, seed and images; "
+        "The difference is relative to the same backbone without attention, with the same recipe, seed and images; "
         "negative is better. Its interval is a paired bootstrap over the validation images (10,000 resamples, "
         "percentiles): it covers the choice of images, not of trainings. The difference is not distinguishable from 0 "
-        "unless both the interval and the test exclude 0. With one seed, it holds for these two trainings only.",
+        "unless the interval excludes 0 and the test is significant (p < 0.05). With one seed, it holds for these two "
+        "trainings only.",
         "An image is won if the network with attention classifies it correctly and its baseline does not, and lost in "
         "the opposite case. p is from the exact two-sided sign test on these images; with one seed, this is McNemar's "
         "test.",

@@ -7,7 +7,7 @@ from engine.tasks.base import Column
 
 Row = Mapping[str, Any]
 
-TOLERANCE = 0.05  # largest difference to a published metric, in points, that is not a pipeline error
+TOLERANCE = 0.05  # largest difference from a published metric, in points, that is not a pipeline error
 DAGGER = "†"  # marks rows that were trained with another recipe
 
 
@@ -23,7 +23,7 @@ def mean(row: Row, key: str) -> str:
 
 
 def difference(row: Row) -> str:
-    """Format the difference to the baseline, with its interval and verdict."""
+    """Format the difference from the baseline, with its interval and verdict."""
     if row["baseline"] is None:
         return "" if row["attention"] == "none" else "no baseline"
     mark = f" {DAGGER}" if row["baseline_differs"] else ""

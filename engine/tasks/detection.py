@@ -78,10 +78,10 @@ class Detection(Task):
     notes: ClassVar = (
         "AP, AP50 and AP75 are COCO's: means over classes, 101 recall levels and, for AP, IoU thresholds from 0.5 to "
         "0.95.",
-        "The difference is to the same detector and backbone without attention, trained with the same recipe, seed and "
-        "images; positive is better. Its interval is a paired bootstrap over the validation images (1,000 resamples, "
-        "percentiles): it covers the choice of images, not of trainings. With one seed, a difference holds for these "
-        "two trainings only.",
+        "The difference is relative to the same detector and backbone without attention, trained with the same recipe, "
+        "seed and images; positive is better. Its interval is a paired bootstrap over the validation images (1,000 "
+        "resamples, percentiles): it covers the choice of images, not of trainings. With one seed, a difference holds "
+        "for these two trainings only.",
         "GFLOPs of a detector are for one square black image; in the second stage they depend on its proposals.",
     )
     several_seeds_note: ClassVar = (
@@ -212,7 +212,7 @@ class VocDetection(Detection):
     )
     notes: ClassVar = (
         "mAP is the VOC devkit's at IoU 0.5: the mean over 11 recall levels as in VOC 2007, and the area under the "
-        "curve as since VOC 2010. AP, AP50 and AP75 are COCO's; difficult objects are treated as crowds.",
+        "curve as in VOC 2010 and later. AP, AP50 and AP75 are COCO's; difficult objects are treated as crowds.",
         *Detection.notes[1:],
     )
     paper_note: ClassVar = (

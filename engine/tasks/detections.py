@@ -114,7 +114,7 @@ def predictions_of(results: Sequence[Mapping[str, Tensor]], targets: EvalTargets
 
 
 def primary_ap(recalls: np.ndarray, matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the AP of the result of the predictions' `matches`, [R] in [0, 1], for `paired_bootstrap`."""
+    """Return the primary AP, [R] in [0, 1], of what `matches` of the predictions returns, for `paired_bootstrap`."""
     precision = average_precision.interpolated_precision(matches, recalls, weights)
     return {"ap": average_precision.mean_over_classes(precision)}
 

@@ -24,8 +24,8 @@ class PairedDifference:
         won, lost: images that the network classifies correctly in more, or in fewer, of the seeds than its baseline;
             None if the metric is not defined per image.
         p_value: exact two-sided sign test of won against lost; for one seed, this is McNemar's test. None without them.
-        distinguishable: whether both intervals and the test, if there is one, exclude zero. One seed has no interval
-            over seeds, so the result applies only to these two runs.
+        distinguishable: whether both intervals exclude zero and the test, if there is one, is significant. One seed has
+            no interval over seeds, so the result applies only to these two runs.
     """
 
     difference: float

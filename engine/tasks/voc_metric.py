@@ -1,4 +1,4 @@
-"""The metric of the Pascal VOC devkit: AP at IoU 0.5, over 11 recalls (VOC 2007) or over all (since VOC 2010).
+"""The metric of the Pascal VOC devkit: AP at IoU 0.5, over 11 recall levels (VOC 2007) or all (VOC 2010 and later).
 
 The matching rule differs from COCO's. A detection is compared only with the object that it overlaps most. It is a false
 positive if a detection of higher score has matched that object (COCO would try the next one). A detection of a

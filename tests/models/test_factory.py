@@ -256,7 +256,7 @@ def test_random_start_draws_gates_and_keeps_weights(tmp_path: Path) -> None:
     [
         ({"name": "resnet51"}, "Unknown model 'resnet51'; choose one of resnet18"),
         ({"name": "resnet50", "attention": "cbma"}, "Unknown attention 'cbma'; choose one of none, cbam, se"),
-        ({"name": "resnet50_cbam", "attention": "none"}, "select an attention; use 'resnet50'"),
+        ({"name": "resnet50_cbam", "attention": "none"}, "select an attention module; use 'resnet50'"),
         ({"name": "resnet18", "weights": "IMAGENET1K_V9"}, "published for resnet18; published weights:"),
         ({"name": "resnet18_cbam", "ratio": 0}, "ratio must be a positive integer"),
         ({"name": "resnet18_cbam", "kernel_size": 4}, "kernel_size must be odd"),

@@ -383,7 +383,7 @@ def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatc
 @pytest.mark.parametrize(("start", "verdict"), [(30.28, "+0.04; as published"), (30.30, "+0.06; NOT as published")])
 def test_start_accuracy_is_checked_against_published(start: float, verdict: str, folders: Path, tmp_path: Path) -> None:
     table, evidence = compare(folders, [entry(top1_error_start=start, published=30.24)])
-    expected = f"start weights is 30.24%, the measured one differs by {verdict}"
+    expected = f"start weights is 30.24%; the measured one differs by {verdict}"
     assert expected in report.write(table, evidence, tmp_path)
     table["evaluated"]["precision"] = "bf16"
     assert "the pipeline differ" not in report.write(table, evidence, tmp_path)
