@@ -47,7 +47,7 @@ def spec(name: str) -> BackboneSpec:
     if not timm.is_model(own_name):
         near = difflib.get_close_matches(architecture, timm.list_models())
         guess = f"; perhaps {' or '.join(near)}" if near else ""
-        raise ModelError(f"timm has no network '{own_name}'{guess}. timm.list_models() lists them.")
+        raise ModelError(f"timm has no network '{own_name}'{guess}. timm.list_models() lists all names.")
     try:
         config = timm.models.get_pretrained_cfg(own_name)
     except RuntimeError as error:
@@ -90,6 +90,7 @@ def _pretrained_state(own_name: str) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(
             f"timm cannot load the pretrained weights of {own_name} ({reason}); start from a file or from random "
-            "weights (model.weights=PATH or null), or download them on a machine with internet and copy its cache."
+            "weights (model.weights=PATH or null), or download them on a machine with internet and copy its cache to this "
+            "one."
         ) from error
     return net.state_dict()

@@ -165,7 +165,9 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
     heads = {f"{head}.{part}" for head in backbone.heads for part in ("weight", "bias")}
     is_head_alone = reshaped and all(k in heads and state[k].shape[1:] == own[k].shape[1:] for k in reshaped)
     if new_head and is_head_alone:
-        log.warning("The head (%s) is re-initialized: the weights have another number of classes.", backbone.heads[0])
+        log.warning(
+            "The head (%s) is re-initialized: the weights have a different number of classes.", backbone.heads[0]
+        )
         state = {key: value for key, value in state.items() if key not in heads}
         needed -= heads
         reshaped = set()

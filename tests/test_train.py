@@ -140,7 +140,7 @@ def test_killed_run_resumes_on_the_same_images_only(
     changed = root / "val" / "class0" / "0.JPEG"
     changed.write_bytes(changed.read_bytes() + b"\0")
     assert_one_line(
-        command("train.py", *common, "run.dir=killed"), "was started with different images from those under data.root"
+        command("train.py", *common, "run.dir=killed"), "was started with images that differ from those under data.root"
     )
     shutil.copytree(folders, root, dirs_exist_ok=True)
 

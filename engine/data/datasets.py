@@ -95,7 +95,7 @@ def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
     if differing:
         processes = f"Process{'es' if len(differing) > 1 else ''} {', '.join(differing)} of {group.world_size}"
         raise UserError(
-            f"{processes} found different images from process 0; give all nodes the same copy of the data set."
+            f"{processes} found images that differ from those of process 0; give all nodes the same data set."
         )
 
 
@@ -107,8 +107,8 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.trained_on is not None:
         raise UserError(
-            f"{config.name} has no training images; to compare networks trained on {config.trained_on} on it, run "
-            f"python evaluate.py data={config.name}."
+            f"{config.name} has no training images; to compare networks on it that were trained on "
+            f"{config.trained_on}, run python evaluate.py data={config.name}."
         )
     root = Path(config.root)
     if config.layout == "shapes":

@@ -184,8 +184,8 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
     before = run.record()
     if before.get("data_fingerprint") != record["data_fingerprint"]:
         raise UserError(
-            f"{run.directory} was started with different images from those under data.root. Restore them, or delete "
-            "the folder to start again with the present ones."
+            f"{run.directory} was started with images that differ from those under data.root. Restore the original "
+            f"images, or delete {run.directory} to start again with the current ones."
         )
     if before.get("processes", 1) != record["processes"]:
         raise UserError(

@@ -143,7 +143,7 @@ def test_processes_with_different_images_are_refused(script: str, folders: Path,
     if script != "evaluate.py":
         given = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
     for process in start_ranks(2, script, given, tmp_path, hide_an_image):
-        assert_one_line(process.result(), "Process 1 of 2 found different images from process 0; give all nodes")
+        assert_one_line(process.result(), "Process 1 of 2 found images that differ from those of process 0")
     assert not (tmp_path / "run").exists()
 
 

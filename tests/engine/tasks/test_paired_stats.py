@@ -146,7 +146,7 @@ def test_three_seeds_do_not_claim_seed_variation() -> None:
 
 
 def test_one_seed_speaks_of_two_trainings_only() -> None:
-    """With a spread of 0.15 points a sixth of the comparisons claim a difference, which these two trainings do have."""
+    """With a spread of 0.15 points a fifth of the comparisons claim a difference, which these two trainings do have."""
     random = np.random.default_rng(5)
     assert 0.1 < claims(random, 1, effect=0.0, spread=0.15, repetitions=100) < 0.3
 
