@@ -90,7 +90,6 @@ def _pretrained_state(own_name: str) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(
             f"timm cannot load the pretrained weights of {own_name} ({reason}); start from a file or from random "
-            "weights (model.weights=PATH or null), or download them on a machine with internet and copy its cache to this "
-            "one."
+            "weights (model.weights=PATH or null), or download them on a machine with internet and copy its cache here."
         ) from error
     return net.state_dict()

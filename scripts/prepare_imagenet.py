@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -135,7 +136,7 @@ def val_classes(devkit: Path) -> list[str]:
         raise UserError("Reading the devkit needs scipy; pip install scipy.") from error
     try:
         return _val_classes(devkit, loadmat)
-    except (tarfile.TarError, EOFError, KeyError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, KeyError, ValueError) as error:
         raise UserError(f"The archive {devkit} is damaged; replace it and run the same command again.") from error
 
 

@@ -67,7 +67,7 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
         for line in sweep.runs:
             runs += [look_up(overrides) for overrides in expand([*sweep.train, *_words(line, file), *extra])]
     for run in runs:
-        same = [other.command for other in runs if other.directory == run.directory]
+        same = [other.command for other in runs if other.directory.resolve() == run.directory.resolve()]
         if len(same) > 1:
             raise UserError(
                 f"Two runs of {file} write to {run.directory}: {same[0]} and {same[1]}. Set run.dir of one of them."
@@ -88,7 +88,7 @@ def read(file: Path) -> DictConfig:
         raise UserError(f"The sweep {file} cannot be read (there is no such file).")
     try:
         sweep = OmegaConf.load(file)
-    except (OSError, YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise UserError(f"The sweep {file} cannot be read ({' '.join(str(error).split())}).") from error
     lists = {"train", "runs", "evaluate"}
     if (
@@ -126,8 +126,10 @@ def stages(runs: Sequence[Planned]) -> list[list[Planned]]:
     staged: list[list[Planned]] = []
     waiting = list(runs)
     while waiting:
-        directories = {run.directory for run in waiting}
-        ready = [run for run in waiting if run.weights is None or directories.isdisjoint(Path(run.weights).parents)]
+        directories = {run.directory.resolve() for run in waiting}
+        ready = [
+            run for run in waiting if run.weights is None or directories.isdisjoint(Path(run.weights).resolve().parents)
+        ]
         if not ready:
             raise UserError(f"{waiting[0].directory} starts from weights that depend on it; change its model.weights.")
         staged.append(ready)

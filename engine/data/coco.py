@@ -12,6 +12,8 @@ from engine.errors import UserError
 
 SPLITS = {"train": "train2017", "val": "val2017"}
 
+_LIMIT = 2**31  # of pixels
+
 
 def open_coco(root: Path, name: str = "coco") -> BoxDataset:
     """Read a data set in COCO's layout. The classes are its categories in ascending id order.
@@ -50,10 +52,18 @@ def _read(root: Path, folder: str) -> tuple[Path, dict[str, Any]]:
 def _categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
     """Return the category names in ascending id order."""
     try:
-        named = {int(category["id"]): str(category["name"]) for category in document["categories"]}
+        named = {_integer(category["id"]): str(category["name"]) for category in document["categories"]}
+        if len(set(named.values())) < len(document["categories"]):
+            raise ValueError("an id or name occurs twice")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"A category of {file} has no valid id or name ({error!r}). Restore the file.") from error
     return dict(sorted(named.items()))
+
+
+def _integer(value: Any) -> int:
+    if not (isinstance(value, int) or (isinstance(value, float) and value.is_integer())):
+        raise ValueError(f"{value!r} is not an integer")
+    return int(value)
 
 
 def _split(
@@ -61,7 +71,7 @@ def _split(
 ) -> tuple[BoxSplit, list[Problem]]:
     try:
         return _parse(root, folder, document, categories)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"An image or annotation of {file} is malformed ({error!r}). Restore the file.") from error
 
 
@@ -76,17 +86,25 @@ def _parse(
     annotations = [one for one in document["annotations"] if one["image_id"] in position]
     strays = [one for one in document["annotations"] if one["image_id"] not in position]
     box = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(len(annotations), 4)
-    crowd = np.array([one.get("iscrowd", 0) for one in annotations], dtype=bool)
+    box[~(np.abs(box) < _LIMIT).all(axis=1)] = np.nan  # reported as boxes without area
+    areas = np.array([one["area"] for one in annotations], dtype=np.float64)
+    if not ((areas >= 0) & (areas < np.inf)).all():
+        raise ValueError("an area is not a finite number of at least 0")
+    if not all(one.get("iscrowd") in (None, 0, 1) for one in annotations):
+        raise ValueError("iscrowd is neither 0 nor 1")
+    crowd = np.array([one.get("iscrowd") for one in annotations], dtype=bool)
     objects = Objects(
         image=np.array([position[one["image_id"]] for one in annotations], dtype=np.int64),
         boxes=np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1),
         labels=np.array([labels.get(one["category_id"], UNKNOWN) for one in annotations], dtype=np.int64),
-        areas=np.array([one["area"] for one in annotations], dtype=np.float64),
+        areas=areas,
         crowd=crowd,
         difficult=np.zeros_like(crowd),
     )
     files = [os.path.join(folder, image["file_name"]) for image in images]  # noqa: PTH118 (a hundred thousand)
-    sizes = np.array([(image["width"], image["height"]) for image in images])
+    sizes = np.array([(_integer(image["width"]), _integer(image["height"])) for image in images])
+    if not ((sizes > 0) & (sizes < _LIMIT)).all():
+        raise ValueError("the width or height of an image is out of range")
     split = build_split(root, files, [image["id"] for image in images], sizes, objects)
     what = "Annotations of images that are not listed"
     return split, [Problem(len(strays), what, f"image {strays[0]['image_id']}", "removed")] if strays else []

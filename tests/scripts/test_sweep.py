@@ -157,3 +157,11 @@ def test_a_chain_of_three_is_three_stages(script: ModuleType) -> None:
 
     runs = [run("third", "second/checkpoint/last.pt"), run("first", None), run("second", "first/checkpoint/last.pt")]
     assert [[each.command for each in stage] for stage in script.stages(runs)] == [["first"], ["second"], ["third"]]
+    absolute = [run("second", str(Path("first/checkpoint/last.pt").absolute())), run("first", None)]
+    assert [[each.command for each in stage] for stage in script.stages(absolute)] == [["first"], ["second"]]
+
+
+def test_a_sweep_file_that_is_not_text_is_one_line(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"runs: \xff")
+    with pytest.raises(UserError, match="cannot be read"):
+        list(script.plan(tmp_path / "mine.yaml", []))

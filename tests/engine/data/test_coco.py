@@ -1,6 +1,7 @@
 """COCO's layout: what is read, what is refused, the real format, and the generated scenes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,28 @@ def test_absent_annotations_say_where_and_what_to_do(tmp_path: Path) -> None:
         ({"annotations": [{"image_id": 5}]}, "malformed"),
         ({"annotations": [annotation(1, 5, [1, 2, 3, 4]) | {"bbox": [1, 2, 3]}] * 4}, "malformed"),
         ({"images": [{"id": 5, "file_name": "5.jpg", "width": 48, "height": 40}] * 2}, "an image id occurs twice"),
+        ({"annotations": [annotation(1, 5, [1, 2, 3, 4], area=None)]}, "an area is not a finite number"),
+        ({"annotations": [annotation(1, 5, [1, 2, 3, 4], area=-1)]}, "an area is not a finite number"),
+        ({"annotations": [annotation(1, 5, [1, 2, 3, 4], area=10**400)]}, "malformed"),
+        ({"annotations": [annotation(1, 5, [1, 2, 3, 4], iscrowd="0")]}, "iscrowd is neither 0 nor 1"),
+        ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "an id or name occurs twice"),
+        ({"categories": [{"id": 1.5, "name": "cat"}]}, "1.5 is not an integer"),
+        ({"images": [{"id": 5, "file_name": "5.jpg", "width": 0, "height": 40}]}, "width or height .* out of range"),
+        ({"images": [{"id": 5, "file_name": "5.jpg", "width": 4.5, "height": 40}]}, "4.5 is not an integer"),
         ({"images": [{"id": 9, "file_name": "9.jpg", "width": 48, "height": 40}]}, "no training images with boxes"),
     ],
 )
 def test_malformed_annotations_are_an_error(replaced: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         open_coco(write(tmp_path, **replaced))
+
+
+@pytest.mark.parametrize("box", [[1, 1, math.inf, 3], [1, 1, 1e39, 3], [None, 1, 2, 3]])
+def test_boxes_that_are_not_finite_are_reported_and_removed(box: list[float], tmp_path: Path) -> None:
+    root = write(tmp_path, annotations=[annotation(1, 5, [1, 2, 3, 4]), annotation(2, 2, [1, 2, 3, 4]) | {"bbox": box}])
+    data = open_coco(root)
+    assert len(data.train.boxes) == 1
+    assert any("Boxes without area: 1" in str(problem) for problem in data.problems["train"])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}'])
