@@ -73,9 +73,9 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         if group.is_main_process:
             report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
-        first = parts[0].part
-        print_line(corruptions.write(tables, folder) if first else report.summary(tables[first]))
-        log.info(f"Written to {folder / ('corruptions.md' if first else 'table.md')}.")
+        part = parts[0].part  # empty unless the data set has several
+        print_line(corruptions.write(tables, folder) if part else report.summary(tables[part]))
+        log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}.")
 
 
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:

@@ -1,4 +1,4 @@
-"""Checks of the gates' arguments, of their inputs and of what calls them."""
+"""Checks of the gates' arguments and inputs, and of the transforms that they run under."""
 
 from collections.abc import Sequence
 

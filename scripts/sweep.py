@@ -66,8 +66,9 @@ def plan(file: Path, extra: list[str]) -> Iterator[str]:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for line in sweep.runs:
             runs += [look_up(overrides) for overrides in expand([*sweep.train, *_words(line, file), *extra])]
-    for run in runs:
-        same = [other.command for other in runs if other.directory.resolve() == run.directory.resolve()]
+    places = [run.directory.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        same = [other.command for other, its_place in zip(runs, places, strict=True) if its_place == place]
         if len(same) > 1:
             raise UserError(
                 f"Two runs of {file} write to {run.directory}: {same[0]} and {same[1]}. Set run.dir of one of them."

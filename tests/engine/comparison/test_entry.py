@@ -1,0 +1,16 @@
+"""The networks of a comparison."""
+
+import pytest
+
+import models
+from engine.comparison.entry import TableEntry
+from engine.data_config import DataConfig
+from engine.tasks.classification import Classification
+
+
+@pytest.mark.parametrize(("size", "expected"), [(224, 30.242), (160, None)])
+def test_published_errors_need_the_published_size(size: int, expected: float | None) -> None:
+    data = DataConfig("imagenet", "folders", "nowhere", 1000, image_size=size)
+    entry = models.published_entry("resnet18", "IMAGENET1K_V1")
+    published = TableEntry.of_published("resnet18", models.build("resnet18"), Classification(data), entry, data)
+    assert published.row["published"] == (None if expected is None else pytest.approx(expected))
