@@ -1,4 +1,4 @@
-# `make help` lists the targets. Each builds .venv from the exact pins first.
+# `make help` lists the targets. All but `help` and `lock` build .venv from the exact pins first.
 PYTHON ?= python3
 VENV := .venv
 # The extras of pyproject.toml to pin; `bench` is only for scripts/benchmark.py.
@@ -14,10 +14,10 @@ help: ## list the targets
 demo: $(INSTALLED) ## install, and run a small version of the whole experiment: 5 minutes on two cores
 	bash scripts/demo.sh $(VENV)/bin/python
 
-test: $(INSTALLED) ## run all tests: about ten minutes on two cores
+test: $(INSTALLED) ## run all tests except the slow ones: about ten minutes on two cores
 	$(VENV)/bin/python -m pytest
 
-test-fast: $(INSTALLED) ## run the tests that start no other processes: under two minutes
+test-fast: $(INSTALLED) ## run the tests that do not start the programs: under two minutes
 	$(VENV)/bin/python -m pytest tests/cbam/test_module.py tests/engine/comparison tests/engine/data tests/engine/tasks \
 		tests/engine/training/test_trainer.py tests/models/test_weights.py tests/test_layers.py
 
