@@ -3,7 +3,8 @@
     python train.py model=resnet50_cbam data.root=/path/to/imagenet     # ImageNet, from published weights
     python train.py model=resnet18_cbam data=shapes recipe=scratch      # anywhere, on generated images
 
-Running the same command again resumes the run. The keys are documented in engine/config.py; configs/ has the presets.
+Running the same command again resumes the run. The keys are documented in engine/config.py,
+engine/data_config.py and engine/recipe_config.py; configs/ has the presets.
 """
 
 from engine.startup import prepare_process

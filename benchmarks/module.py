@@ -12,7 +12,7 @@ from benchmarks.clock import take_turns
 from benchmarks.report import Section
 from cbam import CBAM
 
-# Stages of ResNet-50: on a GPU, all four at a training batch in bf16; on a CPU, the largest at a small batch in fp32.
+# Stages of ResNet-50: on a GPU, all four at a training batch in bf16; on a CPU, the first two at a small batch in fp32.
 CUDA_SHAPES = ((256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14), (256, 2048, 7, 7))
 CPU_SHAPES = ((16, 256, 56, 56), (16, 512, 28, 28))
 

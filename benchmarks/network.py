@@ -21,7 +21,7 @@ FUSED = "resnet50_cbam, fused"  # on CUDA only
 
 
 def measure(_: Path, device: torch.device) -> Section:
-    """Measure a row for each network, eager and compiled."""
+    """Measure a row for each network of `NETWORKS`, eager and, where it says so, compiled."""
     on_gpu = device.type == "cuda"
     batch, size, dtype = (256, 224, torch.bfloat16) if on_gpu else (8, 128, torch.float32)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)

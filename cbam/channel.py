@@ -22,7 +22,8 @@ class ChannelAttention(nn.Module):
         in_planes: channels C of the feature map.
         ratio: reduction ratio r of the MLP; 16 in the paper.
         pooling: ``both``, or ``avg`` or ``max`` alone (Table 1).
-        mlp_bias: whether the two convolutions have biases. Equation 2 has none; the paper's parameter counts do.
+        mlp_bias: whether the two convolutions have biases. Equation 2 has none; the paper's parameter counts
+            include them.
 
     Raises:
         ValueError: if ``in_planes`` or ``ratio`` is not a positive integer, or ``pooling`` is unknown.

@@ -58,8 +58,8 @@ def refine(
 ) -> Tensor:
     """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32, even under autocast. Supports one backward pass: no second derivative, no
-    forward-mode derivative and no gradient for the gain.
+    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast. Supports one backward pass: no second
+    derivative, no forward-mode derivative and no gradient for the gain.
 
     Args:
         x: [N, C, H, W].
@@ -70,7 +70,7 @@ def refine(
         fused: whether to run the passes as Triton kernels.
 
     Raises:
-        ValueError: if x is not a non-empty [N, C, H, W].
+        ValueError: if x is not [N, C, H, W] with at least one channel and position.
     """
     require_feature_map(x, first.shape[1])
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):

@@ -1,4 +1,4 @@
-"""The convolution of the spatial gate, from two planes to one."""
+"""The convolution of the spatial gate, from one or two planes to one."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -26,9 +26,10 @@ def convolve(planes: Tensor, kernel: Tensor) -> Tensor:
 
 
 def convolution_gradients(gradient: Tensor, planes: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `convolve` for the planes and for the kernel.
+    """Return the gradients of `convolve` with respect to the planes and the kernel.
 
-    The gradient for the planes is itself a convolution. On the CPU this takes a tenth of the time of torch's backward.
+    The gradient with respect to the planes is itself a convolution. On the CPU this takes a tenth of the time of
+    torch's backward.
     """
     padding = [kernel.shape[-1] // 2] * 2
     of_planes = F.conv2d(gradient, kernel.flip(2, 3).transpose(0, 1), padding=padding)

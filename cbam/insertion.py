@@ -62,7 +62,7 @@ def insert(
         start: `identity` leaves the network's outputs bitwise unchanged in fp32 and bf16 (in fp16, and for
             `output="residual"`, up to rounding); `random` initializes the gates as PyTorch initializes convolutions, in
             the order of the modules.
-        image_size: side of the square image on which a copy of the network is run on the meta device.
+        image_size: side of the square image on which a copy of the network is run, pixels.
         options: keyword arguments of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
 
     Returns:

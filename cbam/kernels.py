@@ -196,7 +196,10 @@ def scale(x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, out: Tensor
 def factor_gradients(
     gradient: Tensor, x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, _out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Reads x and ``gradient`` once."""
+    """Return the gradients of `scale` with respect to its factors, [N, C] and [N, 1, H, W].
+
+    Reads x and ``gradient`` once.
+    """
     n, c, h, w = x.shape
     spatial_gradient = torch.empty_like(spatial_factor)
     parts = x.new_empty(n, _blocks(h * w), c, dtype=torch.float32)
@@ -206,7 +209,7 @@ def factor_gradients(
 
 
 def gate_gradient(x: Tensor, plane_gradients: Tensor, channel: Tensor) -> Tensor:
-    """Return the gradient of `pool_channels` for its gate, [N, C]. Reads x once."""
+    """Return the gradient of `pool_channels` with respect to its gate, [N, C]. Reads x once."""
     n, c = x.shape[:2]
     gradient = x.new_empty(n, c, dtype=torch.float32)
     _launch(_gate_gradient_kernel, (n, _blocks(c)), x, plane_gradients, channel, gradient)
@@ -223,7 +226,7 @@ def input_gradient(
     position: Tensor,
     out: Tensor,
 ) -> None:
-    """Write the gradient for x, through scale, pool_channels and pool_positions, to ``out``.
+    """Write the gradient with respect to x, through scale, pool_channels and pool_positions, to ``out``.
 
     Reads ``gradient`` once and writes once.
     """

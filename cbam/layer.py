@@ -1,10 +1,10 @@
 """CBAM as a layer with one output, and the identity start that preserves a pretrained network.
 
 With its gates at 0.5, the layer would scale its input by 0.25, or by 0.5 if it has one gate. The gain compensates for
-this. It is a power of two, so that the network's outputs in evaluation are bitwise unchanged in fp32 and bf16; in fp16,
-half of a value below 2^-13 may not be exact. The gain is not folded into the preceding pretrained parameters: they
-would be four times as large with gradients four times as small, and would learn at a different pace from the
-baseline's.
+this. For the refined output, it is a power of two, so that the network's outputs in evaluation are bitwise unchanged in
+fp32 and bf16; in fp16, half of a value below 2^-13 may not be exact. The gain is not folded into the preceding
+pretrained parameters: they would be four times as large with gradients four times as small, and would learn at a
+different pace from the baseline's.
 """
 
 import torch

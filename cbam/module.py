@@ -1,4 +1,4 @@
-"""CBAM in plain PyTorch operations; equations are numbered as in the paper."""
+"""The CBAM module; equations are numbered as in the paper."""
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,13 @@ class CBAM(nn.Module):
             (Tables 2, 3).
 
     Raises:
-        ValueError: in the constructor if a value is out of range, in a call if the input is not a non-empty
-            [N, in_planes, H, W].
+        ValueError: in the constructor if a value is out of range; in a call if the input is not [N, in_planes, H, W]
+            with at least one channel and position.
 
     Attributes:
-        has_closed_form: whether training uses `cbam.closed_form`, which saves only its input for backward and takes
-            less than half the time of autograd. True for the default order and poolings without a norm.
+        has_closed_form: whether training uses `cbam.closed_form`, which saves no feature map for backward except its
+            input, and takes less than half the time of autograd. True for the default order and poolings without a
+            norm.
         fused: whether the closed form runs Triton kernels on CUDA. Default: False.
 
     The closed form is used in training only, and computes the gates without calling their modules. The modules are
@@ -111,7 +112,7 @@ class CBAM(nn.Module):
 
         Returns:
             The factor by which ``refine`` now scales its input: 0.25 with two gates, 0.5 with one. It is a power of
-            two, so that ``refine`` with its inverse as the gain is bitwise the identity.
+            two, so that ``refine`` with its inverse as the gain is bitwise the identity in fp32 and bf16.
         """
         gates = [gate for gate in self.children() if isinstance(gate, ChannelAttention | SpatialAttention)]
         for gate in gates:

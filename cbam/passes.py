@@ -1,7 +1,7 @@
 """PyTorch operations for any device and dtype: the passes over the feature map of `cbam.closed_form`.
 
 Each pass works on whole maps, in place where possible: on a CPU, allocating memory costs more than arithmetic.
-Gate-sized tensors are fp32 and are rounded to the dtype of the map where the two are combined.
+Gate-sized tensors are fp32 (fp64 for an fp64 map) and are rounded to the dtype of the map where the two are combined.
 """
 
 import torch
@@ -34,14 +34,14 @@ def scale(_x: Tensor, _channel_factor: Tensor, spatial_factor: Tensor, out: Tens
 def factor_gradients(
     gradient: Tensor, x: Tensor, channel_factor: Tensor, spatial_factor: Tensor, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of `scale` for its factors, [N, C] and [N, 1, H, W]. Overwrites ``out``."""
+    """Return the gradients of `scale` with respect to its factors, [N, C] and [N, 1, H, W]. Overwrites ``out``."""
     product = torch.mul(gradient, x, out=out).flatten(2)
     spatial_gradient = torch.bmm(channel_factor[:, None].to(x.dtype), product)
     return _sum_positions(product, spatial_factor), spatial_gradient.view_as(spatial_factor).to(gate_dtype(x))
 
 
 def gate_gradient(x: Tensor, plane_gradients: Tensor, channel: Tensor) -> Tensor:
-    """Return the gradient of `pool_channels` for its gate, [N, C]."""
+    """Return the gradient of `pool_channels` with respect to its gate, [N, C]."""
     of_mean, of_maximum = plane_gradients[:, 0] / x.shape[1], plane_gradients[:, 1]
     gradient = _sum_positions(x.flatten(2), of_mean)
     attained = x.gather(1, channel[:, None])[:, 0] * of_maximum
@@ -58,13 +58,13 @@ def input_gradient(
     position: Tensor,
     out: Tensor,
 ) -> None:
-    """Write the gradient for x, through scale, pool_channels and pool_positions, to ``out``.
+    """Write the gradient with respect to x, through scale, pool_channels and pool_positions, to ``out``.
 
     Each scatter adds at most one value to an element, so that its order does not matter.
     """
     dtype, channels, positions = out.dtype, out.shape[1], out[0, 0].numel()
     of_mean, of_maximum = plane_gradients.to(dtype).split(1, dim=1)
-    # Two operations: channels_last, torch vectorizes at most one factor that is the same for all channels.
+    # Two operations: for a channels_last map, torch vectorizes at most one factor that is the same for all channels.
     torch.mul(gradient, spatial_factor.to(dtype), out=out).add_(of_mean / channels)
     out.scatter_add_(1, channel[:, None], of_maximum)
     pooled_mean, pooled_maximum = pooled_gradients
@@ -82,7 +82,7 @@ def _of_channels(factor: Tensor, x: Tensor) -> Tensor:
 
 
 def _sum_positions(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum over the positions of x [N, C, P] times a weight [N, ..., P]: [N, C]."""
+    """Return the sum over the positions of x [N, C, P] times a weight of P values per image: [N, C]."""
     n, c, p = x.shape
     return torch.bmm(weight.reshape(n, 1, p).to(x.dtype), x.mT).view(n, c).to(gate_dtype(x))
 

@@ -1,4 +1,4 @@
-"""Output shapes of modules, from a forward pass of a copy of the network on the meta device.
+"""Output shapes of modules, from forward passes of a copy of the network on the meta device or, if it fails, the CPU.
 
 The copy has stand-ins where attention would be inserted, attached by the same mechanism. Before the network is changed,
 they detect a module after which attention would not run exactly once on a map [N, C, H, W].
@@ -94,7 +94,7 @@ def _run(net: nn.Module, names: Sequence[str], device: str, height: int, width: 
 
 
 def _copy(net: nn.Module, device: str) -> nn.Module:
-    """Return a deep copy on a device, without hooks; to the meta device, no data are copied."""
+    """Return a deep copy on a device, without hooks; a copy on the meta device has no data."""
     tensors = [tensor for module in net.modules() for tensor in _tensors(module)]
     twin = copy.deepcopy(net, {id(tensor): tensor.detach().to(device, copy=True) for tensor in tensors})
     for module in twin.modules():

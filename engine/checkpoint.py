@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises nearly any exception for a file that it did not write
         raise UnreadableCheckpoint(
-            f"{path} cannot be read: it is damaged or contains something other than tensors."
+            f"{path} cannot be read: it is damaged or contains something other than tensors and plain values."
         ) from error
     if not isinstance(state, dict):
         raise UnreadableCheckpoint(f"{path} cannot be read: it is not a checkpoint.")

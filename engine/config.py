@@ -150,7 +150,7 @@ class RunConfig:
     checkpoint_every_steps: int | None = None  # in addition to the end of each epoch; null: disabled
     checkpoint_every_minutes: float | None = 15.0  # the same, by wall-clock time; null: disabled
     log_every_steps: int = 50  # TensorBoard interval of loss and learning rate
-    pictures: int = 4  # validation images to visualize after each epoch; 0: none; requires matplotlib
+    pictures: int = 4  # validation images to visualize after each epoch; 0: none; needs matplotlib to classify
 
     def check(self) -> None:
         filled("run.root", self.root)
@@ -345,7 +345,8 @@ def parse(config: DictConfig) -> Any:
     """Return the composed configuration as the dataclass of its schema, with checked values.
 
     Raises:
-        UserError: if a key is missing or out of range; the error names the first.
+        UserError: if keys are missing, or a key is out of range; the error names all missing keys, or the first that is
+            out of range.
     """
     missing = OmegaConf.missing_keys(config)
     if missing:

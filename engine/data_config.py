@@ -26,7 +26,7 @@ class DataConfig:
     # Number of classes to use, the first by id; null: all. For layout=voc: the names of the classes.
     classes: Any = None
     image_size: int = 0  # side of the crops, pixels; images with boxes use the detector's size
-    resize: int | None = None  # shorter side before the center crop in evaluation, pixels; null: the weights' own
+    resize: int | None = None  # shorter side before the center crop in evaluation, pixels; null: automatic
     crop_scale: float = 0.08  # smallest area of a training crop, as a fraction of the image's
     task: str = "classification"  # classification | detection: COCO's metric | voc_detection: the VOC devkit's
     detector: str | None = None  # default detector preset, used unless detector=NAME is given

@@ -105,7 +105,8 @@ class ProcessGroup:
 
 
 def accumulating(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Return the context for one micro-batch of a step: gradients are averaged with the last one only."""
+    """Return the context for one micro-batch of a step: gradients are averaged over the processes only
+    in the last."""
     if is_last or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()

@@ -37,19 +37,19 @@ class RecipeConfig:
     attention_lr_factor: float = 1.0  # multiplies the learning rate of attention's parameters
     last_norms_lr_factor: float = 1.0  # the same, for the norms that attention follows, or would follow
     head_lr_factor: float = 1.0  # the same, for the head
-    layer_decay: float = 1.0  # multiplies the learning rate once per stage between a layer and the head
+    layer_decay: float = 1.0  # multiplies the learning rate once per stage from the layer's to the last
     momentum: float = 0.9  # SGD's
     nesterov: bool = False  # SGD's
     weight_decay: float = MISSING
     decay_norms_and_biases: bool = False  # apply weight decay to norms and biases
     decay_attention: bool = True  # apply weight decay to attention, whose last layers start from zero
     clip_grad_norm: float | None = None  # largest total gradient norm; null: no clipping
-    warmup_epochs: float = 0.0  # linear, from 0
+    warmup_epochs: float = 0.0  # linear; the first step is above 0
     # After warm-up: cosine to 0 | step: times step_factor every step_epochs | milestones: the same at those epochs.
     schedule: str = "cosine"
     step_epochs: int = 30
     step_factor: float = 0.1
-    milestones: list[int] = field(default_factory=list)  # epochs after which the learning rate falls by step_factor
+    milestones: list[int] = field(default_factory=list)  # epochs after which the rate is multiplied by step_factor
     label_smoothing: float = 0.0
     ema_decay: float | None = None  # of the weights' exponential moving average, which is evaluated; null: no average
     ema_every_steps: int = 32  # steps between updates of the average

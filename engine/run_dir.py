@@ -252,8 +252,8 @@ class RunDirectory:
         )
 
     def _lock(self) -> None:
-        # The kernel releases a POSIX lock however the process ends, so that it is never stale. Data loading workers,
-        # which may outlive the process by seconds, do not inherit it; they would inherit a flock.
+        # The kernel releases a POSIX lock however the process ends, so that it is not stale on a running machine. Data
+        # loading workers, which may outlive the process by seconds, do not inherit it; they would inherit a flock.
         self._lock_file = (self.directory / "lock").open("a+")
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)

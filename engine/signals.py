@@ -12,11 +12,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """Raised when a signal has stopped the run and its state is saved."""
+    """Raised to exit with code 75: the same command resumes from the last checkpoint, if there is one."""
 
 
 def exit_on_signals() -> None:
-    """Exit with code 75 and one sentence on the first of these signals, whatever this process is doing.
+    """Exit with code 75 and one line on the first of these signals, whatever this process is doing.
 
     Call it before the slow imports. `GracefulStop` takes over once there is a state to save.
     """
@@ -53,7 +53,7 @@ def exit_interrupted(sentence: str) -> NoReturn:
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()
-    # Without cleanup, which could wait for another process; no file is ever written in place.
+    # Without cleanup, which could wait for another process; results and checkpoints are never written in place.
     os._exit(os.EX_TEMPFAIL)
 
 

@@ -21,7 +21,7 @@ _LARGEST_KEPT = 32 << 20
 
 
 def prepare_process() -> None:
-    """Make signals end the process with one sentence, exit with an error if a package is missing, and open the streams.
+    """Make signals end the process with one line, exit with an error if a package is missing, and open the streams.
 
     Also set how memory and idle threads behave.
     """
@@ -33,8 +33,8 @@ def prepare_process() -> None:
     missing = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
     if missing:
         sys.stderr.write(
-            f"error: {sys.executable} does not have {', '.join(missing)}. Activate the environment, or run "
-            "`make demo` (or `pip install -r requirements.lock`) to create one.\n"
+            f"error: {sys.executable} does not have {', '.join(missing)}. Activate the environment, create "
+            "one with `make demo`, or run `pip install -r requirements.lock` in this one.\n"
         )
         sys.exit(2)
     from engine.logging import open_streams

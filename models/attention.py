@@ -119,6 +119,8 @@ def insert(
 
     try:
         cbam.insert_layer(net, after, append_layer, image_size)
+    except ModelError:  # of make_layer, complete
+        raise
     except ValueError as error:
         raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error
     return layers

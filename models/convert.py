@@ -1,8 +1,8 @@
 """Conversion of the official implementation's checkpoints (github.com/Jongchan/attention-module).
 
-Its CBAM is `mlp_bias` and `spatial_norm` here. Its networks have the same parameters as torchvision's. The modules
-differ in three ways: names; linear layers [out, in] instead of our 1x1 convolutions [out, in, 1, 1]; and the input of
-the 7x7 convolution, which is (maximum, mean) instead of our (mean, maximum).
+Its CBAM has `mlp_bias=True` and `spatial_norm=True` here. Its networks have the same parameters as torchvision's. The
+modules differ in three ways: names; linear layers [out, in] instead of our 1x1 convolutions [out, in, 1, 1]; and the
+input of the 7x7 convolution, which is (maximum, mean) instead of our (mean, maximum).
 """
 
 import re

@@ -69,7 +69,7 @@ def _build(name: str, function: Callable[..., object], image_size: int, classes:
 
 
 def _reason(error: Exception) -> str:
-    """Return the error in one line, with its last line of code."""
+    """Return the error in one line, with the file and line number where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({frame.filename}, line {frame.lineno})"

@@ -35,7 +35,7 @@ _PUBLISHED_NORMALIZATION = {
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """Specification of a detector around a backbone. The defaults are those of Faster R-CNN on COCO.
+    """Specification of a detector around a backbone. The default sizes are those of Faster R-CNN on COCO.
 
     Attributes:
         architecture: `faster_rcnn` (Ren et al., 2015, with the feature pyramid of Lin et al., CVPR 2017), `ssd` (Liu et

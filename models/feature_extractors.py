@@ -76,8 +76,8 @@ def ssd(net: nn.Module, spec: BackboneSpec) -> nn.Module:
 def ssdlite(net: nn.Module, spec: BackboneSpec) -> nn.Module:
     """Return the convolutional part of a MobileNet with SSDlite's extra layers, for maps of strides 16 to 512.
 
-    The first map is the expansion in the last block of stride 32 (Sandler et al., CVPR 2018, section 6.2). MobileNet
-    V1 has no expansion and returns its last map of stride 16.
+    The first map is the expansion, of stride 16, in the first block whose output has stride 32 (Sandler et al., CVPR
+    2018, section 6.2). MobileNet V1 has no expansion and returns its last map of stride 16.
 
     Raises:
         ModelError: if the network is not a MobileNet.

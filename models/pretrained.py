@@ -20,7 +20,7 @@ _DIGESTS = Path(__file__).with_name("pretrained.sha256")
 
 
 def published(backbone: str) -> list[str]:
-    """Return the names of torchvision's weights for a backbone, `IMAGENET1K_V1` first; empty for many backbones."""
+    """Return the names of torchvision's weights for a backbone, in torchvision's order; empty if it has none."""
     if backbone not in torchvision.models.list_models(module=torchvision.models):
         return []
     # Weights without categories have no classifier, e.g. vgg16's IMAGENET1K_FEATURES.

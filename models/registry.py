@@ -1,7 +1,7 @@
 """Registry of the networks: constructors, attention positions and heads.
 
-Each family is one line. Attention follows the last norm or activation of a block's branch, before its shortcut
-addition. In networks without shortcuts, it follows a stage or a module of the network's paper.
+Each family is one entry. In networks with shortcut additions, attention follows the branch of a block, before the
+addition. In others, it follows a stage or a module of the network's paper.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,9 @@
 """Sources of start weights, and the rules for loading them.
 
 Published weights are torchvision's, by name (`models/pretrained.py`). A local file contains a state dict, plain, with
-`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. The error lists all names
-that are missing, unexpected or of another shape. Only two differences are allowed: attention that the weights do not
-have, and a head for another number of classes, which is then re-initialized.
+`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. The error lists the first
+names that are missing, unexpected or of another shape. Only these differences are allowed: attention, gains or batch
+counters that the weights do not have, and a head for another number of classes, which is then re-initialized.
 """
 
 import inspect
@@ -107,7 +107,8 @@ def _load_file(path: Path) -> Any:
         raise ModelError(f"{path} needs the package safetensors: pip install safetensors.") from error
     except Exception as error:  # torch.load raises many kinds of exceptions for foreign files
         raise ModelError(
-            f"The weights file {path} cannot be read: it is damaged, or contains something other than tensors."
+            f"The weights file {path} cannot be read: it is damaged, or contains something other than tensors and "
+            "plain values."
         ) from error
 
 
@@ -152,7 +153,7 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
         True if the state dict contains the attention's parameters.
 
     Raises:
-        ModelError: if names are missing, unexpected or of another shape; the error lists them.
+        ModelError: if names are missing, unexpected or of another shape; the error lists the first.
     """
     own, state = net.state_dict(), weights.state
     versions = state if hasattr(state, "_metadata") else own

@@ -1,12 +1,12 @@
 """Download published weights on a machine with internet, for machines without it.
 
     python scripts/download_weights.py model=resnet50     # all of its published weights, those of detectors too
-    python scripts/download_weights.py model=all          # 6 GB
+    python scripts/download_weights.py model=all          # about 23 GB
 
-The files go into torch's download cache (`$TORCH_HOME/hub/checkpoints`), which training on any machine that shares the
-cache reads. Each file is verified, even if it already exists: by its full sha256 if `models/pretrained.sha256` lists
-it, otherwise by the eight digits in its name. In that case, the full sha256 of the downloaded file is stored beside it
-and checked from then on.
+The files go into torch's download cache (`$TORCH_HOME/hub/checkpoints`); training on any machine that shares the cache
+reads them from there. Each file is verified, even if it already exists: by its full sha256 if
+`models/pretrained.sha256` lists it, otherwise by the eight digits in its name. In that case, the full sha256 of the
+downloaded file is stored beside it and checked from then on.
 """
 
 import sys

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 import models
 from engine import cli
 from engine.analysis.export import export
-from engine.config import ExportConfig
+from engine.config import ExportConfig, ModelConfig
 from engine.errors import UserError
 from engine.logging import print_line
 from engine.run_dir import RunDirectory
@@ -58,14 +58,21 @@ def _require_as_trained(config: ExportConfig) -> None:
     trained = run.config()
     if trained.detector.architecture != "none":
         raise UserError(f"{config.model.weights} is a detector, which cannot be exported; export a classifier.")
-    there: dict[str, Any] = {"model.name": trained.model.network, "model.attention": trained.model.attention}
-    here: dict[str, Any] = {"model.name": config.model.network, "model.attention": config.model.attention}
+    there, here = _arguments(trained.model), _arguments(config.model)
     for options, found in ((trained.attention, there), (config.attention, here)):
         found |= {f"attention.{key}": value for key, value in vars(options).items() if key != "init"}
     there["classes"], here["classes"] = run.record()["classes"], config.classes
-    differing = [f"{key}={value}" for key, value in there.items() if here[key] != value]
+    differing = [f"{key}={value}" for key, value in there.items() if here.get(key) != value]
     if differing:
         raise UserError(f"{config.model.weights} was trained as another network; set {' '.join(differing)}.")
+
+
+def _arguments(model: ModelConfig) -> dict[str, Any]:
+    """Return the keys and values that select a network."""
+    if model.library == "torchvision":
+        return {"model": model.name, "model.attention": model.attention}
+    key = "name" if model.library == "timm" else "factory"
+    return {"model": model.library, f"model.{key}": getattr(model, key), "model.attention": model.attention}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python scripts/hash_batches.py data=tiny_imagenet data.root=PATH seed=51 recipe.batch_size=256
     torchrun --nproc-per-node=4 scripts/hash_batches.py ...    # the same, for batches shared by four processes
 
-Takes the arguments of train.py. Prints the fingerprint of the files and the digest of the first two epochs.
+Takes the arguments of train.py. Prints the fingerprint of the files and a digest of each of the first two epochs.
 """
 
 import os
@@ -52,7 +52,7 @@ def print_digests(config: TrainConfig) -> None:
 
 
 def mixed(batch: Batch) -> Batch:
-    """Return the batch with its images mixed, and as further targets the other labels and the shares."""
+    """Return the batch with its images mixed, and with the other labels and the shares as further targets."""
     if batch.mixing is None:
         return batch
     labels, *_ = batch.targets

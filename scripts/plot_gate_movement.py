@@ -1,8 +1,8 @@
-"""Plot how far attention's gates moved against the difference in error, one panel for each table.
+"""Plot the difference from the baseline against how far attention's gates moved, one panel for each table.
 
     python scripts/plot_gate_movement.py results/attention_lr/tiny_imagenet_other results/attention_lr/blood_cells
 
-Writes movement.png and movement.svg into the folder around the first table. Needs matplotlib.
+Writes movement.png and movement.svg into the parent of the first table's folder. Needs matplotlib.
 """
 
 import json

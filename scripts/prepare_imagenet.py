@@ -41,7 +41,7 @@ def prepare(archives: str, target: str) -> None:
     """Unpack the missing images below `target`, then count all images.
 
     Raises:
-        UserError: naming the archives that are damaged or absent, or the images that are still missing.
+        UserError: naming the archives that are damaged or absent, or the folders that are incomplete.
     """
     damaged: list[str] = []
     if archives != "none":
@@ -199,7 +199,7 @@ def _open(archive: Path) -> tarfile.TarFile:
 
 
 def _require_end(archive: IO[bytes]) -> None:
-    """Raise EOFError without an archive's closing zeros: one cut off between two files would seem complete."""
+    """Raise EOFError if an archive lacks its closing zeros: one cut off between two files would seem complete."""
     size = archive.seek(0, io.SEEK_END)
     archive.seek(max(0, size - 1024))
     if any(archive.read()):

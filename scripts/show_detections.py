@@ -1,4 +1,4 @@
-"""Draw the detections of finished runs in an image side by side, those with a score of at least 0.5.
+"""Draw the detections (score at least 0.5) of finished runs on an image, side by side.
 
 python scripts/show_detections.py runs=RUN,RUN image=street.jpeg file=detections.png
 """

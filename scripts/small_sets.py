@@ -4,8 +4,8 @@
 
 INTO/tiny_imagenet_other contains classes 101 to 110 of Tiny ImageNet, which no other result of this repository uses. Of
 each class, 400 training images are for training; the other 100 and the 50 validation images are for validation.
-INTO/blood_cells contains the cells of BCCD, cut out of its photographs, at most 200 per class. Cells from the list
-`train` are for training.
+INTO/blood_cells contains the cells of BCCD, cut out of its photographs, at most 200 per class and split. Cells from the
+list `train` are for training.
 """
 
 import shutil
@@ -30,8 +30,8 @@ from engine.errors import UserError
 
 FIRST_CLASS, CLASSES, TRAINING = 100, 10, 400
 CELL_CLASSES = ("RBC", "WBC", "Platelets")
-CELLS = 200  # of a class, at most
-MARGIN = 1.2  # side of a cut divided by the longer side of its cell
+CELLS = 200  # of a class in a split, at most
+MARGIN = 1.2  # side of a crop divided by the longer side of its cell
 
 
 def make(tiny_imagenet: str, bccd: str, into: str) -> None:

@@ -55,8 +55,8 @@ def repeat(run: RunDirectory) -> None:
     place, processes = cluster.world_info_from_env(os.environ), before.get("processes", 1)
     if place.world_size != processes:
         raise UserError(
-            f"{run.directory} was trained by {processes} processes, not {place.world_size}; start the same "
-            f"number (torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
+            f"{run.directory} was trained by another number of processes ({processes}, not {place.world_size}); start "
+            f"the same number (torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
         )
     repeated = RunDirectory(run.directory / "rerun")
     train.main(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))

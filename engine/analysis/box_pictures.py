@@ -9,8 +9,8 @@ from torchvision.utils import draw_bounding_boxes
 
 from engine.data.boxes import BoxSplit
 
-SCORE = 0.5  # of the detections that are drawn
-SIDE = 320  # pixels; smaller images are enlarged, so that texts fit
+SCORE = 0.5  # minimum of the detections that are drawn
+SIDE = 320  # pixels; shorter sides are enlarged to at most this by an integer factor, so that texts fit
 
 # Colors of the classes, in turn: Okabe and Ito's colorblind-safe palette.
 _COLORS = ("#D55E00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0072B2")
@@ -58,7 +58,7 @@ def draw_detections(model: nn.Module, image: Tensor, classes: Sequence[str], dev
 def draw(
     image: Tensor, boxes: Tensor, labels: Sequence[int], classes: Sequence[str], scores: Sequence[float] | None = None
 ) -> Tensor:
-    """Draw boxes with their classes, and scores if given, into a copy of an image, uint8 [3, H, W]."""
+    """Draw boxes with their classes, and scores if given, onto a copy of an image, uint8 [3, H, W]."""
     factor = max(1, SIDE // min(image.shape[1:]))
     image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     if not len(boxes):

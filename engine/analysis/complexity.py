@@ -13,7 +13,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def gflops(model: nn.Module, image_size: int) -> float:
-    """Return the multiply-adds of convolutions and linear layers for one image, in 1e9: GFLOPs in ImageNet papers.
+    """Return the multiply-adds of convolutions and linear layers for one image, in billions: GFLOPs in ImageNet papers.
 
     Raises:
         UserError: if the network does not accept images of this size.

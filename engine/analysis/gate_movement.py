@@ -14,7 +14,7 @@ from engine.distributed import ProcessGroup
 
 @dataclass(frozen=True)
 class GateMovement:
-    """|gate x gain - 1| over all positions of a gate and all images: 0 if the gate leaves the map unchanged.
+    """|gate x gain - 1| over all values of a gate and all images: 0 if the gate leaves the map unchanged.
 
     Attributes:
         mean, largest: of each gate, by its name.

@@ -36,7 +36,7 @@ def _deviation(entry: TableEntry, entries: Sequence[TableEntry]) -> str:
 
 
 def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
-    """Return whether two runs must agree in a key."""
+    """Return whether two runs must agree on a key."""
     if key not in one.shared_config or one.row.get("detector") != other.row.get("detector"):
         return False
     if key == START_WEIGHTS:  # the head is initialized by the seed

@@ -203,6 +203,6 @@ def _raw(run: Row, taken: Sequence[str]) -> str:
     detector = f"{run['detector']}-" if "detector" in run else ""
     name = f"runs/{detector}{run['model']}{attention}_{seed}"
     if not run["recipe_deviation"]:
-        # Runs that differ in this factor alone share the name; the first of them has it as it is.
+        # Runs that differ only in this factor share the name; the first of them keeps it unchanged.
         return f"{name}_lr_factor{run['attention_lr_factor']:g}" if name in taken else name
     return f"{name}_mixed{sum(other.startswith(f'{name}_mixed') for other in taken) + 1}"

@@ -13,8 +13,8 @@ from engine.tasks import columns
 
 Row = dict[str, Any]
 
-# Mean top-1 error of AlexNet over the severities, in %: github.com/hendrycks/robustness, by which Hendrycks and
-# Dietterich (ICLR 2019) divide each network's before they take the mean over the corruptions.
+# Mean top-1 error of AlexNet over the severities, in % (from github.com/hendrycks/robustness). Hendrycks and Dietterich
+# (ICLR 2019) divide a network's error by it before they take the mean over the corruptions.
 ALEXNET = dict(
     zip(
         CORRUPTIONS,

@@ -118,7 +118,7 @@ class TableEntry:
 
 START_WEIGHTS = "digest of the backbone's start weights"
 
-# The keys that the table compares; all others must be equal.
+# The keys in which runs of one table may differ.
 _FREE = (
     *("model.name", "model.library", "model.factory", "model.attention", "attention.", "seed"),
     "runtime.eval_batch_size",

@@ -14,7 +14,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
         _images(data, task),
-        "GFLOPs counts the multiply-adds of convolutions and linear layers for one image, in 1e9, as in the paper.",
+        "GFLOPs counts the billions of multiply-adds of convolutions and linear layers for one image, as in the paper.",
         *task.notes,
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
     ]
@@ -36,7 +36,9 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     if averaged:
         names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
         named = ", ".join(name.strip() for name in names)
-        notes.append(f"The weights of {named} are the exponential moving average; all others are of the last step.")
+        notes.append(
+            f"The weights of {named} are the exponential moving average; all others trained here are of the last step."
+        )
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
     return notes + row_notes(table, task)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Attention costs next to nothing, so each kind is drawn this far to the right of its baseline, in points.
+# Attention costs next to nothing, so each kind is drawn this far to the right of the previous one, in points.
 _APART = 11
 # One for each kind of attention, none first. Okabe and Ito's colorblind-safe colors.
 _STYLES = (("black", "o"), ("#D55E00", "D"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#E69F00", "P"))
@@ -56,7 +56,7 @@ def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
     what = task.table_metric_label.partition(" (")[0]
     title = f"{table['data']['name']}: {what}; bars: 95% interval of the paired difference from the baseline"
     if any(row["recipe_deviation"] for row in rows):
-        title += "\n† trained by another recipe"
+        title += "\n† trained with another recipe"
     axes.set_title(title, fontsize=9, loc="left")
 
 

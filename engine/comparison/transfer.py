@@ -57,5 +57,5 @@ def _class_names(entries: Sequence[TableEntry], data: DataConfig) -> list[str] |
         lines = Path(data.class_list).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.class_list={data.class_list} cannot be read ({error}).") from error
-    # The first word: Kaggle's LOC_synset_mapping.txt has descriptions behind it.
+    # The first word: Kaggle's LOC_synset_mapping.txt has descriptions after it.
     return [line.split()[0] for line in lines if line.strip()]

@@ -18,8 +18,8 @@ _ROUNDING = 1e-9  # points; another processor may sum in another order
 def verify_table(table: Row, directory: Path, task: type[Task]) -> None:
     """Recompute and check the metrics of each run, and the differences, intervals and p-values of the table.
 
-    Numbers whose predictions are missing are not checked; they are listed on stderr. Values that evaluation does not
-    compute (metrics at the start, parameters, GFLOPs, speed, published values) are not checked either.
+    Numbers whose predictions are missing are not checked; they are listed on stderr. Values that do not
+    follow from predictions (metrics at the start, parameters, GFLOPs, speed, published values) are not checked either.
 
     Raises:
         UserError: naming the first number or predictions file that does not match.

@@ -244,7 +244,7 @@ def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
     report.boxes(outside, "Boxes outside of their image", "removed", "removed")
     bad |= outside
     beyond = ~bad & (clipped != split.boxes).any(axis=1)
-    report.boxes(beyond, "Boxes partly outside of their image", "cut at its border", "kept")
+    report.boxes(beyond, "Boxes partly outside of their image", "clipped to the image", "kept")
     crowd = ~bad & split.crowd
     report.boxes(crowd, "Crowds", "removed", "ignored in evaluation")
     duplicate = _near_duplicates(split, ~bad & ~crowd)

@@ -44,7 +44,8 @@ def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
 
 
 def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tuple[int, ...] | None:
-    """Return the position of each class among a network's training classes; None if both lists are the same.
+    """Return the position of each class among a network's training classes; None if they are in the same order (0, 1,
+    ... for numbered classes).
 
     Args:
         classes: the data set's classes: names of its folders, or class numbers.

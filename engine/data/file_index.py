@@ -141,7 +141,7 @@ def _read(folder: Path) -> tuple[list[tuple[str, int]], dict[str, int]]:
                             f"The image {entry.path} has an unsupported format; convert it to JPEG or PNG, or move it."
                         )
     except OSError as error:
-        raise UserError(f"The image {error.filename} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}).") from error
     return sorted(images), times
 
 

@@ -28,7 +28,7 @@ class SharedBatchRing:
     of the time of reading its images, and containers often limit such files to 64 MB in total.
 
     Each worker fills its own slots in turn. While one of its batches is in use, PREFETCH others fill its other slots.
-    A slot keeps its content until the next batch is requested, so copy it before.
+    A slot keeps its content until the next batch is requested, so copy it before then.
     """
 
     def __init__(self, workers: int, batch_size: int, shapes: Sequence[tuple[int, int]]) -> None:

@@ -22,7 +22,7 @@ from engine.errors import UserError
 SIDE = 128  # pixels
 IMAGES = {"train": 400, "val": 200}
 MOST_OBJECTS = 5
-LARGEST_COVERED = 0.3  # fraction of an object's pixels that later objects may cover
+LARGEST_COVERED = 0.3  # fraction of an object's visible pixels that each later object may cover
 _SCENES = 2**16  # separates the random numbers from those of the classification data set
 
 

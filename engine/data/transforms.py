@@ -100,7 +100,7 @@ class Preprocessing:
 
 
 def decode(path: str) -> Tensor:
-    """Decode an image file of any format and color space to uint8 [3, H, W], RGB.
+    """Decode a JPEG, PNG, WebP or still GIF file of any color space to uint8 [3, H, W], RGB.
 
     Raises:
         UnreadableImage: if the file is missing, truncated or not an image.
@@ -147,7 +147,7 @@ def _resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> T
 
 
 def crop_box(height: int, width: int, smallest_area: float, random: np.random.Generator) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of a random crop, as torchvision's RandomResizedCrop.
+    """Return top, left, height and width of a random crop, as torchvision's RandomResizedCrop draws it.
 
     The area is uniform between `smallest_area` and 1 times the image's. The aspect ratio is log-uniform between 3/4
     and 4/3. If ten draws do not fit into the image, the crop is the largest centered one of an allowed aspect ratio.

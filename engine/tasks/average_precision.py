@@ -6,8 +6,8 @@ Only the second step depends on how often an image occurs in a sample, so a boot
 second step with different image weights. `Matches` is the result of the first step.
 
 COCO's matching rule is in `coco_matching`, the VOC devkit's in `voc_metric`. Both are implemented here because
-pycocotools takes a minute for 5,000 images, keeps a dictionary for each (image, class, area range), and flattening its
-results would need as much code as the rule itself. The tests compare with pycocotools.
+pycocotools takes a minute for 5,000 images and keeps a dictionary for each (image, class, area range); flattening these
+would need as much code as the rule itself. The tests compare with pycocotools.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,8 +124,8 @@ def interpolated_precision(
 ) -> np.ndarray:
     """Return the interpolated precision of every class, averaged over recalls.
 
-    An image of weight w counts as w copies, for both detections and objects. (If one image has detections of equal
-    score and class, copies would be interleaved, and the order of ties is arbitrary.)
+    An image of weight w counts as w copies, for both detections and objects. The exception is detections of
+    one class in one image with equal scores: real copies would interleave them. The order of ties is arbitrary anyway.
 
     Args:
         matches: matches of one detector.
@@ -255,7 +255,7 @@ def paired_bootstrap(
     pairs = list(zip(matches, baselines, strict=True))
     images = matches[0].images
     if any(one.images != images for pair in pairs for one in pair):
-        raise ValueError("detectors are compared on the same images")
+        raise ValueError("the detectors were evaluated on different numbers of images")
 
     def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
         both = [(metrics(detector, weights), metrics(baseline, weights)) for detector, baseline in pairs]

@@ -159,9 +159,9 @@ class Classification(Task):
     notes: ClassVar = (
         "The difference is relative to the same backbone without attention, with the same recipe, seed and images; "
         "negative is better. Its interval is a paired bootstrap over the validation images (10,000 resamples, "
-        "percentiles): it covers the choice of images, not of trainings. The difference is not distinguishable from 0 "
-        "unless the interval excludes 0 and the test is significant (p < 0.05). With one seed, it holds for these two "
-        "trainings only.",
+        "percentiles): it covers the choice of images, not of training runs. The difference is not distinguishable "
+        "from 0 unless the interval excludes 0 and the test is significant (p < 0.05). With one seed, it holds for "
+        "these two training runs only.",
         "An image is won if the network with attention classifies it correctly and its baseline does not, and lost in "
         "the opposite case. p is from the exact two-sided sign test on these images; with one seed, this is McNemar's "
         "test.",
@@ -172,8 +172,8 @@ class Classification(Task):
         "baseline. A difference is supported only if its 95% interval over images and seeds also excludes 0."
     )
     paper_note: ClassVar = (
-        "The paper's values are from Tables 4 and 5 of arXiv 1807.06521v2. Its authors trained from scratch for 90 "
-        "epochs: compare them only with rows of that recipe."
+        "The paper's values are from Tables 4 and 5 of arXiv 1807.06521v2. Its authors trained ResNets from "
+        "scratch for 90 epochs: compare them only with rows of that recipe."
     )
     view_note: ClassVar = "once, with one crop"
     picture_title: ClassVar = "Grad-CAM and spatial gates"

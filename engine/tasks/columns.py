@@ -29,7 +29,7 @@ def difference(row: Row) -> str:
     mark = f" {DAGGER}" if row["baseline_differs"] else ""
     spread = "" if row["difference_sd"] is None else f" ± {row['difference_sd']:.2f}"
     interval = f"[{row['difference_low']:+.2f}, {row['difference_high']:+.2f}]"
-    supported = ", for these two trainings" if row["across_seeds_low"] is None else ""
+    supported = ", for these two training runs" if row["across_seeds_low"] is None else ""
     verdict = supported if row["distinguishable"] else ", not distinguishable from 0"
     return f"{row['difference']:+.2f}{spread} {interval}{verdict}{mark}"
 
@@ -61,11 +61,11 @@ def p_value(row: Row) -> str:
 
 
 def published(row: Row) -> str:
-    """Format the measured metric of the start weights beside the published one."""
+    """Format the published metric of the start weights, and by how much the measured one differs."""
     if row["published_gap"] is None:
         return ""
     verdict = "" if is_as_published(row) else ", NOT as published"
-    return f"{row['published']:.2f} (measured {row['published_gap']:+.2f}{verdict})"
+    return f"{row['published']:.2f} (measured: {row['published_gap']:+.2f} points{verdict})"
 
 
 def is_as_published(row: Row) -> bool:

@@ -80,8 +80,8 @@ class Detection(Task):
         "0.95.",
         "The difference is relative to the same detector and backbone without attention, trained with the same recipe, "
         "seed and images; positive is better. Its interval is a paired bootstrap over the validation images (1,000 "
-        "resamples, percentiles): it covers the choice of images, not of trainings. With one seed, a difference holds "
-        "for these two trainings only.",
+        "resamples, percentiles): it covers the choice of images, not of training runs. With one seed, a difference "
+        "holds for these two training runs only.",
         "GFLOPs of a detector are for one square black image; in the second stage they depend on its proposals.",
     )
     several_seeds_note: ClassVar = (

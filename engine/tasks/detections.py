@@ -25,7 +25,9 @@ Metrics = Callable[[Matches, np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class BoxPredictions(Predictions):
-    """Detections and annotated objects of every image, in dataset order, padded to the largest number per image.
+    """Detections and annotated objects of every image, in dataset order.
+
+    Detections are padded to `MOST` per image, objects to the largest number per image.
 
     The metrics are COCO's.
 
@@ -114,7 +116,7 @@ def predictions_of(results: Sequence[Mapping[str, Tensor]], targets: EvalTargets
 
 
 def primary_ap(recalls: np.ndarray, matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the primary AP, [R] in [0, 1], of what `matches` of the predictions returns, for `paired_bootstrap`."""
+    """Return the primary AP of matches, [R] in [0, 1], for `paired_bootstrap`."""
     precision = average_precision.interpolated_precision(matches, recalls, weights)
     return {"ap": average_precision.mean_over_classes(precision)}
 

@@ -59,7 +59,7 @@ def fit(
         The validation after the last epoch.
 
     Raises:
-        Interrupted: if a signal requested a stop; the state is saved first.
+        Interrupted: if a signal requested a stop; completed steps are saved first.
         UserError: if a loss is not finite.
     """
     checkpoints = CheckpointManager(trainer, tensorboard, run, config)
@@ -133,7 +133,7 @@ def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
 
 
 def first_unlogged(trainer: Trainer) -> int:
-    """Return the image count from which the curves are not yet written, at the trainer's state.
+    """Return the image count from which curve values are still to be written, given the trainer's state.
 
     Values at the end of an epoch are written after the checkpoint of its last step, at the same image count.
     """
@@ -187,5 +187,7 @@ def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]
     parts.append(f"val {loss}{task.describe(val)}")
     if trainer.timer.steps:  # none, if the run was stopped between the epoch's last step and its validation
         speed = trainer.speed()
-        parts.append(f"{speed['images_per_second']:.0f} images/s, {speed['data_wait']:.0%} of it waiting for data")
+        parts.append(
+            f"{speed['images_per_second']:.0f} images/s, waiting for data {speed['data_wait']:.0%} of the time"
+        )
     return "; ".join(parts)

@@ -52,7 +52,7 @@ def freeze(model: nn.Module, parts: NetworkParts, recipe: RecipeConfig) -> list[
         The frozen norms, which have to stay in evaluation mode to keep their running statistics.
 
     Raises:
-        UserError: if the network lacks a part that the recipe names.
+        UserError: if the recipe sets last_norms_lr_factor but the network has no such norm.
     """
     if recipe.last_norms_lr_factor != 1 and not parts.last_norms:
         raise UserError(

@@ -189,8 +189,8 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
         )
     if before.get("processes", 1) != record["processes"]:
         raise UserError(
-            f"{run.directory} was started with {before.get('processes', 1)} processes, not {record['processes']}; "
-            "resume with the same number, or set run.dir to another folder."
+            f"{run.directory} was started with another number of processes ({before.get('processes', 1)}, not "
+            f"{record['processes']}); resume with the same number, or set run.dir to another folder."
         )
     origin = {key: record[key] for key in environment.KEYS}
     earlier = before.get("earlier_origins", [])

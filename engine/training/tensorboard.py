@@ -41,8 +41,8 @@ class TensorBoardLogger:
         """Describe the run in the tabs HParams, Custom Scalars and Text.
 
         Args:
-            metrics: metrics of the task, drawn for training and validation together and shown as results. The loss is
-                excluded because only the training loss has label smoothing.
+            metrics: metrics of the task, shown as results and drawn for training and validation in one chart each. The
+                loss has no such chart, because only the training loss has label smoothing.
         """
         if self.writer is None or not self.is_new:
             return

@@ -41,7 +41,7 @@ class TrainState:
         step: completed steps of the current epoch.
         totals: float64 on the device; sums over the current epoch's images of all processes, for the task's training
             metrics.
-        history: metrics of each completed epoch.
+        history: metrics before the first step and after each epoch.
     """
 
     totals: Tensor

@@ -122,7 +122,9 @@ def test_run_resumes_with_its_number_of_processes(folders: Path, tmp_path: Path)
         os.kill(process.pid, signal.SIGKILL)
         process.result()
     (alone,) = start_ranks(1, "train.py", given, tmp_path)
-    assert_one_line(alone.result(), "run was started with 2 processes, not 1; resume with the same number")
+    assert_one_line(
+        alone.result(), "run was started with another number of processes (2, not 1); resume with the same number"
+    )
 
 
 def hide_an_image() -> None:

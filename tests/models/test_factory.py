@@ -258,7 +258,7 @@ def test_random_start_draws_gates_and_keeps_weights(tmp_path: Path) -> None:
         ({"name": "resnet50", "attention": "cbma"}, "Unknown attention 'cbma'; choose one of none, cbam, se"),
         ({"name": "resnet50_cbam", "attention": "none"}, "select an attention module; use 'resnet50'"),
         ({"name": "resnet18", "weights": "IMAGENET1K_V9"}, "published for resnet18; published weights:"),
-        ({"name": "resnet18_cbam", "ratio": 0}, "ratio must be a positive integer"),
+        ({"name": "resnet18_cbam", "ratio": 0}, "^Attention 'cbam' cannot be built: ratio must be a positive integer"),
         ({"name": "resnet18_cbam", "kernel_size": 4}, "kernel_size must be odd"),
         ({"name": "resnet18_cbam", "output": "both"}, "output must be one of refined, residual"),
         ({"name": "resnet18_cbam", "order": "both"}, "order must be one of channel_spatial, spatial_channel"),

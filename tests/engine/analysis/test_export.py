@@ -77,6 +77,8 @@ def test_export_requires_the_trained_network(command: Command, folders: Path) ->
     export = [*trained, "model.weights=run/checkpoint/last.pt", "image_size=32", "file=net.pt2"]
     assert_one_line(command("scripts/export.py", *export), "was trained as another network; set classes=3.")
     assert_one_line(command("scripts/export.py", *export[:1], *export[2:], "classes=3"), "attention.order=parallel.")
+    other = ["model=timm", "model.name=resnet18", "attention=cbam", *export[1:]]
+    assert_one_line(command("scripts/export.py", *other, "classes=3"), "set model=mobilenet_v3_small.")
     done = command("scripts/export.py", *export, "classes=3")
     assert done.returncode == 0, done.stderr
 

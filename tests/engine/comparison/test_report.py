@@ -123,7 +123,7 @@ def test_unsupported_difference_is_printed_as_such(written: Path) -> None:
 
 def test_one_seed_difference_is_of_two_trainings(folders: Path, tmp_path: Path) -> None:
     printed = report.write(*compare(folders, [entry(), entry("cbam", errors=0.0)]), tmp_path)
-    assert "], for these two trainings |" in printed
+    assert "], for these two training runs |" in printed
 
 
 def test_starts_from_different_weights_are_refused() -> None:
