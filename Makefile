@@ -17,7 +17,7 @@ demo: $(INSTALLED) ## install, and run a small version of the whole experiment: 
 test: $(INSTALLED) ## run all tests except the slow ones: about ten minutes on two cores
 	$(VENV)/bin/python -m pytest
 
-test-fast: $(INSTALLED) ## run the tests that do not start the programs: under two minutes
+test-fast: $(INSTALLED) ## run a fast subset of the tests: under two minutes
 	$(VENV)/bin/python -m pytest tests/cbam/test_module.py tests/engine/comparison tests/engine/data tests/engine/tasks \
 		tests/engine/training/test_trainer.py tests/models/test_weights.py tests/test_layers.py
 
