@@ -22,14 +22,14 @@ class Typical:
 
 
 def take_turns(
-    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 2
+    alternatives: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 2
 ) -> dict[str, Typical]:
-    """Return the seconds of each way, run once per round, after warm-up rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Return the time of each alternative in seconds. Each is run once per round, after warm-up rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for number in range(warm_up + rounds):
-        for name, way in ways.items():
+        for name, run in alternatives.items():
             started = time.perf_counter()
-            way()
+            run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if number >= warm_up:

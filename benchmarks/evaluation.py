@@ -29,15 +29,17 @@ def measure(images: Path, device: torch.device) -> Section:
     # Decoding and computing each get a share of the cores: if both used all of them, each would wait for the other.
     torch.set_num_threads(max(1, _cores() - _workers()))
     split = repeated(images, at_least=384)
-    way = Preprocessing(resize=73, crop=64)
+    preprocessing = Preprocessing(resize=73, crop=64)
     names = 2 * ["mobilenet_v3_small", "mobilenet_v3_small_cbam"]
-    candidates = [EvalModel(to_device(models.build(name), device, channels_last=True), way) for name in names]
-    _pass(candidates, split, way, device)  # warm-up: kernels are chosen, files are read from the disk
+    candidates = [EvalModel(to_device(models.build(name), device, channels_last=True), preprocessing) for name in names]
+    _pass(candidates, split, preprocessing, device)  # warm-up: kernels are chosen, files are read from the disk
     decoding, apart, together = [], [], []
     for _ in range(5):  # taking turns, so that other load on the machine affects all of them
-        decoding.append(_pass([], split, way, device))
-        apart.append(sum((_pass([candidate], split, way, device) for candidate in candidates), start=np.zeros(2)))
-        together.append(_pass(candidates, split, way, device))
+        decoding.append(_pass([], split, preprocessing, device))
+        apart.append(
+            sum((_pass([candidate], split, preprocessing, device) for candidate in candidates), start=np.zeros(2))
+        )
+        together.append(_pass(candidates, split, preprocessing, device))
     rows = []
     for i, clock in enumerate(("wall", "processor")):
         none, four, one = (min(float(clocks[i]) for clocks in each) for each in (decoding, apart, together))
@@ -68,12 +70,12 @@ def repeated(folder: Path, at_least: int) -> Split:
     return Split(folder, np.array([bytes(file) for file in files] * repeats), np.zeros(len(files) * repeats, np.int64))
 
 
-def _pass(candidates: list[EvalModel], split: Split, way: Preprocessing, device: torch.device) -> np.ndarray:
+def _pass(candidates: list[EvalModel], split: Split, preprocessing: Preprocessing, device: torch.device) -> np.ndarray:
     """Return the seconds to evaluate the networks together: [wall clock, processor time with the loader's workers]."""
     started = _clocks()
-    task, group = Classification(DataConfig(image_size=way.crop)), ProcessGroup()
-    loader = EvalLoader(task.eval_samples(split, [way]), 64, _workers(), device, group)
-    evaluate(task, candidates, loader, [way], torch.float32, group)
+    task, group = Classification(DataConfig(image_size=preprocessing.crop)), ProcessGroup()
+    loader = EvalLoader(task.eval_samples(split, [preprocessing]), 64, _workers(), device, group)
+    evaluate(task, candidates, loader, [preprocessing], torch.float32, group)
     del loader  # a process's time counts when it has ended
     return _clocks() - started
 

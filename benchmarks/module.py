@@ -56,21 +56,21 @@ def measure(_: Path, device: torch.device) -> Section:
     rows = []
     for shape in CUDA_SHAPES if on_gpu else CPU_SHAPES:
         x = torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
-        ways = {name: module.to(device, dtype) for name, module in _modules(shape[1], on_gpu).items()}
-        steps = {name: _step(module, x) for name, module in ways.items()}
+        implementations = {name: module.to(device, dtype) for name, module in _modules(shape[1], on_gpu).items()}
+        steps = {name: _step(module, x) for name, module in implementations.items()}
         seconds = take_turns({"copy": lambda x=x: x.detach().clone(), **steps}, 20, device)  # type: ignore[misc]
         floor = PASSES / 2 * seconds["copy"].median  # a copy reads and writes once
-        for name, module in ways.items():
+        for name, module in implementations.items():
             rows.append(
                 {
                     "shape": "x".join(map(str, shape)),
-                    "way": name,
+                    "implementation": name,
                     "ms": 1e3 * seconds[name].median,
                     "spread (ms)": 1e3 * seconds[name].spread,
                     "times the floor": seconds[name].median / floor,
                     **{
                         f"{peer} / this": seconds[peer].median / seconds[name].median
-                        for peer in ways
+                        for peer in implementations
                         if not peer.startswith("here")
                     },
                     "kept for backward (maps)": _kept(module, x) / (x.numel() * x.element_size()),

@@ -40,7 +40,7 @@ def measure(_: Path, device: torch.device) -> Section:
                         "network": name,
                         "compiled": "yes" if compiled else "no",
                         "images/s": batch / seconds[name].median,
-                        "of the plain network's": seconds[names[0]].median / seconds[name].median,
+                        "relative to plain": seconds[names[0]].median / seconds[name].median,
                     }
                 )
     return {

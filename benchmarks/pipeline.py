@@ -23,7 +23,7 @@ from engine.tasks.classification import TrainSamples
 
 HERE, NORMALIZED, AUGMENTED = "here", "here, normalized", "here, TrivialAugment and erasing"
 ROUNDS, WORKERS, BATCH, SIZE = 5, 2, 32, 224
-WAY = Preprocessing(resize=256, crop=SIZE)
+PREPROCESSING = Preprocessing(resize=256, crop=SIZE)
 
 
 class Images(Dataset):
@@ -45,22 +45,24 @@ def measure(images: Path, device: torch.device) -> Section:
     """Measure each loader's images/s, from its start to its last batch."""
     torch.set_num_threads(1)  # the cores are for the workers
     split = repeated(images, at_least=4096)
-    ways: dict[str, Callable[[], Iterable]] = {
+    loaders: dict[str, Callable[[], Iterable]] = {
         HERE: lambda: _loader(split, device).epoch(0),
-        NORMALIZED: lambda: ((normalize(images, WAY, torch.contiguous_format),) for (images,), *_ in ways[HERE]()),
+        NORMALIZED: lambda: (
+            (normalize(images, PREPROCESSING, torch.contiguous_format),) for (images,), *_ in loaders[HERE]()
+        ),
         AUGMENTED: lambda: _loader(split, device, Augmentation("trivialaugment", erase=0.1)).epoch(0),
         "here, second epoch, images cached": lambda: _second_epoch(_loader(split.cached(), device)),
         "torchvision's reference": lambda: _reference(split),
     }
     if _installed("timm"):
-        ways["timm's defaults"] = lambda: _timm(split, device)
-        ways["timm without color jitter"] = lambda: _timm(split, device, color_jitter=None)
+        loaders["timm's defaults"] = lambda: _timm(split, device)
+        loaders["timm without color jitter"] = lambda: _timm(split, device, color_jitter=None)
     if _installed("nvidia.dali"):
-        ways["DALI on the CPU"] = lambda: _dali(split)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+        loaders["DALI on the CPU"] = lambda: _dali(split)
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
-            rates[name].append(_rate(way()))
+        for name, loader in loaders.items():
+            rates[name].append(_rate(loader()))
     rows = []
     for name, each in rates.items():
         typical = Typical.of(each)
@@ -117,7 +119,7 @@ def _reference(split: Split) -> DataLoader:
             transforms.RandomHorizontalFlip(),
             transforms.PILToTensor(),
             transforms.ConvertImageDtype(torch.float32),
-            transforms.Normalize(WAY.mean, WAY.std),
+            transforms.Normalize(PREPROCESSING.mean, PREPROCESSING.std),
         ]
     )
     return DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
@@ -132,8 +134,8 @@ def _timm(split: Split, device: torch.device, **options: object) -> Iterable:
         batch_size=BATCH,
         is_training=True,
         num_workers=WORKERS,
-        mean=WAY.mean,
-        std=WAY.std,
+        mean=PREPROCESSING.mean,
+        std=PREPROCESSING.std,
         device=device,
         **options,
     )
@@ -152,7 +154,7 @@ def _dali(split: Split) -> Iterable:
             encoded, output_type=types.RGB, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
         )
         images = fn.resize(crops, resize_x=SIZE, resize_y=SIZE, interp_type=types.INTERP_LINEAR, antialias=True)
-        mean, std = [255 * value for value in WAY.mean], [255 * value for value in WAY.std]
+        mean, std = [255 * value for value in PREPROCESSING.mean], [255 * value for value in PREPROCESSING.std]
         mirror = fn.random.coin_flip()
         return fn.crop_mirror_normalize(images, output_layout="CHW", mean=mean, std=std, mirror=mirror), labels
 

@@ -58,8 +58,8 @@ def refine(
 ) -> Tensor:
     """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast. Supports one backward pass: no second
-    derivative, no forward-mode derivative and no gradient for the gain.
+    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast. Supports first derivatives in reverse
+    mode only, and no gradient for the gain.
 
     Args:
         x: [N, C, H, W].

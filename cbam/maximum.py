@@ -13,7 +13,7 @@ _GROUP = 32  # channels
 
 
 def first_maximum_of_channels(x: Tensor) -> Tensor:
-    """Return the maximum over channels of [N, C, H, W], [N, 1, H, W]; its gradient goes to the first such channel.
+    """Return the maximum over channels, [N, C, H, W] -> [N, 1, H, W]; its gradient goes to the first that attains it.
 
     torch's backward scatters the gradient into a map of zeros, which torch.compile writes to memory and reads again.
     Comparing each channel with the index instead fuses with the surrounding operations: a compiled CBAM takes a third
@@ -28,7 +28,7 @@ def first_maximum_of_channels(x: Tensor) -> Tensor:
 
 
 def first_maximum_of_positions(x: Tensor) -> Tensor:
-    """Return the maximum over positions of [N, C, H, W], [N, C]; its gradient goes to the first such position."""
+    """Return the maximum over positions, [N, C, H, W] -> [N, C]; its gradient goes to the first that attains it."""
     if is_transformed():
         return x.flatten(2).max(2).values
     if not torch.is_grad_enabled():
@@ -58,7 +58,7 @@ def maximum_of_channels(x: Tensor) -> tuple[Tensor, Tensor]:
 def _maximum_of_groups(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maximum over channels and its first channel, for a channels_last map on the CPU.
 
-    torch computes maxima without indices by vector instructions, but those with indices one value at a time. Only the
+    torch computes maxima without indices with vector instructions, but those with indices one value at a time. Only the
     maxima of groups of channels and the channels of one group need indices.
     """
     n, c, h, w = x.shape
@@ -78,7 +78,7 @@ def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
 def _keyed_maximum(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return the maximum of x over adjacent dimensions and its first index in them, int32.
 
-    torch.compile vectorizes maxima of integers on the CPU, but hardly those with indices. The value and the index are
+    On the CPU, torch.compile vectorizes maxima of integers, but hardly maxima with indices. The value and the index are
     packed into one integer: its upper half orders like the float, its lower half counts down. Here +0 exceeds -0.
     """
     sizes = [x.shape[dim] for dim in dims]

@@ -150,7 +150,7 @@ class RunConfig:
     checkpoint_every_steps: int | None = None  # in addition to the end of each epoch; null: disabled
     checkpoint_every_minutes: float | None = 15.0  # the same, by wall-clock time; null: disabled
     log_every_steps: int = 50  # TensorBoard interval of loss and learning rate
-    pictures: int = 4  # validation images to visualize after each epoch; 0: none; needs matplotlib to classify
+    pictures: int = 4  # validation images to visualize after each epoch; 0: none; classification needs matplotlib
 
     def check(self) -> None:
         filled("run.root", self.root)
@@ -220,7 +220,8 @@ class TrainConfig:
     def attention_label(self) -> str:
         """The attention with its non-default options: `none`, `cbam`, `cbam-ratio.8-spatial_norm`.
 
-        It includes a factor of the last norms' learning rate, which makes a separate row of a table.
+        It includes the learning rate factor of the last norms unless it is 1, so that such a run has its own row in a
+        table.
         """
         changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
         if self.recipe.last_norms_lr_factor != 1:
@@ -292,7 +293,7 @@ class EvaluateConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     table: TableConfig = field(default_factory=TableConfig)
     run: RunsConfig = field(default_factory=RunsConfig)
-    runs: list[str] | None = None  # run directories; null: every finished run under ROOT/DATA
+    runs: list[str] | None = None  # run directories; null: all finished runs on this data set, or on its trained_on
     published: list[str] = field(default_factory=list)  # backbones to evaluate with their unmodified published weights
     weights: str | None = None  # name of the published weights; null: IMAGENET1K_V1, or COCO_V1 for detectors
 

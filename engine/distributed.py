@@ -124,7 +124,7 @@ def init_distributed(
         patience: timeout for the other processes, at the start and at each step.
 
     Raises:
-        UserError: naming the processes that did not start, or if another process ended early.
+        UserError: if processes did not start (the error names them), or another process ended early.
     """
     if cluster.world_size == 1:
         yield ProcessGroup(cluster)
@@ -147,7 +147,7 @@ def init_distributed(
 
 
 def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta) -> Store:
-    """Return the key-value store of all processes, which process 0 hosts."""
+    """Return the key-value store of all processes. The launcher hosts it, or process 0."""
     try:
         server = TCPStore(
             cluster.address,
@@ -191,12 +191,12 @@ def _lost(error: RuntimeError, store: Store, cluster: ClusterEnvironment) -> str
     if "timed out" not in reason.lower() and "timeout" not in reason.lower():
         process = f"Process {cluster.rank} of {cluster.world_size}"
         return f"{process} lost contact with another process; see the error of the other one ({reason})."
-    # Process 0 hosts the store: if it ended first, the others could not finish their roll call and would name it.
+    # Process 0 may host the store: if it ended first, the others could not finish their roll call and would name it.
     patience = _ROLL_CALL_PATIENCE * (1.5 if cluster.rank == 0 else 1)
     try:
         absent = _roll_call("time out", store, cluster, patience)
     except RuntimeError:
-        absent = [0]  # it hosts the store
+        absent = [0]  # the store has gone with it
     return (
         f"Process {cluster.rank} of {cluster.world_size} timed out waiting for {_listed(absent) or 'another process'}."
     )

@@ -54,7 +54,7 @@ class RunDirectory:
         """Reject a directory that contains another run.
 
         Raises:
-            UserError: naming the keys whose values differ, or if the directory cannot be read.
+            UserError: if values differ (the error names their keys), or the directory cannot be read.
         """
         try:
             is_started = self.config_file.is_file()

@@ -87,7 +87,7 @@ def fuse(net: nn.Module) -> None:
     if not all(module.has_closed_form for module in modules):
         raise ModelError(
             "The fused kernels compute CBAM in its default order and poolings, without a norm; "
-            "set runtime.fused_cbam=false for another attention."
+            "set runtime.fused_cbam=false for other variants."
         )
     if modules and importlib.util.find_spec("triton") is None:
         raise ModelError("The fused kernels need Triton, which is not installed; set runtime.fused_cbam=false.")

@@ -1,4 +1,4 @@
-"""torchvision's detectors on any registered backbone, with attention in its blocks or before the heads.
+"""torchvision's detectors on registered backbones, with attention in the backbone's blocks or before the heads.
 
 >>> spec = models.DetectorSpec("faster_rcnn")
 >>> detector = models.build_detector(spec, "resnet50_cbam", classes=["cat", "dog"])

@@ -1,4 +1,4 @@
-"""Feature extractors for torchvision's detectors from any registered network: pyramids, SSD and SSDlite.
+"""Feature extractors for torchvision's detectors: pyramids, SSD (of a VGG) and SSDlite (of a MobileNet).
 
 The layers keep the names of torchvision's own detectors, so that published weights load unchanged.
 """
@@ -68,7 +68,7 @@ def ssd(net: nn.Module, spec: BackboneSpec) -> nn.Module:
         ModelError: if the network is not a VGG.
     """
     if spec.family != "VGG":
-        raise ModelError(f"SSD300 requires a VGG, not {spec.name}; use vgg16, or detector=ssdlite320.")
+        raise ModelError(f"SSD300 requires a VGG, not {spec.name}; use vgg16, or a MobileNet with detector=ssdlite320.")
     extractor: nn.Module = SSDFeatureExtractorVGG(net.get_submodule(spec.body), highres=False)
     return extractor
 
@@ -113,8 +113,8 @@ class _SSDLiteExtractor(nn.Module):
 def freeze_stages(net: nn.Module, spec: BackboneSpec, trainable: int) -> None:
     """Freeze the parameters of a backbone except those of its last stages. Attention stays trainable.
 
-    A stage is the children with parameters and the same stride. A ResNet has five stages, the first of which is the
-    stem.
+    A stage consists of the children that have parameters and the same stride. A ResNet has five stages, the first of
+    which is the stem.
 
     Args:
         trainable: number of stages, counted from the output.
@@ -156,7 +156,7 @@ def freeze_norms(net: nn.Module, eps: float | None = None) -> None:
 @torch.no_grad()
 def _children(net: nn.Module, spec: BackboneSpec) -> list[Child]:
     """Run the convolutional part, and return its children that return maps, in execution order."""
-    size = 64
+    size = 128  # Inception v3 fails on 64
     found: list[Child] = []
 
     def note(child: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:

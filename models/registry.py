@@ -1,7 +1,8 @@
 """Registry of the networks: constructors, attention positions and heads.
 
 Each family is one entry. In networks with shortcut additions, attention follows the branch of a block, before the
-addition. In others, it follows a stage or a module of the network's paper.
+addition. In others, the position depends on the family: for example, the end of a stage (VGG) or a module that the
+network's paper defines (SqueezeNet).
 """
 
 from collections.abc import Callable, Iterator

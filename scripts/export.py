@@ -49,7 +49,7 @@ def _require_as_trained(config: ExportConfig) -> None:
     """Reject options other than those that a run was trained with; its weights would load but compute something else.
 
     Raises:
-        UserError: naming the keys that differ, or if the run trained a detector.
+        UserError: if keys differ (the error names them), or the run trained a detector.
     """
     file = Path(config.model.weights or "").resolve()
     run = RunDirectory(file.parent.parent)

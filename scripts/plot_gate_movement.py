@@ -74,7 +74,7 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("mean |gate x gain - 1|")
     axes.set_ylabel(f"{TASKS[table['task']].table_metric_label}: difference from the baseline")
-    axes.set_title(f"{table['data']['name']}; beside each point the factor of attention's learning rate", fontsize=8)
+    axes.set_title(f"{table['data']['name']}; labels: attention's learning rate factor", fontsize=8)
     axes.legend(fontsize=8, frameon=False)
 
 

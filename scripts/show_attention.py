@@ -2,8 +2,8 @@
 
     python scripts/show_attention.py runs=RUN,RUN image=cat.jpeg target=n02123045 file=attention.png
 
-target=predicted selects the class that the first run predicts. size=128 draws at another size than the runs' images,
-in pixels: for a network trained on small images, a map at their size has only a few positions. Needs matplotlib.
+target=predicted selects the class that the first run predicts. size=128 draws at 128 pixels instead of the runs'
+image size: at the size of small training images, a map has only a few positions. Needs matplotlib.
 """
 
 import re

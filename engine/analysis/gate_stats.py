@@ -15,7 +15,8 @@ def record_gates(gates: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         gates: gate modules by name; each returns values in (0, 1).
 
     Yields:
-        The outputs by name, filled by the batch: [N, C, 1, 1] of a channel gate, [N, 1, H, W] of a spatial gate.
+        The outputs by name, filled in by the first batch: [N, C, 1, 1] of a channel gate, [N, 1, H, W] of a spatial
+        gate.
     """
     seen: dict[str, Tensor] = {}
 

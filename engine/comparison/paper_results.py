@@ -35,7 +35,7 @@ def columns(row: Mapping[str, Any], data: DataConfig) -> dict[str, float | None]
     """Return the paper's results as columns of a row; None for data other than the paper's.
 
     Args:
-        row: with `model`, `attention` and, of a detector, `detector`.
+        row: has `model`, `attention` and, for a detector, `detector`.
     """
     if "detector" in row:
         return _detection(row, data)

@@ -61,7 +61,7 @@ def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
 
 
 def _draw_row(axes: "Axes", row: Row, rows: Sequence[Row], position: int, metric: str) -> None:
-    """Draw a point, for attention also the interval of its difference, for CBAM also the arrow from its baseline."""
+    """Draw a point; for attention, also the interval of its difference; for CBAM, also the arrow from its baseline."""
     from matplotlib.transforms import offset_copy
 
     baseline = None if row["baseline"] is None else rows[row["baseline"]]
@@ -110,7 +110,7 @@ def _away(row: Row, rows: Sequence[Row], limits: tuple[float, float], metric: st
 
 
 def _interval(row: Row, metric: str) -> tuple[float, float]:
-    """Return the metric at the ends of the difference's interval; for a row without baseline, its metric twice."""
+    """Return the metric at the ends of the difference's interval; for a row without a baseline, its metric twice."""
     error = row[metric]
     if row["baseline"] is None:
         return error, error

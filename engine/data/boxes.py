@@ -126,7 +126,7 @@ class Problem:
     Attributes:
         count: number of occurrences.
         what: description, e.g. "Boxes without area".
-        first: file of the first occurrence.
+        first: file, or image id, of the first occurrence.
         handling: e.g. "removed".
     """
 

@@ -46,10 +46,10 @@ class Preprocessing:
 
     @classmethod
     def choose(cls, data: DataConfig, transforms: Any | None, resize_ratio: float = 256 / 224) -> "Preprocessing":
-        """Return the data set's preprocessing, with the published one of the start weights for unset values.
+        """Return the start weights' published preprocessing if its crop is the data set's, else that of the data set.
 
         Args:
-            data: its `resize` is None if unset.
+            data: if its `resize` is set, it overrides the published one.
             transforms: torchvision's `weights.transforms()`; None for weights that are not published. Its mean and std
                 always normalize the images.
             resize_ratio: shorter side divided by crop, if neither defines it.

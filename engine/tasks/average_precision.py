@@ -1,7 +1,7 @@
 """Average precision (AP) of detections, and the paired bootstrap of its difference between two detectors.
 
 An AP is computed in two steps. Matching decides for every detection whether it is a true positive, a false positive
-or ignored. Interpolation sorts the detections of each class by score and averages the precision over fixed recalls.
+or ignored, and sorts the detections of each class by score. Interpolation averages the precision over recalls.
 Only the second step depends on how often an image occurs in a sample, so a bootstrap matches once and repeats the
 second step with different image weights. `Matches` is the result of the first step.
 

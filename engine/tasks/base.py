@@ -1,7 +1,8 @@
 """The interface between a task and the rest of the engine.
 
-The trainer, the validator, the record and the comparison use a task only through this class. A task defines its loss,
-metrics, predictions and table; it does not depend on optimizers, processes or run directories.
+The trainer, the validator, the record and the comparison use a task only through this class (except
+`comparison.transfer`, which is for classification). A task defines its loss, metrics, predictions and table; it does
+not depend on optimizers, processes or run directories.
 """
 
 import zipfile

@@ -173,7 +173,7 @@ class Classification(Task):
     )
     paper_note: ClassVar = (
         "The paper's values are from Tables 4 and 5 of arXiv 1807.06521v2. Its authors trained ResNets from "
-        "scratch for 90 epochs: compare them only with rows of that recipe."
+        "scratch for 90 epochs; compare these values only with rows of that recipe."
     )
     view_note: ClassVar = "once, with one crop"
     picture_title: ClassVar = "Grad-CAM and spatial gates"
@@ -299,6 +299,6 @@ class MixedClassification(Classification):
         if "mixed_top1" not in metrics:
             return super().describe(metrics)
         return (
-            f"on mixed images top-1 {metrics['mixed_top1']:.2f}%, top-5 {metrics['mixed_top5']:.2f}% of the larger "
-            "share's label"
+            f"on mixed images, against the label of the larger share: top-1 {metrics['mixed_top1']:.2f}%, "
+            f"top-5 {metrics['mixed_top5']:.2f}%"
         )

@@ -94,7 +94,7 @@ def paired_difference(hits: np.ndarray, baseline_hits: np.ndarray) -> PairedDiff
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of the mean of values drawn from a few integers.
+    """Return the 95% percentile bootstrap interval of the mean of integers with few distinct values.
 
     Drawing N images with replacement and counting each value is one draw from a multinomial distribution, so the
     resampling is exact without drawing single images (Efron and Tibshirani 1993, chapter 13).

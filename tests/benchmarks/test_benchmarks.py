@@ -74,7 +74,7 @@ def test_loaders_give_equal_batches(images: Path) -> None:
     peers = {"timm": pipeline._timm, "nvidia.dali": lambda split, _: pipeline._dali(split)}
     loaders = [
         pipeline._reference(split),
-        *(way(split, CPU) for name, way in peers.items() if pipeline._installed(name)),
+        *(loader(split, CPU) for name, loader in peers.items() if pipeline._installed(name)),
     ]
     for peer in loaders:
         assert [tuple(images.shape) for images, _ in peer] == [shape, shape]
@@ -88,9 +88,11 @@ def test_training_from_files_is_measured(images: Path) -> None:
 
 def test_report_keeps_sections_not_measured_again(tmp_path: Path) -> None:
     measured = {"measured": report.circumstances(CPU)}
-    section = {"about": "Two ways.", "rows": [{"way": "a", "ms": 1.234}], **measured}
+    section = {"about": "Two loaders.", "rows": [{"loader": "a", "ms": 1.234}], **measured}
     report.write(tmp_path, "here", {"one": section, "two": section})
-    again = report.write(tmp_path, "here", {"two": {"about": "Anew.", "rows": [{"way": "b", "ms": 2.0}], **measured}})
+    again = report.write(
+        tmp_path, "here", {"two": {"about": "Anew.", "rows": [{"loader": "b", "ms": 2.0}], **measured}}
+    )
     assert (tmp_path / "here.md").read_text() == again
     assert "| a | 1.23 |" in again
     assert "Anew." in again

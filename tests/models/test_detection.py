@@ -46,9 +46,16 @@ def test_torchvision_detector_trains_on_a_backbone() -> None:
         assert any(part in name and not torch.equal(value, before[name]) for name, value in after.items()), part
 
 
-def test_a_network_without_all_strides_is_refused() -> None:
-    with pytest.raises(models.ModelError, match=r"SqueezeNet has no feature maps of stride 8, 16, 32"):
-        models.backbone("squeezenet1_1")
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("squeezenet1_1", "SqueezeNet has no feature maps of stride 16, 32"),
+        ("inception_v3", "Inception3 has no feature maps of stride"),
+    ],
+)
+def test_a_network_without_all_strides_is_refused(name: str, complaint: str) -> None:
+    with pytest.raises(models.ModelError, match=complaint):
+        models.backbone(name)
 
 
 CLASSES = ["cat", "dog"]
