@@ -73,6 +73,7 @@ RUNS = {
     "any_cnn": 6,
     "attention_lr": 46,
     "attention_lr_cells": 36,
+    "cells_long": 20,
     "recipes": 12,
     "recipes_small": 13,
     "attention_only_small": 10,
