@@ -38,7 +38,7 @@ def measure(_: Path, __: torch.device) -> Section:
             row["memory of each of 8 workers (MB)"] = grown if row is rows[-1] else "-"
     return {
         "about": f"{TRAIN:,} + {VAL:,} empty files in {CLASSES:,} classes on a local disk. They were just written, so "
-        f"that their pages are cached. Memory: increase of a forked worker's private memory after all eight workers "
+        f"their folders are cached. Memory: increase of a forked worker's private memory after all eight workers "
         f"have read {LOOKS:,} paths each; the maximum over the workers.",
         "rows": rows,
     }

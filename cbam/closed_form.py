@@ -12,7 +12,8 @@ With x [N, C, H, W], P = H W, channel gate m [N, C], spatial gate s [N, 1, H, W]
 
 A pass reads or writes a feature map. The passes have two implementations: `cbam.passes` (PyTorch operations) and
 `cbam.kernels` (Triton kernels for CUDA). The kernels read the map three times forward and write it once; backward,
-they read x and g twice each and write the gradient. The gates and pooled vectors are small and computed here for both.
+they read x and g twice each and write the gradient. The gates and the gradients of the pooled values are small and
+computed here for both.
 """
 
 from types import ModuleType

@@ -31,8 +31,8 @@ class CBAM(nn.Module):
             (Tables 2, 3).
 
     Raises:
-        ValueError: in the constructor if a value is out of range; in a call if the input is not [N, in_planes, H, W]
-            with at least one channel and position.
+        ValueError: in the constructor if an option of a gate in ``order`` is out of range; in a call if the input is
+            not [N, in_planes, H, W] with at least one channel and position (the spatial gate does not check C).
 
     Attributes:
         has_closed_form: whether training uses `cbam.closed_form`, which saves no feature map for backward except its
@@ -79,7 +79,7 @@ class CBAM(nn.Module):
         return refined, refined + x
 
     def refine(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        """Return F'' times a constant, as the paper's networks use it, without the cost of the second output.
+        """Return only F'', which the paper's networks use, times a constant. This saves the cost of the second output.
 
         Args:
             x: [N, C, H, W].

@@ -369,6 +369,6 @@ def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
 
 
 def _file_name(text: str) -> str:
-    """Return a text without special characters. If any were removed, append a digest to keep names unique."""
+    """Return a string without special characters. If any were removed, append a digest to keep names unique."""
     name = re.sub(r"[^\w.]+", "_", text).strip("_")
     return name if name == text else f"{name[:60]}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"

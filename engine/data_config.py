@@ -62,7 +62,7 @@ class DataConfig:
             raise UserError("data.classes must list the classes of a data set in VOC's layout: data.classes=[a,b].")
         if self.layout != "voc" and self.classes is not None:
             raise UserError(
-                f"data.classes is not a key of data.layout={self.layout}, whose annotations define the classes."
+                f"data.classes cannot be set for data.layout={self.layout}, which has its own classes; leave it out."
             )
 
     @property

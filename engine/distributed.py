@@ -46,7 +46,7 @@ class ProcessGroup:
         return values
 
     def all_reduce_max(self, *values: int) -> list[int]:
-        """Return the maximum of each value over all processes, agreed between hosts without waiting for a device."""
+        """Return the maximum of each value over all processes, reduced on the CPU without waiting for a device."""
         if self.world_size == 1:
             return list(values)
         agreed = torch.tensor(values)
@@ -147,7 +147,7 @@ def init_distributed(
 
 
 def _reach_first(cluster: ClusterEnvironment, purpose: str, patience: timedelta) -> Store:
-    """Return the key-value store of all processes. The launcher hosts it, or process 0."""
+    """Return the key-value store of all processes. Either the launcher or process 0 hosts it."""
     try:
         server = TCPStore(
             cluster.address,

@@ -17,7 +17,7 @@ KEYS = ("code_revision", "code_clean", "python", "packages", "device", "cuda", "
 
 
 def collect_env(device: torch.device) -> dict[str, Any]:
-    """Return the code, packages and hardware that decide the bits of a result."""
+    """Return the code, packages and hardware on which the bits of a result depend."""
     return {
         "code_revision": _git("rev-parse", "HEAD"),
         "code_clean": _git("status", "--porcelain", "--untracked-files=no") == "",

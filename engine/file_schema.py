@@ -1,4 +1,4 @@
-"""Types of the values read from files; a file with a missing or mistyped key is rejected, naming the key."""
+"""Types of the values read from files; a file with a missing key or a value of the wrong type is rejected."""
 
 import math
 from collections.abc import Mapping

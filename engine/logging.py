@@ -13,7 +13,7 @@ log = logging.getLogger("run")
 
 
 def open_streams() -> None:
-    """Make stdout and stderr UTF-8 in every locale, and replace closed ones by the null device."""
+    """Make stdout and stderr UTF-8 in every locale, and replace closed ones with the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

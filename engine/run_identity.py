@@ -5,7 +5,7 @@ from typing import Any
 
 from engine.config import RENAMED_KEYS, TrainConfig, renamed
 
-# Keys without influence on the result: where a run is computed, and what it writes on the way.
+# Keys that do not identify a run: where it is computed (its record names the hardware), and what it writes on the way.
 _NOT_RESULT = ("run.", "recipe.name", "data.root", "runtime.device", "runtime.workers", "runtime.cache_images")
 
 # Without attention, keys that have no effect are set to their defaults.

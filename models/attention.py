@@ -78,7 +78,7 @@ def plain_state(net: nn.Module) -> dict[str, Tensor]:
 
 
 def fuse(net: nn.Module) -> None:
-    """Make the network's CBAMs, if any, train with the kernels of `cbam.kernels`, only on CUDA.
+    """Make the network's CBAMs, if any, train with the kernels of `cbam.kernels` while they are on CUDA.
 
     Raises:
         ModelError: if the kernels do not support its CBAM variant, or Triton is not installed.
@@ -119,7 +119,7 @@ def insert(
 
     try:
         cbam.insert_layer(net, after, append_layer, image_size)
-    except ModelError:  # of make_layer, complete
+    except ModelError:  # from make_layer; its message is complete
         raise
     except ValueError as error:
         raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error

@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, command: Command) -
         (["data=imagenet", "detector=ssd300"], "imagenet has no boxes; leave out detector=ssd300"),
         (["data=imagenet", "attention=cbam", "attention.at=heads"], "attention.at=heads needs a detector"),
         (["data=voc"], "data.classes must list the classes"),
-        (["data=coco", "data.classes=[cat]"], "data.classes is not a key of data.layout=coco"),
+        (["data=coco", "data.classes=[cat]"], "data.classes cannot be set for data.layout=coco"),
         (
             ["data=voc2007", "recipe.box_augment=multi_scale"],
             "recipe.box_augment=multi_scale needs detector=faster_rcnn",

@@ -215,7 +215,7 @@ def test_a_run_that_other_code_began_says_so(folders: Path, tmp_path: Path) -> N
     file = tmp_path / "run" / "record.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"code_revision": "before", "threads": 7}))
     (process,) = start(tmp_path, folders, "run")
-    assert "differ in code_revision, threads; the record contains their values" in process.result().stdout
+    assert "had other values of code_revision, threads; the record contains them too" in process.result().stdout
     record = json.loads(file.read_text())
     assert [(origin["code_revision"], origin["threads"]) for origin in record["earlier_origins"]] == [("before", 7)]
     assert record["code_revision"] != "before"

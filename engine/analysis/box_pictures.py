@@ -10,7 +10,7 @@ from torchvision.utils import draw_bounding_boxes
 from engine.data.boxes import BoxSplit
 
 SCORE = 0.5  # minimum of the detections that are drawn
-SIDE = 320  # pixels; shorter sides are enlarged to at most this by an integer factor, so that texts fit
+SIDE = 320  # pixels; shorter sides are enlarged to at most this by an integer factor, so that labels fit
 
 # Colors of the classes, in turn: Okabe and Ito's colorblind-safe palette.
 _COLORS = ("#D55E00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0072B2")

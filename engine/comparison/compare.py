@@ -38,7 +38,7 @@ class Evidence:
 
 
 def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
-    """Return the runs that a configuration names, or every finished run of its data set, sorted by path and number.
+    """Return the runs that a configuration names, or every finished run of its data set, in natural order.
 
     Raises:
         UserError: if a named run is not finished, or there is nothing to compare.

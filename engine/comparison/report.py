@@ -109,7 +109,7 @@ def _forms(table: Table, task: type[Task]) -> dict[str, bytes]:
 
 
 def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
-    """Return each column's title and texts, with `-` for an empty text."""
+    """Return each column's title and texts, with `-` for an empty string."""
     texts = [(column.title, [column.text(row) for row in rows]) for column in columns]
     return [(title, [text or "-" for text in column]) for title, column in texts if any(column)]
 

@@ -44,8 +44,9 @@ def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
 
 
 def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tuple[int, ...] | None:
-    """Return the position of each class among a network's training classes; None if they are in the same order (0, 1,
-    ... for numbered classes).
+    """Return the position of each class among a network's training classes.
+
+    Returns None if each class is at its own position: the classes are the same, or they are numbered 0, 1, ...
 
     Args:
         classes: the data set's classes: names of its folders, or class numbers.

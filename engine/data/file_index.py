@@ -188,7 +188,7 @@ def _store(index: FileIndex, folders: dict[str, int], path: Path) -> None:
 def _load(path: Path) -> FileIndex | None:
     """Return the stored index; None if there is no intact one or a folder has changed since."""
     try:
-        with np.load(path) as content:  # read completely: another process must not replace a mapped file
+        with np.load(path) as content:  # not mapped: another process may replace the file
             arrays = dict(content)
         if arrays.pop("digest").tobytes() != _digest(arrays):
             return None

@@ -1,4 +1,4 @@
-"""Batches of images in a defined order, read by worker processes and prefetched to the device."""
+"""Batches of images in a defined order, prefetched by worker processes and copied to the device."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence

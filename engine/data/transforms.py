@@ -140,7 +140,7 @@ def augment(
 
 
 def _resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """Return torchvision's resized_crop to the bit, without the cost of its checks."""
+    """Return the same bits as torchvision's resized_crop, without the cost of its checks."""
     top, left, height, width = box
     crop = image[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     return interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]

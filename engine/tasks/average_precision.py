@@ -250,7 +250,7 @@ def paired_bootstrap(
         baselines: matches of the baseline, one for each of the same seeds.
         random: generator that draws the images.
         resamples: number of replicates.
-        metrics: `average_precision` or, for VOC, `voc_metric.average_precision`.
+        metrics: function of matches and image weights that returns each metric, [R]; for example, `average_precision`.
     """
     pairs = list(zip(matches, baselines, strict=True))
     images = matches[0].images

@@ -12,7 +12,7 @@ DAGGER = "†"  # marks rows that were trained with another recipe
 
 
 def number(value: float | None, form: str) -> str:
-    """Format a value; return an empty text for None."""
+    """Format a value; return an empty string for None."""
     return "" if value is None else format(value, form)
 
 
@@ -35,14 +35,14 @@ def difference(row: Row) -> str:
 
 
 def interval_across_seeds(row: Row) -> str:
-    """Format the difference's interval over images and seeds; return an empty text for one seed or no baseline."""
+    """Format the difference's interval over images and seeds; return an empty string for one seed or no baseline."""
     if row["baseline"] is None or row["across_seeds_low"] is None:
         return ""
     return f"[{row['across_seeds_low']:+.2f}, {row['across_seeds_high']:+.2f}]"
 
 
 def lr_factor(row: Row) -> str:
-    """Format the factor of attention's learning rate; return an empty text for a network without attention."""
+    """Format the factor of attention's learning rate; return an empty string for a network without attention."""
     factor = row.get("attention_lr_factor")
     return "" if factor is None or row["attention"].startswith("none") else f"{factor:g}"
 

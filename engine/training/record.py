@@ -199,7 +199,9 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
         earlier = [*earlier, last]
     differing = [key for key in origin if any(past.get(key) != origin[key] for past in earlier)]
     if differing:
-        log.warning(f"Earlier steps of this run differ in {', '.join(differing)}; the record contains their values.")
+        log.warning(
+            f"Earlier steps of this run had other values of {', '.join(differing)}; the record contains them too."
+        )
     return {
         "start_weights_sha256": before["start_weights_sha256"],
         "backbone_start_sha256": before.get("backbone_start_sha256"),  # None in a run of an earlier version

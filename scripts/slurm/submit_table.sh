@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Submit the missing runs of a sweep as job arrays, then its table. From the clone:
 #   bash scripts/slurm/submit_table.sh sweep=table4 data.root=/path/to/imagenet
-# At most AT_ONCE runs (default 8) run at a time. Set options of sbatch by its variables, such as SBATCH_ACCOUNT.
+# At most AT_ONCE runs (default 8) run at a time. Set options of sbatch in its environment variables,
+# such as SBATCH_ACCOUNT.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ -d .venv ]; then source .venv/bin/activate; fi
