@@ -189,7 +189,7 @@ def _gradient_shapes(
 class _Refine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
-        """Run the forward pass and save its inputs and results that backward needs."""
+        """Run the forward pass and save the inputs and results that backward needs."""
         first, first_bias, last, last_bias, kernel, gain, ctx.fused = arguments
         refined, *kept = (_refine if ctx.fused else _forward)(x, *arguments)
         ctx.biases = first_bias is not None, last_bias is not None

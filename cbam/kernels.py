@@ -247,7 +247,7 @@ def input_gradient(
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], feature_map: Tensor, *tensors: Tensor) -> None:
-    """Launch a kernel on a feature map, which determines the device and the layout, and further tensors."""
+    """Launch a kernel on a feature map and further tensors. The map determines the device and the layout."""
     with torch.cuda.device_of(feature_map):  # Triton launches on the current device
         kernel[grid](feature_map, *tensors, *_layout(feature_map))
 

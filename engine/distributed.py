@@ -190,7 +190,7 @@ def _lost(error: RuntimeError, store: Store, cluster: ClusterEnvironment) -> str
     reason = str(error).splitlines()[0]
     if "timed out" not in reason.lower() and "timeout" not in reason.lower():
         process = f"Process {cluster.rank} of {cluster.world_size}"
-        return f"{process} lost contact with another process; see the error of the other one ({reason})."
+        return f"{process} lost contact with another process ({reason}); see the error of that process."
     # Process 0 may host the store: if it ended first, the others could not finish their roll call and would name it.
     patience = _ROLL_CALL_PATIENCE * (1.5 if cluster.rank == 0 else 1)
     try:

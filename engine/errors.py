@@ -1,4 +1,4 @@
-"""The exception for errors of the user."""
+"""The exception for user errors."""
 
 
 class UserError(Exception):

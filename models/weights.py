@@ -1,9 +1,10 @@
 """Sources of start weights, and the rules for loading them.
 
 Published weights are torchvision's, by name (`models/pretrained.py`). A local file contains a state dict, plain, with
-`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. The error lists the first
-names that are missing, unexpected or of another shape. Only these differences are allowed: attention, gains or batch
-counters that the weights do not have, and a head for another number of classes, which is then re-initialized.
+`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. Only these differences
+are allowed: attention, gains or batch counters that the weights do not have, and a head for another number of classes,
+which is then re-initialized. For other differences, the error lists the first names that are missing, unexpected or of
+another shape.
 """
 
 import inspect

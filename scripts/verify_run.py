@@ -3,7 +3,7 @@
     python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51
     python scripts/verify_run.py runs/imagenet/resnet50_cbam/seed51 --rerun    # from the start, comparing bits
 
-Repeat a run of several processes with the same number: torchrun --nproc-per-node=4 scripts/verify_run.py RUN --rerun.
+Repeat a run of several processes with as many processes: torchrun --nproc-per-node=4 scripts/verify_run.py RUN --rerun.
 The repetition is a run in RUN/rerun. If interrupted, the same command resumes it; if it differs, it is kept.
 The exit code is 0 if everything agrees, or 2 with one line that names the mismatch.
 """
@@ -55,8 +55,8 @@ def repeat(run: RunDirectory) -> None:
     place, processes = cluster.world_info_from_env(os.environ), before.get("processes", 1)
     if place.world_size != processes:
         raise UserError(
-            f"{run.directory} was trained by another number of processes ({processes}, not {place.world_size}); start "
-            f"the same number (torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
+            f"{run.directory} was trained with another number of processes ({processes}, not {place.world_size}); "
+            f"start the same number (torchrun --nproc-per-node={processes} scripts/verify_run.py ... on one machine)."
         )
     repeated = RunDirectory(run.directory / "rerun")
     train.main(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(repeated.directory))))

@@ -48,7 +48,7 @@ def truth_and_detections(
 
 @torch.inference_mode()
 def draw_detections(model: nn.Module, image: Tensor, classes: Sequence[str], device: torch.device) -> Tensor:
-    """Draw the detections of an image, uint8 [3, H, W], whose score is at least `SCORE`."""
+    """Draw the detections with a score of at least `SCORE` onto an image, uint8 [3, H, W]."""
     (found,) = model([image.to(device, torch.float32).div(255)])
     sure = (found["scores"] >= SCORE).cpu()
     boxes, labels, scores = (found[key].cpu()[sure] for key in ("boxes", "labels", "scores"))

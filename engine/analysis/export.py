@@ -12,7 +12,7 @@ TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
 
 
 def export(model: nn.Module, image_size: int, file: Path) -> float:
-    """Write the network in evaluation mode, for ONNX Runtime (.onnx) or torch.export (.pt2) by the file's suffix.
+    """Write the network in evaluation mode, for ONNX Runtime (.onnx) or torch.export (.pt2), depending on the suffix.
 
     The batch size is dynamic. The file is read back and run on a batch of a size other than the example's.
 

@@ -24,7 +24,7 @@ class GateMovement:
     largest: Mapping[str, float]
 
     def summary(self) -> dict[str, Any]:
-        """Return the record's keys: mean over the gates, largest value, and both of each gate; empty without gates."""
+        """Return the mean and largest value over all gates and for each, as keys of the record; empty without gates."""
         if not self.mean:
             return {}
         return {
@@ -40,7 +40,7 @@ class GateMovement:
 
 
 class _Sums:
-    """Sum, number and largest of one gate's values, on its device."""
+    """Sum, count and maximum of one gate's |gate x gain - 1|; sum and maximum are on its device."""
 
     def __init__(self, gain: float) -> None:
         self.gain = gain

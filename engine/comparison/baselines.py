@@ -47,7 +47,7 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:
     """Return the position of each entry's baseline: same network and seed, no attention, if possible same recipe.
 
-    The position is None for an entry without attention or without a baseline.
+    The position is None for a plain network (`none`) and for an entry without a baseline.
 
     Raises:
         UserError: if two entries have the same network, seed and recipe.

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.tasks.base import Task
-from engine.tasks.columns import DAGGER, is_as_published, lr_factor
+from engine.tasks.columns import DAGGER, TOLERANCE, is_as_published, lr_factor
 
 Row = dict[str, Any]
 
@@ -37,7 +37,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
         named = ", ".join(name.strip() for name in names)
         notes.append(
-            f"The weights of {named} are the exponential moving average; all others trained here are of the last step."
+            f"The weights of {named} are the exponential moving average; those of all other runs are from the last step."
         )
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
@@ -73,7 +73,7 @@ def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) 
     if row["published_gap"] is not None:
         yield (
             f"{name}: the published {metric} of the start weights is {row['published']:.2f}%; the measured one differs "
-            f"by {row['published_gap']:+.2f}; {_publication_verdict(row, evaluated['precision'])}."
+            f"by {row['published_gap']:+.2f} points, {_publication_verdict(row, evaluated['precision'])}."
         )
     for run in (runs[i] for i in row["runs"]):
         if run["recorded"] is not None and run["recorded"] != run[primary]:
@@ -82,7 +82,7 @@ def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) 
 
 def _publication_verdict(row: Row, precision: str) -> str:
     if is_as_published(row):
-        return "as published"
+        return f"within the tolerance of {TOLERANCE}"
     if precision == "fp32":
-        return "NOT as published: the images or the pipeline differ from the published evaluation"
-    return f"NOT as published: {precision} alone can be the cause; evaluate in fp32 to decide"
+        return "which is NOT as published: the images or the pipeline differ from the published evaluation"
+    return f"which is NOT as published: {precision} alone can be the cause; evaluate in fp32 to decide"

@@ -147,7 +147,7 @@ def class_folder_names(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted.
 
     Raises:
-        UserError: if the folder is missing, or a name is hidden or not UTF-8.
+        UserError: if the folder is missing, or a class folder is hidden or its name is not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder.absolute()}; data.root must contain train/ and val/.")

@@ -39,7 +39,7 @@ class Mixing:
 
 
 def partners(values: Tensor) -> Tensor:
-    """Return for each entry (an image or its label) that of its partner."""
+    """Return each entry's partner; an entry is an image or a label."""
     return values[torch.arange(len(values), device=values.device) ^ 1]
 
 

@@ -158,10 +158,10 @@ class Classification(Task):
     )
     notes: ClassVar = (
         "The difference is relative to the same backbone without attention, with the same recipe, seed and images; "
-        "negative is better. Its interval is a paired bootstrap over the validation images (10,000 resamples, "
-        "percentiles): it covers the choice of images, not of training runs. The difference is not distinguishable "
-        "from 0 unless the interval excludes 0 and the test is significant (p < 0.05). With one seed, it holds for "
-        "these two training runs only.",
+        "negative is better. Its interval is from a paired bootstrap over the validation images (10,000 resamples, "
+        "percentiles): it reflects the sampling of images, not the variation between training runs. The difference "
+        "is not distinguishable from 0 unless the interval excludes 0 and the test is significant (p < 0.05). With "
+        "one seed, it holds for these two training runs only.",
         "An image is won if the network with attention classifies it correctly and its baseline does not, and lost in "
         "the opposite case. p is from the exact two-sided sign test on these images; with one seed, this is McNemar's "
         "test.",

@@ -78,15 +78,16 @@ class Detection(Task):
     notes: ClassVar = (
         "AP, AP50 and AP75 are COCO's: means over classes, 101 recall levels and, for AP, IoU thresholds from 0.5 to "
         "0.95.",
-        "The difference is relative to the same detector and backbone without attention, trained with the same recipe, "
-        "seed and images; positive is better. Its interval is a paired bootstrap over the validation images (1,000 "
-        "resamples, percentiles): it covers the choice of images, not of training runs. With one seed, a difference "
-        "holds for these two training runs only.",
+        "The difference is relative to the same detector and backbone without attention, trained with the same "
+        "recipe, seed and images; positive is better. Its interval is from a paired bootstrap over the validation "
+        "images (1,000 resamples, percentiles): it reflects the sampling of images, not the variation between "
+        "training runs. With one seed, a difference holds for these two training runs only.",
         "GFLOPs of a detector are for one square black image; in the second stage they depend on its proposals.",
     )
     several_seeds_note: ClassVar = (
-        "With several seeds, values are mean ± standard deviation over seeds. The bootstrap resamples an image for all "
-        "seeds together. A difference is supported only if its 95% interval over images and seeds also excludes 0."
+        "With several seeds, values are mean ± standard deviation over seeds. Each bootstrap resample uses the same "
+        "images for all seeds. A difference is supported only if its 95% interval over images and seeds also "
+        "excludes 0."
     )
     paper_note: ClassVar = (
         "The paper's values are from Table 6 of arXiv 1807.06521v2: Faster R-CNN without a feature pyramid, trained "

@@ -192,7 +192,7 @@ def test_attention_lr_factors_are_rows_with_one_baseline(folders: Path, tmp_path
     ]
     baseline = entry(attention_lr_factor=1.0, weights="moving average")
     printed = report.write(*compare(folders, [baseline, *moved]), tmp_path)
-    assert "The weights of resnet18 none are the exponential moving average; all others" in printed
+    assert "The weights of resnet18 none are the exponential moving average; those of" in printed
     assert [row["baseline"] for row in cells(tmp_path)] == [None, 0, 0]
     assert "| cbam | 10 |" in printed
     assert "| 0.1 (0.5) |" in printed
@@ -364,7 +364,9 @@ def test_the_papers_errors_stand_beside_imagenet_alone(folders: Path, monkeypatc
     assert [cell["paper_top1_error"] for cell in table["rows"]] == [29.60, 29.27]
 
 
-@pytest.mark.parametrize(("start", "verdict"), [(30.28, "+0.04; as published"), (30.30, "+0.06; NOT as published")])
+@pytest.mark.parametrize(
+    ("start", "verdict"), [(30.28, "+0.04 points, within"), (30.30, "+0.06 points, which is NOT as published")]
+)
 def test_start_accuracy_is_checked_against_published(start: float, verdict: str, folders: Path, tmp_path: Path) -> None:
     table, evidence = compare(folders, [entry(top1_error_start=start, published=30.24)])
     expected = f"start weights is 30.24%; the measured one differs by {verdict}"
