@@ -37,7 +37,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         names = (" ".join((row["model"], row["attention"], row.get("recipe") or "")) for row in averaged)
         named = ", ".join(name.strip() for name in names)
         notes.append(
-            f"The weights of {named} are the exponential moving average; those of all other runs are from the last step."
+            f"The weights of {named} are the exponential moving average; those of other runs are from the last step."
         )
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
