@@ -78,8 +78,9 @@ def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
 def _keyed_maximum(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return the maximum of x over adjacent dimensions and its first index in them, int32.
 
-    On the CPU, torch.compile vectorizes maxima of integers, but hardly maxima with indices. The value and the index are
-    packed into one integer: its upper half orders like the float, its lower half counts down. Here +0 exceeds -0.
+    On the CPU, torch.compile vectorizes maxima of integers, but barely vectorizes maxima with indices. The value and
+    the index are packed into one integer: its upper half orders like the float, its lower half counts down. Here +0
+    exceeds -0.
     """
     sizes = [x.shape[dim] for dim in dims]
     last = math.prod(sizes) - 1

@@ -30,8 +30,8 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object], previous: Pat
             path.replace(previous)
         draft.replace(path)
     except (OSError, RuntimeError) as error:
-        # torch.save raises a RuntimeError from the OSError when it closes a file that could not be written. Other
-        # RuntimeErrors are unrelated, such as torch's report of a worker process that died at this moment.
+        # torch.save raises a RuntimeError from the OSError when it closes a file that could not be written. Any
+        # other RuntimeError is raised unchanged.
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
             raise

@@ -120,7 +120,8 @@ def _help(name: str) -> str:
         defaults = OmegaConf.to_yaml(compose(name)).strip()
         presets = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
     if "model" in presets:
-        presets["model"] = [*config.default_weights(), "each also as NAME_cbam and NAME_se", "timm", "custom"]
+        *names, last = config.default_weights()
+        presets["model"] = [*names, f"{last} (each also as NAME_cbam and NAME_se)", "timm", "custom"]
     lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in presets.items())
     program = (sys.modules["__main__"].__doc__ or "").strip()
     return (
@@ -174,7 +175,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
                 f"Out of memory ({str(error).splitlines()[0]}). Lower runtime.eval_batch_size or "
                 "table.throughput_batch_size, or raise recipe.accumulation_steps."
             )
-        # torch raises this wherever the main process is when a worker dies.
+        # torch raises this when it waits for a batch of a worker that has died.
         if "DataLoader worker (pid" not in str(error):
             raise
         _fail(

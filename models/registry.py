@@ -41,7 +41,7 @@ class BackboneSpec:
         smallest: smallest supported image size in training, pixels; smaller images are rejected.
         transforms: preprocessing in the form of torchvision's `weights.transforms()`; None for that of the published
             start weights.
-        pretrained: function that returns the state dict of the weights `default`; None if published weights have names.
+        pretrained: function that returns the state dict of the weights `default` (timm); None for other networks.
     """
 
     name: str

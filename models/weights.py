@@ -123,7 +123,7 @@ def _recorded_attention(content: Any) -> dict[str, Any]:
 
 
 def require_same_attention(weights: StartWeights, name: str, kind: str, options: Mapping[str, object]) -> None:
-    """Reject weights of another attention, which could fit but compute a different function.
+    """Reject weights trained with a different attention module, which could fit but compute a different function.
 
     Args:
         weights: the weights; without attention or a record of it, they are accepted.

@@ -63,7 +63,7 @@ class _Sums:
 
 @contextmanager
 def measure_movement(gates: Mapping[str, nn.Module], gains: Mapping[str, float]) -> Iterator[dict[str, _Sums]]:
-    """While entered, measure what each gate returns.
+    """Measure the outputs of each gate while the context is active.
 
     Args:
         gates: by name; each returns values in (0, 1).

@@ -79,7 +79,7 @@ def compare(
         for each entry) and `rows` (as printed, with the seeds of one network aggregated).
 
     Raises:
-        UserError: if a run was trained on other data, or with another recipe than the others.
+        UserError: if a run was trained on different data, or with a different recipe from the other runs.
     """
     if config.data.trained_on is None:
         _require_trained_on(entries, data, config)

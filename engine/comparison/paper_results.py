@@ -52,7 +52,7 @@ def _detection(row: Mapping[str, Any], data: DataConfig) -> dict[str, float | No
 
 
 def _same_network(attention: str) -> str:
-    """Return the label of an attention without the options that the paper's tables do not distinguish."""
+    """Return an attention label without the options that the paper's tables do not distinguish."""
     parts = current_label(attention).split("-")
     return "-".join(part for part in parts if part.removesuffix(".True") not in _SAME_NETWORK)
 

@@ -19,7 +19,7 @@ from engine.distributed import ProcessGroup
 from engine.errors import UserError
 
 UNKNOWN = -1  # label of a class that the data set does not have
-DUPLICATE_IOU = 0.8  # above this, non-maximum suppression drops one of two boxes
+DUPLICATE_IOU = 0.8  # boxes of one class that overlap at least this much are near-duplicates
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.trained_on is not None:
         raise UserError(
-            f"{config.name} has no training images; to compare networks that were trained on "
-            f"{config.trained_on} on it, run python evaluate.py data={config.name}."
+            f"{config.name} has no training images. It is for evaluating networks that were trained on "
+            f"{config.trained_on}: run python evaluate.py data={config.name}."
         )
     root = Path(config.root)
     if config.layout == "shapes":

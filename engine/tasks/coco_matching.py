@@ -43,7 +43,10 @@ def match(truth: GroundTruth, detections: Detections) -> Matches:
 
 
 def _strongest(detections: Detections, classes: int) -> tuple[Detections, np.ndarray]:
-    """Return the detections that count, sorted by image, class and descending score, and their ranks within these."""
+    """Return the detections that count, and their ranks by score within their image and class.
+
+    They are sorted by image, class and descending score.
+    """
     group = detections.image.astype(np.int64) * classes + detections.labels
     order = np.lexsort((-detections.scores, group))
     group = group[order]

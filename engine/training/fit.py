@@ -17,7 +17,7 @@ from engine.training.validator import Validation
 
 
 class CheckpointManager:
-    """Writer of the run's checkpoints, when requested and when one is due."""
+    """Writes the run's checkpoints, and determines when one is due."""
 
     def __init__(
         self, trainer: Trainer, tensorboard: TensorBoardLogger, run: RunDirectory, config: TrainConfig
