@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         entries = [
             entry for name in config.published for entry in published_entries(name, task, config, parts[0].classes)
         ]
-    # Only the main process lists the runs, because another run may finish at the same time.
+    # All processes use the list of the main process, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:

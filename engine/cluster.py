@@ -55,7 +55,7 @@ def slurm_start() -> str:
 
 
 def is_earlier_start(other: str) -> bool:
-    """Return whether `other` is another start of this job, which has ended: Slurm does not requeue a running job."""
+    """Return whether `other` is an earlier start of this job. It has ended: Slurm does not requeue a running job."""
     here = slurm_start()
     return bool(here) and other != here and other.partition(",")[0] == here.partition(",")[0]
 

@@ -124,7 +124,7 @@ class RuntimeConfig:
 
     device: str = "auto"  # auto | cpu | cuda
     precision: str = "fp32"  # fp32, or autocast to bf16 | fp16
-    workers: int | None = None  # worker processes per training process; 0: none; null: one per processor, at most 8
+    workers: int | None = None  # worker processes per data loader; 0: none; null: one per processor, at most 8
     cache_images: bool = False  # each training process keeps its decoded images in memory; for small data sets
     deterministic: bool = True  # bit-identical reruns; false is faster on CUDA
     channels_last: bool = True  # memory format of the weights, and of the images in training
@@ -207,7 +207,7 @@ class TrainConfig:
                     "such as recipe=detection_1x."
                 )
         if self.recipe.box_augment == "multi_scale" and self.detector.architecture in ("ssd", "ssdlite"):
-            raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has images of one size.")
+            raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has one image size.")
         if not detects and self.attention.at != "backbone":
             raise UserError(f"attention.at={self.attention.at} needs a detector; {label} has no boxes.")
 

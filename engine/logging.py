@@ -40,7 +40,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def setup_logging(is_main_process: bool = True) -> None:
     """Send log lines to stdout; processes other than the main one send errors only."""
     logging.raiseExceptions = False  # a full disk is reported once, where it stops the run
-    # `force` removes the handlers of an earlier run of the same process.
+    # `force` removes the handlers of an earlier run in the same process.
     level = logging.INFO if is_main_process else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", handlers=[_Console()], force=True)
 

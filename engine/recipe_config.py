@@ -44,7 +44,7 @@ class RecipeConfig:
     decay_norms_and_biases: bool = False  # apply weight decay to norms and biases
     decay_attention: bool = True  # the same, to attention; at the identity start its last layers are zero
     clip_grad_norm: float | None = None  # largest total gradient norm; null: no clipping
-    warmup_epochs: float = 0.0  # linear; the first step is above 0
+    warmup_epochs: float = 0.0  # linear; the rate of the first step is above 0
     # After warm-up: cosine to 0 | step: times step_factor every step_epochs | milestones: the same at those epochs.
     schedule: str = "cosine"
     step_epochs: int = 30

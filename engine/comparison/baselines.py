@@ -45,7 +45,7 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
 
 
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:
-    """Return the position of each entry's baseline: same network and seed, no attention, if possible same recipe.
+    """Return the position of each entry's baseline: the plain network of the same seed and, if possible, recipe.
 
     The position is None for a plain network (`none`) and for an entry without a baseline.
 

@@ -64,7 +64,7 @@ def _images(data: Row, task: type[Task]) -> str:
 
 def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) -> Iterator[str]:
     name, (primary, *_) = f"{row['model']} {row['attention']}", task.table_metrics
-    metric = primary.replace("_", " ").replace("top1", "top-1")
+    metric = task.table_metric_label.partition(" (")[0].replace("Top", "top")
     if row["recipe_deviation"]:
         yield f"{DAGGER} {name} was trained differently: {row['recipe_deviation']}."
     if row["baseline"] is not None and row["baseline_seeds"] != row["seeds"]:

@@ -18,8 +18,9 @@ _ROUNDING = 1e-9  # points; another processor may sum in another order
 def verify_table(table: Row, directory: Path, task: type[Task]) -> None:
     """Recompute and check the metrics of each run, and the differences, intervals and p-values of the table.
 
-    Numbers whose predictions are missing are not checked; they are listed on stderr. Values that do not
-    follow from predictions (metrics at the start, parameters, GFLOPs, speed, published values) are not checked either.
+    Numbers whose predictions are missing are not checked; they are listed on stderr. Values of runs that do not follow
+    from predictions (metrics at the start, parameters, GFLOPs, published values) are taken as given; the rows must agree
+    with them. Speeds and the paper's values are not checked.
 
     Raises:
         UserError: naming the first number or predictions file that does not match.
@@ -67,7 +68,7 @@ def _require(stated: Row, computed: Row, name: str) -> None:
     for key, value in computed.items():
         if not _equal(stated.get(key), value):
             raise UserError(
-                f"The {key} of {name} in table.json is {stated.get(key)}, but its predictions give {value}; "
+                f"{key} of {name} in table.json is {stated.get(key)}, but its predictions or runs give {value}; "
                 "run evaluate.py."
             )
 

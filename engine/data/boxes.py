@@ -248,7 +248,7 @@ def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
     crowd = ~bad & split.crowd
     report.boxes(crowd, "Crowds", "removed", "ignored in evaluation")
     duplicate = _near_duplicates(split, ~bad & ~crowd)
-    report.boxes(duplicate, "Near-duplicate boxes", "removed, the first is kept", "kept")
+    report.boxes(duplicate, "Near-duplicate boxes", "all but the first removed", "kept")
     if training:
         bad |= crowd | duplicate
         split = replace(split, boxes=clipped)

@@ -1,7 +1,7 @@
 """Evaluation-only data sets for networks that were trained on another data set.
 
-The layouts are the published ones: class folders (ImageNet-A, -R, -Sketch), folders of class numbers (ImageNet-V2), and
-class folders below each corruption and severity (ImageNet-C).
+The layouts are the published ones: class folders (ImageNet-A, -R, -Sketch), folders named by class number
+(ImageNet-V2), and class folders below each corruption and severity (ImageNet-C).
 """
 
 import os

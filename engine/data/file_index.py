@@ -21,7 +21,8 @@ from engine.errors import UserError
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 OTHER_EXTENSIONS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic")  # rejected rather than silently skipped
 
-# Fewest images of a stored index. Smaller ones are rebuilt in seconds, which also detects files changed in place.
+# Minimum number of images for which an index is stored. Smaller ones are rebuilt in seconds, which also detects files
+# changed in place.
 KEEP_FROM = 100_000
 
 _AT_ONCE = 16  # folders read concurrently: a network file system takes milliseconds per request

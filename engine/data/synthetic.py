@@ -64,7 +64,7 @@ def draw(shape: str, texture: str, random: np.random.Generator) -> np.ndarray:
 
 
 def is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return the boolean mask of a shape of radius 1 around the origin."""
+    """Return the boolean mask of a shape of radius about 1 around the origin."""
     distance = np.hypot(u, v)
     match shape:
         case "disc":
@@ -81,7 +81,7 @@ def is_inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return a texture of two colors over the whole image, float [SIZE, SIZE, 3]."""
+    """Return a texture of two colors at coordinates x, y [H, W]: float [H, W, 3]."""
     u, v = rotate(x, y, random.uniform(0, 2 * np.pi))
     cycles = random.uniform(6, 9)
     phase = random.uniform(0, 1, size=2)
@@ -93,7 +93,7 @@ def textured(texture: str, x: np.ndarray, y: np.ndarray, random: np.random.Gener
 
 
 def background(x: np.ndarray, y: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return a gradient with bars and blots of any color, float [SIZE, SIZE, 3]."""
+    """Return a gradient with bars and blots of any color at coordinates x, y [H, W]: float [H, W, 3]."""
     slope, _ = rotate(x - 0.5, y - 0.5, random.uniform(0, 2 * np.pi))
     image = random.uniform(40, 215, size=3) + slope[..., None] * random.uniform(-120, 120, size=3)
     for _ in range(random.integers(2, 6)):

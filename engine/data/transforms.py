@@ -49,7 +49,7 @@ class Preprocessing:
         """Return the start weights' published preprocessing if its crop is the data set's, else that of the data set.
 
         Args:
-            data: if its `resize` is set, it overrides the published one.
+            data: if its `resize` is set, it is used with bilinear interpolation.
             transforms: torchvision's `weights.transforms()`; None for weights that are not published. Its mean and std
                 always normalize the images.
             resize_ratio: shorter side divided by crop, if neither defines it.

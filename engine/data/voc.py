@@ -123,7 +123,7 @@ def _object(element: ElementTree.Element, labels: dict[str, int]) -> _Object:
     if x2 > x1 and y2 > y1:
         # VOC counts pixels from 1, and its boxes include both ends.
         x1, y1 = x1 - 1, y1 - 1
-    # Otherwise it is a click rather than a box of one pixel. It is reported and removed as a box without area.
+    # Otherwise the annotator clicked without dragging; the object is reported and removed as a box without area.
     return _Object(
         box=(x1, y1, x2, y2),
         label=labels.get(_text(element, "name").strip(), UNKNOWN),

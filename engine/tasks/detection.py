@@ -95,7 +95,7 @@ class Detection(Task):
     )
     view_note: ClassVar = "once, alone and uncropped"
     picture_title: ClassVar = "ground truth (left) and detections (right)"
-    eval_batch_size: ClassVar = 1  # images per read; detections do not depend on the other images of a batch
+    eval_batch_size: ClassVar = 1  # `predict` runs the detector on one image at a time
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> Self:
@@ -206,7 +206,7 @@ class VocDetection(Detection):
         _column("AP (%)", "ap"),
         _column("AP50 (%)", "ap50"),
         _column("AP75 (%)", "ap75"),
-        Column("Difference in mAP, 11 points [95% interval]", columns.difference, in_summary=True),
+        Column("Difference in 11-point mAP (points) [95% interval]", columns.difference, in_summary=True),
         columns.ACROSS_SEEDS,
         _SPEED,
         Column("Paper: mAP (%)", lambda row: columns.number(row["paper_ap_11_points"], ".1f")),

@@ -13,9 +13,9 @@ from engine.training.parts import NetworkParts
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of one step, counted from 0 over the whole training.
 
-    It rises linearly over `warmup_epochs`, with the first step above 0. Then it follows a cosine that reaches 0 after
-    the last step, or is multiplied by `step_factor` every `step_epochs` or at each of the `milestones`, counted from
-    the start of training.
+    It rises linearly over `warmup_epochs` and is above 0 in the first step. Then it follows a cosine that reaches 0
+    after the last step, or is multiplied by `step_factor` every `step_epochs` or at each of the `milestones`, counted
+    from the start of training.
     """
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:

@@ -249,7 +249,7 @@ def test_changed_number_is_named(part: str, position: int, key: str, value: obje
     table = json.loads(file.read_text())
     table[part][position][key] = value
     file.write_text(json.dumps(table))
-    with pytest.raises(UserError, match=rf"The {key} of .* in table.json is .*, but its predictions give"):
+    with pytest.raises(UserError, match=rf"{key} of .* in table.json is .*, but its predictions or runs give"):
         report.render(written)
 
 

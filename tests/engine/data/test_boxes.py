@@ -48,7 +48,7 @@ CASES = {
     "Boxes outside of their image": (with_good((48, 5, 60, 9)), "removed", 2, "removed", 2),
     "Boxes partly outside of their image": (with_good((-2, 30, 60, 50)), "clipped to the image", 3, "kept", 3),
     "Crowds": (with_good((0, 0, 40, 40), crowd=[2]), "removed", 2, "ignored in evaluation", 3),
-    "Near-duplicate boxes": (with_good((10, 10, 30, 31)), "removed, the first is kept", 2, "kept", 3),
+    "Near-duplicate boxes": (with_good((10, 10, 30, 31)), "all but the first removed", 2, "kept", 3),
 }
 
 
