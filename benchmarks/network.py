@@ -12,7 +12,7 @@ from benchmarks.clock import take_turns
 from benchmarks.report import Section
 from engine.device import to_device
 
-NETWORKS = {  # the network without attention first; whether to compile it too, which takes minutes
+NETWORKS = {  # networks, the one without attention first: whether to compile them too, which takes minutes
     ("resnet50", "resnet50_se", "resnet50_cbam"): True,
     ("resnet18", "resnet18_cbam"): False,
     ("mobilenet_v2", "mobilenet_v2_cbam"): False,

@@ -13,7 +13,7 @@ POOLINGS = ("avg", "max", "both")
 
 
 class ChannelAttention(nn.Module):
-    """The channel gate Mc(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))), section 3.1, equation 2.
+    """The channel gate Mc(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))), section 3, equation 2.
 
     Both pooled vectors share the MLP: two 1x1 convolutions with a ReLU in between and hidden width
     ``max(1, in_planes // ratio)``. The gradient of the maximum goes to the first position that attains it.

@@ -176,7 +176,7 @@ def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_channels(x: Tensor, gate: Tensor, _out: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and maximum of gate x over channels, [N, 2, H, W], and the maximum's first channel, [N, H, W].
+    """Return mean and maximum of gate * x over channels, [N, 2, H, W], and the maximum's first channel, [N, H, W].
 
     Reads x once. The gate is [N, C].
     """

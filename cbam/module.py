@@ -36,8 +36,8 @@ class CBAM(nn.Module):
 
     Attributes:
         has_closed_form: whether training uses `cbam.closed_form`, which saves no feature map for backward except its
-            input, and takes less than half the time of autograd. True for the default order and poolings without a
-            norm.
+            input, and takes about half the time of autograd on a CPU, or less. True for the default order and poolings
+            without a norm.
         fused: whether the closed form runs Triton kernels on CUDA. Default: False.
 
     The closed form is used in training only, and computes the gates without calling their modules. The modules are

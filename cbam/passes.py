@@ -17,9 +17,9 @@ def pool_positions(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool_channels(x: Tensor, gate: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and maximum of gate x over channels, [N, 2, H, W], and the maximum's first channel, [N, H, W].
+    """Return mean and maximum of gate * x over channels, [N, 2, H, W], and the maximum's first channel, [N, H, W].
 
-    Writes gate x to ``out``, where `scale` expects it. The gate is [N, C].
+    Writes gate * x to ``out``, where `scale` expects it. The gate is [N, C].
     """
     torch.mul(x, _of_channels(gate, x), out=out)
     maximum, channel = maximum_of_channels(out)

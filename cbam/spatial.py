@@ -9,7 +9,7 @@ from cbam.maximum import first_maximum_of_channels
 
 
 class SpatialAttention(nn.Module):
-    """The spatial gate Ms(F) = sigmoid(conv([mean over channels; max over channels])), section 3.2, equation 3.
+    """The spatial gate Ms(F) = sigmoid(conv([mean over channels; max over channels])), section 3, equation 3.
 
     Args:
         kernel_size: side of the bias-free convolution, odd; 7 in the paper. Padding keeps H and W.

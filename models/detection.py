@@ -110,7 +110,7 @@ def build_detector(
         classes: names of the classes. Published weights keep their outputs if they know all of them by name;
             otherwise the predictors are re-initialized.
         at: `backbone` inserts attention in the backbone's blocks, `heads` on each feature map before its prediction
-            head (section 5.4 of the CBAM paper), `both` in both places.
+            head (Table 7 of the CBAM paper), `both` in both places.
         read_weights: whether to read start weights; False leaves them random, for a state that is loaded later.
 
     Raises:

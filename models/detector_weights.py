@@ -59,7 +59,7 @@ def load(model: nn.Module, backbone: str, weights: str, published: Published, ne
         new_predictors: whether the predictors are for other classes. Those of other shapes are always re-initialized.
 
     Raises:
-        ModelError: if names are missing, unexpected or of another shape; the error lists the first.
+        ModelError: if tensors are missing, unexpected or of another shape; the error lists the first of each kind.
     """
     path = Path(weights) if published is None else fetch(backbone, published)
     start = start_weights.read_file(path)

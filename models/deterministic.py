@@ -32,7 +32,10 @@ class AveragePool(nn.Module):
 
 
 def _bins(length: int, side: int) -> Tensor:
-    """Return [side, length]: row i averages positions floor(i length / side) to ceil((i + 1) length / side)."""
+    """Return [side, length]: row i averages the positions of the i-th of `side` bins.
+
+    Bin i contains the positions p with floor(i length / side) <= p < ceil((i + 1) length / side).
+    """
     weights = torch.zeros(side, length)
     for i in range(side):
         first, end = i * length // side, -(-(i + 1) * length // side)

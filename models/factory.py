@@ -22,7 +22,8 @@ def names() -> list[str]:
 def transforms(name: str, weights: str | None) -> Any | None:
     """Return the preprocessing for a network and its start weights, in the form of torchvision's transforms.
 
-    A timm network has the same for all weights. For other networks, only published weights have one; None for others.
+    It is the same for all weights of a timm network. For other networks, only published weights define it; for other
+    weights, the result is None.
     """
     return parse(name)[0].transforms or pretrained.transforms(name, weights)
 

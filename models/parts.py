@@ -28,7 +28,9 @@ def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
 
 
 def last_norms(net: nn.Module, name: str) -> list[str]:
-    """Return the norms that attention follows, or would follow: for each module, itself or the last norm inside it.
+    """Return the norms that attention follows or would follow.
+
+    If attention follows a module that is not a norm, this is the last norm inside the module.
 
     A detector without attention has none.
     """

@@ -3,8 +3,8 @@
 Published weights are torchvision's, by name (`models/pretrained.py`). A local file contains a state dict, plain, with
 `module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. Only these differences
 are allowed: attention, gains or batch counters that the weights do not have, and a head for another number of classes,
-which is then re-initialized. For other differences, the error lists the first names that are missing, unexpected or of
-another shape.
+which is then re-initialized. For other differences, the error lists the first tensors that are missing, unexpected or
+of another shape.
 """
 
 import inspect
@@ -154,7 +154,7 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
         True if the state dict contains the attention's parameters.
 
     Raises:
-        ModelError: if names are missing, unexpected or of another shape; the error lists the first.
+        ModelError: if tensors are missing, unexpected or of another shape; the error lists the first of each kind.
     """
     own, state = net.state_dict(), weights.state
     versions = state if hasattr(state, "_metadata") else own

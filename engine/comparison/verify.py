@@ -19,8 +19,8 @@ def verify_table(table: Row, directory: Path, task: type[Task]) -> None:
     """Recompute and check the metrics of each run, and the differences, intervals and p-values of the table.
 
     Numbers whose predictions are missing are not checked; they are listed on stderr. Values of runs that do not follow
-    from predictions (metrics at the start, parameters, GFLOPs, published values) are taken as given; the rows must agree
-    with them. Speeds and the paper's values are not checked.
+    from predictions (metrics at the start, parameters, GFLOPs, published values) are taken as given; the rows must
+    agree with them. Speeds and the paper's values are not checked.
 
     Raises:
         UserError: naming the first number or predictions file that does not match.

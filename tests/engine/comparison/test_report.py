@@ -274,7 +274,7 @@ def test_table_is_checked_without_some_predictions(written: Path, capsys: pytest
     table = json.loads(file.read_text())
     table["rows"][1]["difference"] = -9.0
     file.write_text(json.dumps(table))
-    with pytest.raises(UserError, match=r"The difference of resnet18 with attention cbam in table.json is -9\.0"):
+    with pytest.raises(UserError, match=r"difference of resnet18 with attention cbam in table.json is -9\.0"):
         report.render(written)
 
 
