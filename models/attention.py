@@ -9,6 +9,7 @@ from torchvision.ops import SqueezeExcitation
 
 import cbam
 from cbam import CBAM, CBAMLayer
+from cbam.attachment import attach, detach, has_attention
 from models.errors import ModelError
 
 KINDS = ("none", "cbam", "se")
@@ -75,6 +76,20 @@ def plain_state(net: nn.Module) -> dict[str, Tensor]:
     layers = [name for name, module in net.named_modules() if isinstance(module, AttentionLayer)]
     prefixes = tuple(f"{name}." for name in layers)
     return {key: value for key, value in net.state_dict().items() if not key.startswith(prefixes)}
+
+
+def convert_sync_batchnorm(net: nn.Module) -> nn.Module:
+    """Make every BatchNorm, attention's too, compute its statistics over the images of all processes.
+
+    torch's conversion replaces the norms and would drop the attention that follows them.
+    """
+    layers = {name: module.get_submodule("attention") for name, module in net.named_modules() if has_attention(module)}
+    for name in layers:
+        detach(net.get_submodule(name))
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    for name, layer in layers.items():
+        attach(net.get_submodule(name), nn.SyncBatchNorm.convert_sync_batchnorm(layer))
+    return net
 
 
 def fuse(net: nn.Module) -> None:

@@ -131,7 +131,7 @@ def build_detector(
         net = _reduced_mobilenet(spec, inside, start, inside_options)
     else:
         source = weights if read_weights and not detector.weights else None
-        net = factory.build(spec.name, inside, source, start=start, sync_batchnorm=sync_batchnorm, **inside_options)
+        net = factory.build(spec.name, inside, source, start=start, **inside_options)
     if has_weights:
         _freeze(net, spec, detector, published)
     torch.manual_seed(seed)
@@ -144,6 +144,8 @@ def build_detector(
     if detector.weights and read_weights:
         is_other = published is not None and not detector_weights.knows(published, classes)
         detector_weights.load(model, spec.name, detector.weights, published, new_predictors=is_other)
+    if sync_batchnorm:
+        attention_layers.convert_sync_batchnorm(model)
     return model.train()
 
 

@@ -80,7 +80,7 @@ def build(
             an error.
         after: regular expression that matches the full names of the modules that attention follows; None for the
             default of the backbone's family (`models.registry`).
-        sync_batchnorm: whether BatchNorm computes its statistics over the images of all processes.
+        sync_batchnorm: whether every BatchNorm computes its statistics over the images of all processes.
         image_size: side of the training images, pixels; None for that of its published weights.
         options: options of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
             `cbam.CBAM`.
@@ -91,8 +91,6 @@ def build(
     backbone, kind = parse(name, attention, image_size)
     _require_in_range(backbone, start, num_classes, image_size)
     net = backbone.build(num_classes)
-    if sync_batchnorm:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # first: it replaces modules and would drop their attention
     layers: list[attention_layers.AttentionLayer] = []
     if kind != "none":
         places = backbone.places(net) if after is None else after
@@ -105,6 +103,8 @@ def build(
     if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
         for layer in layers:
             layer.init_identity_()
+    if sync_batchnorm:
+        net = attention_layers.convert_sync_batchnorm(net)
     if layers:
         cbam.check(net)
     return net

@@ -1,8 +1,8 @@
 """Names and verified files of torchvision's published weights.
 
 Each use of a file in torch's download cache verifies its full sha256 against `models/pretrained.sha256`. That table was
-compiled from digests that independent public projects publish for the same files. Each digest begins with the eight
-digits in torchvision's file name. For files that are not in the table, only those eight digits are known. After the
+compiled from digests that independent public projects publish for the same files. Each digest begins with the digits in
+torchvision's file name. For files that are not in the table, only those digits (eight or ten) are known. After the
 first download of such a file, its full digest is stored beside it as FILE.sha256 and verified from then on.
 """
 

@@ -5,7 +5,7 @@
 
 The files go into torch's download cache (`$TORCH_HOME/hub/checkpoints`); training on any machine that shares the cache
 reads them from there. Each file is verified, even if it already exists: by its full sha256 if
-`models/pretrained.sha256` lists it, otherwise by the eight digits in its name. In that case, the full sha256 of the
+`models/pretrained.sha256` lists it, otherwise by the digits in its name. In that case, the full sha256 of the
 downloaded file is stored beside it and checked from then on.
 """
 

@@ -39,7 +39,7 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
     """Return whether two runs must agree on a key."""
     if key not in one.shared_config or one.row.get("detector") != other.row.get("detector"):
         return False
-    if key == START_WEIGHTS:  # the head is initialized by the seed
+    if key == START_WEIGHTS:  # the head's initialization depends on the seed
         return all(one.row[name] == other.row[name] for name in ("model", "seed"))
     return key != "model.weights" or bool(one.row["model"] == other.row["model"])
 

@@ -43,7 +43,8 @@ class TableEntry:
 
         Args:
             model: network with the run's final weights.
-            start_weights: torchvision's entry of the weights that it started from; None if they are not published.
+            start_weights: torchvision's entry for the weights that the run started from; None if they are not
+            published.
 
         Raises:
             UserError: if the weights or the predictions do not match the run's record.

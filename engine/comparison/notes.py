@@ -14,7 +14,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
     notes = [
         _images(data, task),
-        "GFLOPs counts the billions of multiply-adds of convolutions and linear layers for one image, as in the paper.",
+        "GFLOPs are billions of multiply-adds in convolutions and linear layers for one image, as in the paper.",
         *task.notes,
         f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
     ]

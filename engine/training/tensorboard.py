@@ -23,7 +23,7 @@ class TensorBoardLogger:
     def __init__(self, directory: Path | None, purge_from: int) -> None:
         """
         Args:
-            purge_from: images seen, from which values of an earlier start are dropped.
+            purge_from: number of images seen; values of an earlier start from there on are dropped.
 
         Raises:
             UserError: if the event file cannot be written.

@@ -132,6 +132,16 @@ def test_random_parameters_are_those_without_attention(at: str) -> None:
     assert all(torch.equal(value, attended[key]) for key, value in plain.items())
 
 
+@pytest.mark.parametrize(("architecture", "name", "at"), DETECTORS)
+def test_sync_batchnorm_converts_every_norm_and_keeps_attention(architecture: str, name: str, at: str) -> None:
+    spec, options = small(architecture), {"at": at, "spatial_norm": True}
+    plain = built(spec, f"{name}_cbam", **options)
+    detector = built(spec, f"{name}_cbam", sync_batchnorm=True, **options)
+    assert not any(type(module) is nn.BatchNorm2d for module in detector.modules())
+    assert cbam.check(detector) == cbam.check(plain)
+    assert list(detector.state_dict()) == list(plain.state_dict())
+
+
 def test_frozen_stages_leave_attention_trainable(tmp_path: Path) -> None:
     classifier = models.build("resnet18")
     randomize_norms(classifier)

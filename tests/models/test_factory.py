@@ -227,10 +227,17 @@ def test_attention_elsewhere_is_not_an_earlier_version(tmp_path: Path) -> None:
         models.build("resnet18_cbam", weights=str(tmp_path / "elsewhere.pt"), num_classes=CLASSES)
 
 
-def test_sync_batchnorm_keeps_attention() -> None:
-    net = models.build("resnet18_cbam", num_classes=CLASSES, sync_batchnorm=True)
-    assert isinstance(net.layer1[0].bn2, nn.SyncBatchNorm)
-    assert len(cbam.check(net)) == 8
+@pytest.mark.parametrize("name", ["resnet18_cbam", "vgg11_bn_cbam", "efficientnet_b0_cbam"])
+def test_sync_batchnorm_converts_every_norm_and_keeps_attention(name: str) -> None:
+    plain, net = (
+        models.build(name, num_classes=CLASSES, spatial_norm=True, sync_batchnorm=sync).eval() for sync in (False, True)
+    )
+    assert not any(type(module) is nn.BatchNorm2d for module in net.modules())
+    assert cbam.check(net) == cbam.check(plain)
+    net.load_state_dict(plain.state_dict())
+    assert list(net.state_dict()) == list(plain.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(net(images), plain(images))
 
 
 @pytest.mark.parametrize("kind", ["cbam", "se"])
