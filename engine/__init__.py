@@ -1,1 +1,1 @@
-"""Everything around a model: data, training, evaluation, checkpoints, records, tables. Independent of architectures."""
+"""Everything around a model: data, training, evaluation, checkpoints, records, tables. Imports neither `models` nor `cbam`."""

@@ -2,10 +2,10 @@
 
     python scripts/small_sets.py tiny_imagenet=/path/to/tiny-imagenet-200 bccd=/path/to/BCCD into=data/small
 
-INTO/tiny_imagenet_other contains classes 101 to 110 of Tiny ImageNet, which no other sweep uses. For each class, 400 of
-its 500 training images are used for training; the other 100 and the 50 validation images are used for validation.
-INTO/blood_cells contains the cells of BCCD, cut out of its photographs, at most 200 per class and split. Cells from the
-list `train` are for training.
+INTO/tiny_imagenet_other contains classes 101 to 110 of Tiny ImageNet, which the sweeps on its first 20 or 40 classes do
+not use. For each class, 400 of its 500 training images are used for training; the other 100 and the 50 validation
+images are used for validation. INTO/blood_cells contains the cells of BCCD, cut out of its photographs, at most 200 per
+class and split. Cells from the list `train` are for training.
 """
 
 import shutil

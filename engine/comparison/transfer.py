@@ -17,7 +17,7 @@ _IMAGENET_CLASSES = 1000  # of published weights, in the order of the sorted ids
 def prepare(
     entries: Sequence[TableEntry], task: Classification, data: Dataset
 ) -> tuple[list[TableEntry], Classification]:
-    """Return the entries without the metrics measured on the data set of their training, and the task for this one.
+    """Return the entries without metrics of the data set that they were trained on, and the task for the other data set.
 
     Raises:
         UserError: if the networks were trained on different data, or do not have the classes of this data set.
