@@ -1,1 +1,1 @@
-"""Everything around a model: data, training, evaluation, checkpoints, records, tables. Imports neither `models` nor `cbam`."""
+"""Everything around a model: data, training, evaluation, records, tables. Imports neither `models` nor `cbam`."""

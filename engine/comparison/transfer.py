@@ -17,7 +17,7 @@ _IMAGENET_CLASSES = 1000  # of published weights, in the order of the sorted ids
 def prepare(
     entries: Sequence[TableEntry], task: Classification, data: Dataset
 ) -> tuple[list[TableEntry], Classification]:
-    """Return the entries without metrics of the data set that they were trained on, and the task for the other data set.
+    """Return the entries without the metrics of their training data set, and the task for the one to evaluate.
 
     Raises:
         UserError: if the networks were trained on different data, or do not have the classes of this data set.
