@@ -2,9 +2,10 @@
 
     python scripts/list_models.py
 
-Parameters are in millions and multiply-adds in billions, for a thousand classes and the image size that the network was
-designed for. The paper's GFLOPs of the bottleneck networks are lower (ResNet-50: 3.858), because torchvision strides in
-the 3x3 convolution of a block, which costs more than striding in the preceding 1x1 convolution.
+Parameters are in millions and multiply-adds in billions, for a thousand classes and the image size of the network's
+first published weights (224 without any). The paper's GFLOPs of the bottleneck networks are lower (ResNet-50: 3.858),
+because torchvision strides in the 3x3 convolution of a block, which costs more than striding in the preceding 1x1
+convolution.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Decoding and cropping of images: random by (seed, epoch, index) in training, deterministic in evaluation."""
+"""Decoding and cropping of images: a random crop, determined by (seed, epoch, index), or the center crop."""
 
 import math
 import re

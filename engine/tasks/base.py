@@ -170,7 +170,7 @@ class Task(ABC):
 
     @abstractmethod
     def inputs(self, views: Sequence[Tensor], preprocessings: Sequence[Preprocessing]) -> list[Tensor]:
-        """Return a batch's images in the form for `predict`, for each of the preprocessings of `eval_samples`."""
+        """Return a batch's images as `predict` takes them, once for each preprocessing given to `eval_samples`."""
 
     @abstractmethod
     def training_step(self, model: Model, batch: Batch, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,10 @@ def test_a_run_is_missing_then_under_way_then_done(
     monkeypatch.chdir(tmp_path)
     lines = list(script.plan(DEMO, ["seed=7"]))
     assert lines[0] == "# demo: 3 runs; 0 done, 0 under way, 3 missing"
-    assert lines[-1].splitlines()[-1] == "python evaluate.py data=shapes table.dir=runs/shapes/table"
+    assert lines[-1].splitlines()[-1] == "python evaluate.py data=shapes run.root=runs/demo table.dir=runs/demo/table"
+    # Not in the default folder: there, the demo's runs would be compared with a user's.
+    commands = [line for part in lines for line in part.splitlines() if line.startswith("python ")]
+    assert all("run.root=runs/demo" in line for line in commands)
     assert [line for line in lines if line.startswith("# stage")] == ["# stage 1", "# stage 2"]
     pretraining = lines[2].splitlines()[-1]
     assert lines[3] == "# stage 2"
