@@ -93,7 +93,7 @@ class Task(ABC):
     """Base class of tasks.
 
     Attributes:
-        name: name in configurations, records and tables.
+        name: name in configurations (`data.task`) and in table.json.
         primary_metric: the metric that selects the best checkpoint; larger is better.
         predictions: the class of this task's predictions.
         metrics: names of the metrics, without the loss.
