@@ -44,7 +44,7 @@ class TableEntry:
         Args:
             model: network with the run's final weights.
             start_weights: torchvision's entry for the weights that the run started from; None if they are not
-            published.
+                published.
 
         Raises:
             UserError: if the weights or the predictions do not match the run's record.
