@@ -10,7 +10,7 @@
 Writes the table to results/DATA (table.dir=DIR) and prints its main columns.
 """
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()
@@ -26,18 +26,19 @@ from typing import Any
 
 import models
 from engine import cli
-from engine.cluster import world_info_from_env
 from engine.comparison import corruptions, report, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
-from engine.config import EvaluateConfig, TrainConfig, detector_preset
+from engine.config.presets import detector_preset
+from engine.config.schemas import EvaluateConfig, TrainConfig
 from engine.data.datasets import Dataset
 from engine.data.evaluation_sets import open_evaluation_sets
-from engine.determinism import set_determinism
-from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
 from engine.logging import log, print_line, setup_logging
-from engine.run_dir import RunDirectory
+from engine.processes.cluster import world_info_from_env
+from engine.processes.determinism import set_determinism
+from engine.processes.distributed import ProcessGroup, init_distributed
+from engine.runs.directory import RunDirectory
 from engine.tasks.base import AnyDataset, Task
 from engine.tasks.classification import Classification
 from engine.tasks.detection import Detection

@@ -3,11 +3,11 @@
     python train.py model=resnet50_cbam data.root=/path/to/imagenet     # ImageNet, from published weights
     python train.py model=resnet18_cbam data=shapes recipe=scratch      # anywhere, on generated images
 
-Running the same command again resumes the run. The keys are documented in engine/config.py,
-engine/data_config.py and engine/recipe_config.py; configs/ has the presets.
+Running the same command again resumes the run. engine/config documents the keys; configs/ has the
+presets.
 """
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()
@@ -22,22 +22,23 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import models
-from engine import checkpoint, cli
-from engine.cluster import world_info_from_env
-from engine.config import TrainConfig
+from engine import cli
+from engine.config.schemas import TrainConfig
 from engine.data.loader import EvalLoader, TrainLoader
-from engine.determinism import set_determinism
-from engine.device import resolve_device
-from engine.distributed import ProcessGroup, init_distributed
 from engine.errors import UserError
-from engine.run_dir import RunDirectory
+from engine.processes.cluster import world_info_from_env
+from engine.processes.determinism import set_determinism
+from engine.processes.device import resolve_device
+from engine.processes.distributed import ProcessGroup, init_distributed
+from engine.runs import checkpoint
+from engine.runs.directory import RunDirectory
 from engine.tasks.registry import TASKS
 from engine.training import record
 from engine.training.fit import first_unlogged, fit
-from engine.training.parts import NetworkParts
+from engine.training.param_groups import NetworkParts
 from engine.training.tensorboard import TensorBoardLogger
 from engine.training.trainer import Trainer
-from engine.training.validator import Validator
+from engine.training.validation import Validator
 
 
 def main(config: TrainConfig) -> None:

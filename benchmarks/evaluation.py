@@ -9,16 +9,16 @@ import torch
 
 import models
 from benchmarks.report import Section
+from engine.config.data import DataConfig
 from engine.data.datasets import Split
 from engine.data.file_index import EXTENSIONS
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.device import to_device
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.device import to_device
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import Classification
-from engine.tasks.evaluator import EvalModel, evaluate
+from engine.tasks.inference import EvalModel, evaluate
 
 
 def measure(images: Path, device: torch.device) -> Section:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks.report import Section
+from engine.config.data import DataConfig
 from engine.data.datasets import Dataset, open_dataset
-from engine.data_config import DataConfig
 
 CLASSES, TRAIN, VAL = 1000, 1_281_167, 50_000
 WORKERS = 8

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import models
 from benchmarks.clock import take_turns
 from benchmarks.report import Section
-from engine.device import to_device
+from engine.processes.device import to_device
 
 NETWORKS = {  # networks, the one without attention first: whether to compile them too, which takes minutes
     ("resnet50", "resnet50_se", "resnet50_cbam"): True,

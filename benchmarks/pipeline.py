@@ -18,7 +18,7 @@ from engine.data.augmentation import NO_AUGMENTATION, Augmentation
 from engine.data.datasets import Split
 from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing, normalize
-from engine.distributed import ProcessGroup
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import TrainSamples
 
 HERE, NORMALIZED, AUGMENTED = "here", "here, normalized", "here, TrivialAugment and erasing"

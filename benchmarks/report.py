@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from engine import environment
-from engine.atomic_io import atomic_write
+from engine.runs import environment
+from engine.runs.atomic_io import atomic_write
 
 Section = dict[str, Any]  # `about`: a paragraph; `rows`: dicts with the same keys; `measured`: circumstances
 

@@ -8,12 +8,14 @@ import torch
 import models
 from benchmarks.evaluation import repeated
 from benchmarks.report import Section
-from engine.config import ModelConfig, RuntimeConfig, TrainConfig
+from engine.config.data import DataConfig
+from engine.config.model import ModelConfig
+from engine.config.recipe import RecipeConfig
+from engine.config.runtime import RuntimeConfig
+from engine.config.schemas import TrainConfig
 from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
-from engine.recipe_config import RecipeConfig
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import Classification
 from engine.training.trainer import Trainer
 

@@ -22,11 +22,12 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from engine import config
-from engine.config import CONFIGS
+from engine.config import presets
+from engine.config.presets import CONFIGS
+from engine.config.schemas import RENAMED_KEYS
 from engine.errors import UserError
 from engine.logging import open_streams, print_line
-from engine.signals import Interrupted, exit_interrupted, ignore_signals
+from engine.processes.signals import Interrupted, exit_interrupted, ignore_signals
 
 GROUPS = ("model", "attention", "data", "detector", "recipe", "runtime")
 
@@ -45,7 +46,7 @@ def check_arguments(name: str) -> None:
             return  # Hydra's own options, such as --multirun
         try:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                config.parse(compose(name, sys.argv[1:]))
+                presets.parse(compose(name, sys.argv[1:]))
         except ValueError as error:
             raise _does_not_compose(error) from error
 
@@ -66,7 +67,7 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
         # Inside hydra.main, whose own error handling would print more.
         with one_line_errors(*user_errors, OmegaConfBaseException):
             _require_one_attention(composed)
-            command(config.parse(composed))
+            command(presets.parse(composed))
 
     with _arguments(name):
         try:
@@ -86,7 +87,7 @@ def _does_not_compose(error: ValueError) -> UserError:
 def _arguments(name: str) -> Iterator[None]:
     """Make Hydra find the configurations, and report errors in the arguments in one line."""
     open_streams()
-    config.register()
+    presets.register()
     # Otherwise Hydra prints errors itself, on many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
@@ -118,11 +119,11 @@ def _help(name: str) -> str:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         defaults = OmegaConf.to_yaml(compose(name)).strip()
-        presets = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
-    if "model" in presets:
-        *names, last = config.default_weights()
-        presets["model"] = [*names, f"{last} (each also as NAME_cbam and NAME_se)", "timm", "custom"]
-    lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in presets.items())
+        options = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
+    if "model" in options:
+        *names, last = presets.default_weights()
+        options["model"] = [*names, f"{last} (each also as NAME_cbam and NAME_se)", "timm", "custom"]
+    lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in options.items())
     program = (sys.modules["__main__"].__doc__ or "").strip()
     return (
         f"{program}\n\nPresets (GROUP=NAME):\n{lines}\n\nKeys and their defaults (KEY=VALUE):\n"
@@ -151,8 +152,8 @@ def _require_one_attention(composed: DictConfig) -> None:
 def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
-        if key in config.RENAMED_KEYS:
-            raise UserError(f"The key {key} has been renamed to {config.RENAMED_KEYS[key]}.")
+        if key in RENAMED_KEYS:
+            raise UserError(f"The key {key} has been renamed to {RENAMED_KEYS[key]}.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
@@ -23,11 +23,12 @@ import torch
 
 from benchmarks import evaluation, file_index, module, network, pipeline, report, training
 from benchmarks.report import Section
-from engine import cli, determinism
-from engine.device import resolve_device
-from engine.distributed import ProcessGroup
+from engine import cli
 from engine.errors import UserError
 from engine.logging import print_line
+from engine.processes import determinism
+from engine.processes.device import resolve_device
+from engine.processes.distributed import ProcessGroup
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmark"
 

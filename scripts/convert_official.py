@@ -9,14 +9,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
 
 import models
-from engine import checkpoint, cli
+from engine import cli
 from engine.logging import print_line
+from engine.runs import checkpoint
 from models import convert, factory, weights
 
 

@@ -4,7 +4,7 @@
         file=resnet50_cbam.onnx                             # or .pt2 for torch.export
 
 For a network with another number of classes or image size, set classes= and image_size= too. The keys are those of
-train.py for model and attention, and those of `ExportConfig` in engine/config.py.
+train.py for model and attention, and those of `ExportConfig` in engine/config/schemas.py.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()
@@ -24,10 +24,11 @@ if __name__ == "__main__":
 import models
 from engine import cli
 from engine.analysis.export import export
-from engine.config import ExportConfig, ModelConfig
+from engine.config.model import ModelConfig
+from engine.config.schemas import ExportConfig
 from engine.errors import UserError
 from engine.logging import print_line
-from engine.run_dir import RunDirectory
+from engine.runs.directory import RunDirectory
 
 
 def run(config: ExportConfig) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()
@@ -24,12 +24,12 @@ if __name__ == "__main__":
 import torch
 
 from engine import cli
-from engine.cluster import world_info_from_env
-from engine.config import TrainConfig
+from engine.config.schemas import TrainConfig
 from engine.data.loader import Batch, TrainLoader, digest
 from engine.data.mixing import partners
-from engine.distributed import ProcessGroup, init_distributed
 from engine.logging import print_line
+from engine.processes.cluster import world_info_from_env
+from engine.processes.distributed import ProcessGroup, init_distributed
 from engine.tasks.registry import TASKS
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds

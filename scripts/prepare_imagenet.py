@@ -20,7 +20,7 @@ from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
@@ -28,9 +28,9 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from engine import cli
-from engine.atomic_io import DRAFT, atomic_write
 from engine.errors import UserError
 from engine.logging import print_line
+from engine.runs.atomic_io import DRAFT, atomic_write
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"

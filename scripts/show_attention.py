@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
@@ -25,12 +25,12 @@ from torch import nn
 import models
 from engine import cli
 from engine.analysis import grad_cam
-from engine.atomic_io import atomic_write
 from engine.data import transforms
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.logging import print_line
-from engine.run_dir import RunDirectory
+from engine.runs.atomic_io import atomic_write
+from engine.runs.directory import RunDirectory
 
 
 def show(runs: str, image: str, target: str, file: str, size: str = "") -> None:

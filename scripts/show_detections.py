@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
@@ -19,11 +19,11 @@ from torchvision.io import encode_png
 import models
 from engine import cli
 from engine.analysis import box_pictures
-from engine.atomic_io import atomic_write
 from engine.data import transforms
 from engine.errors import UserError
 from engine.logging import print_line
-from engine.run_dir import RunDirectory
+from engine.runs.atomic_io import atomic_write
+from engine.runs.directory import RunDirectory
 from train import build_model
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
@@ -30,10 +30,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine import cli
-from engine.config import CONFIGS, TrainConfig, parse, register
+from engine.config.presets import CONFIGS, parse, register
+from engine.config.schemas import TrainConfig
 from engine.errors import UserError
 from engine.logging import print_line
-from engine.run_dir import RunDirectory
+from engine.runs.directory import RunDirectory
 
 SWEEPS = CONFIGS / "sweep"
 

@@ -17,17 +17,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.startup import prepare_process
+from engine.processes.startup import prepare_process
 
 if __name__ == "__main__":
     prepare_process()  # before the slow imports
 
 import models
 import train
-from engine import cli, cluster, file_schema
+from engine import cli
 from engine.errors import UserError
 from engine.logging import print_line
-from engine.run_dir import RunDirectory
+from engine.processes import cluster
+from engine.runs import file_schema
+from engine.runs.directory import RunDirectory
 from engine.tasks.registry import TASKS
 
 

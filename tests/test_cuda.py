@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional as F
 
 import models
-from engine import determinism
-from engine.device import Transfer, to_device
+from engine.processes import determinism
+from engine.processes.device import Transfer, to_device
 from tests.commands import arguments
 from tests.networks import CLASSES, plain
 from tests.processes import REPOSITORY

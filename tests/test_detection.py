@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.io import decode_image
 
-from engine.tasks.detections import BoxPredictions
+from engine.tasks.box_predictions import BoxPredictions
 from tests import scenes
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command

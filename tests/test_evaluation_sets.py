@@ -115,9 +115,9 @@ def test_published_weights_need_a_class_list_for_subsets(
 ) -> None:
     from engine.comparison import transfer
     from engine.comparison.entry import TableEntry
+    from engine.config.data import DataConfig
     from engine.data.evaluation_sets import open_evaluation_sets
     from engine.data.transforms import Preprocessing
-    from engine.data_config import DataConfig
     from engine.tasks.classification import Classification
 
     monkeypatch.chdir(tmp_path)

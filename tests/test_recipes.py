@@ -8,8 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from engine import config
-from engine.config import CONFIGS
+from engine.config import presets
+from engine.config.presets import CONFIGS
+from engine.config.schemas import TrainConfig
 from tests.conftest import Command
 from tests.processes import REPOSITORY
 
@@ -17,10 +18,10 @@ MODERN = ("torchvision_v2", "finetune_modern", "convnext_finetune", "attention_o
 PAGE = REPOSITORY / "docs" / "recipes.md"
 
 
-def composed(recipe: str) -> config.TrainConfig:
-    config.register()
+def composed(recipe: str) -> TrainConfig:
+    presets.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parsed: config.TrainConfig = config.parse(compose("train", ["model=resnet50_cbam", f"recipe={recipe}"]))
+        parsed: TrainConfig = presets.parse(compose("train", ["model=resnet50_cbam", f"recipe={recipe}"]))
     return parsed
 
 

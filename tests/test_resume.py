@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from engine import checkpoint
+from engine.runs import checkpoint
 from tests.commands import EVERYTHING, arguments, assert_one_line
 from tests.processes import Process, start_ranks
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engine.atomic_io import DRAFT
 from engine.errors import UserError
+from engine.runs.atomic_io import DRAFT
 
 TOLERANCE = 1e-4  # largest difference of a logit, relative to the largest logit
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.distributed import ProcessGroup
+from engine.processes.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)

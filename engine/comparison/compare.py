@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from engine import environment
 from engine.analysis.throughput import images_per_second
 from engine.comparison import paper_results
 from engine.comparison.aggregate import aggregate_seeds
 from engine.comparison.baselines import config_mismatches, find_baselines
 from engine.comparison.entry import TableEntry
-from engine.config import EvaluateConfig
+from engine.config.schemas import EvaluateConfig
 from engine.data.loader import EvalLoader
-from engine.device import PRECISIONS, resolve_device, to_device
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.run_dir import RunDirectory
+from engine.processes.device import PRECISIONS, resolve_device, to_device
+from engine.processes.distributed import ProcessGroup
+from engine.runs import environment
+from engine.runs.directory import RunDirectory
 from engine.tasks.base import AnyDataset, Predictions, Task
-from engine.tasks.evaluator import EvalModel, evaluate
+from engine.tasks.inference import EvalModel, evaluate
 
 SCHEMA = 2  # of table.json
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.atomic_io import atomic_write
 from engine.data.evaluation_sets import CORRUPTIONS, SEVERITIES
+from engine.runs.atomic_io import atomic_write
 from engine.tasks import columns
 
 Row = dict[str, Any]

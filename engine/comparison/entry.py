@@ -6,14 +6,14 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from engine import checkpoint, file_schema
 from engine.analysis import complexity
-from engine.config import TrainConfig
+from engine.config.data import DataConfig
+from engine.config.schemas import TrainConfig
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
 from engine.errors import UserError
-from engine.run_dir import RunDirectory
-from engine.run_identity import result_config
+from engine.runs import checkpoint, file_schema
+from engine.runs.directory import RunDirectory
+from engine.runs.identity import result_config
 from engine.tasks.base import Task
 
 

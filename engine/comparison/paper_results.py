@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.data_config import DataConfig
-from engine.run_identity import current_label
+from engine.config.data import DataConfig
+from engine.runs.identity import current_label
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

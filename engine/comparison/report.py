@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.atomic_io import atomic_write
 from engine.comparison import plot
 from engine.comparison.compare import SCHEMA, Evidence
 from engine.comparison.notes import row_notes, table_notes
 from engine.comparison.verify import verify_table
-from engine.config import EvaluateConfig
+from engine.config.schemas import EvaluateConfig
 from engine.errors import UserError
 from engine.logging import aligned
+from engine.runs.atomic_io import atomic_write
 from engine.tasks.base import Column, Task
 from engine.tasks.columns import DAGGER
 from engine.tasks.registry import TASKS

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.comparison.entry import TableEntry
+from engine.config.data import DataConfig
 from engine.data.datasets import Dataset
 from engine.data.evaluation_sets import logits_of
-from engine.data_config import DataConfig
 from engine.errors import UserError
 from engine.tasks.classification import Classification
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.config.data import DataConfig
 from engine.data import coco, synthetic_boxes, voc
 from engine.data.boxes import BoxDataset
-from engine.data_config import DataConfig
 from engine.errors import UserError
 from engine.logging import log
 

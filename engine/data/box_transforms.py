@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from engine.determinism import RngPurpose, rng
+from engine.processes.determinism import RngPurpose, rng
 
 FILL = (123.0, 117.0, 104.0)  # ImageNet's mean color, as in the published SSD
 

@@ -15,8 +15,8 @@ from engine.data import transforms as augment
 from engine.data.box_geometry import overlap, pairs_within_groups
 from engine.data.cache import ImageCache
 from engine.data.datasets import require_same_fingerprint
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.distributed import ProcessGroup
 
 UNKNOWN = -1  # label of a class that the data set does not have
 DUPLICATE_IOU = 0.8  # boxes of one class that overlap at least this much are near-duplicates

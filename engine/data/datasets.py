@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from engine.config.data import DataConfig
 from engine.data import file_index, synthetic, transforms
 from engine.data.cache import ImageCache
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.distributed import ProcessGroup
 
 ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.config.data import DataConfig
 from engine.data import file_index
 from engine.data.datasets import Dataset, Split, class_folder_names
-from engine.data_config import DataConfig
 from engine.errors import UserError
 
 # ImageNet-C's corruptions in its paper's order (Hendrycks and Dietterich, ICLR 2019), without the four extra ones.

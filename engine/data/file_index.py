@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.atomic_io import atomic_write
 from engine.errors import UserError
+from engine.runs.atomic_io import atomic_write
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 OTHER_EXTENSIONS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic")  # rejected rather than silently skipped

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from engine.config import TrainConfig
+from engine.config.schemas import TrainConfig
 from engine.data.mixing import Mixer, Mixing
 from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
 from engine.data.workers import WorkerContext, starting_workers
-from engine.determinism import RngPurpose, rng
-from engine.device import Transfer
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.determinism import RngPurpose, rng
+from engine.processes.device import Transfer
+from engine.processes.distributed import ProcessGroup
 
 # The views of one image (uint8 [3, H, W]), its targets, and its index in the split.
 Sample = tuple[list[Tensor], tuple[Any, ...], int]

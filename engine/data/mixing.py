@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.determinism import RngPurpose, rng
+from engine.processes.determinism import RngPurpose, rng
 
 
 @dataclass(frozen=True)

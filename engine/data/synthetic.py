@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torchvision.io import write_jpeg
 
-from engine.determinism import RngPurpose, rng
 from engine.errors import UserError
+from engine.processes.determinism import RngPurpose, rng
 
 SIZE = 48  # pixels
 TRAIN_PER_CLASS = 160

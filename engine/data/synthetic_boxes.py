@@ -16,8 +16,8 @@ from torchvision.io import write_jpeg
 
 from engine.data import synthetic
 from engine.data.coco import SPLITS
-from engine.determinism import RngPurpose, rng
 from engine.errors import UserError
+from engine.processes.determinism import RngPurpose, rng
 
 SIDE = 128  # pixels
 IMAGES = {"train": 400, "val": 200}

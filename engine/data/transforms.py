@@ -16,7 +16,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from engine.data_config import DataConfig
+from engine.config.data import DataConfig
 from engine.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkContext, ForkProcess
 from multiprocessing.popen_fork import Popen
 from multiprocessing.process import BaseProcess
 
-from engine.signals import SIGNALS
+from engine.processes.signals import SIGNALS
 
 
 class _Popen(Popen):

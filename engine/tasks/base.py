@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import checkpoint
-from engine.atomic_io import atomic_write
-from engine.config import TrainConfig
+from engine.config.data import DataConfig
+from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
 from engine.data.datasets import Dataset
 from engine.data.loader import Batch, Samples
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
 from engine.errors import UserError
+from engine.runs import checkpoint
+from engine.runs.atomic_io import atomic_write
 from engine.tasks.paired_stats import PairedDifference
 
 # A network, possibly compiled or wrapped in DDP.

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.analysis import grad_cam
-from engine.config import TrainConfig
+from engine.config.data import DataConfig
+from engine.config.schemas import TrainConfig
 from engine.data import transforms
 from engine.data.augmentation import NO_AUGMENTATION, Augmentation
 from engine.data.datasets import Dataset, Split, open_dataset
 from engine.data.loader import Batch, Sample, Samples
 from engine.data.mixing import partners
 from engine.data.transforms import Preprocessing, normalize
-from engine.data_config import DataConfig
-from engine.determinism import RngPurpose, rng
+from engine.processes.determinism import RngPurpose, rng
 from engine.tasks import columns
 from engine.tasks.base import Column, Model, Predictions, Task
 from engine.tasks.paired_stats import PairedDifference, paired_difference

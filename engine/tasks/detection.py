@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from engine.analysis import box_pictures
-from engine.config import DetectorConfig, TrainConfig
+from engine.config.data import DataConfig
+from engine.config.detector import DetectorConfig
+from engine.config.schemas import TrainConfig
 from engine.data import box_transforms
 from engine.data.box_datasets import open_boxes
 from engine.data.box_samples import PADDING, BoxEvalSamples, BoxTrainSamples, EvalTargets, TrainTargets, images_of
 from engine.data.boxes import BoxDataset, BoxSplit
 from engine.data.loader import Batch, Samples
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.tasks import columns, detections
+from engine.tasks import box_predictions, columns
 from engine.tasks.base import Column, Model, Task
-from engine.tasks.detections import BoxPredictions, VocPredictions
+from engine.tasks.box_predictions import BoxPredictions, VocPredictions
 from engine.tasks.paired_stats import PairedDifference
 
 # torchvision's loss names for each architecture.
@@ -156,7 +157,7 @@ class Detection(Task):
     def predict(self, model: Model, images: Tensor, targets: Sequence[Tensor]) -> dict[str, Tensor]:
         boxes = EvalTargets(*targets)
         results = [model([image])[0] for image in images_of(images, boxes.size)]
-        return detections.predictions_of(results, boxes)
+        return box_predictions.predictions_of(results, boxes)
 
     def draw(
         self,
@@ -182,7 +183,7 @@ class Detection(Task):
 
     @classmethod
     def paired(cls, predictions: Sequence[BoxPredictions], baseline: Sequence[BoxPredictions]) -> PairedDifference:
-        return detections.paired_difference(predictions, baseline, detections.COCO_AP)
+        return box_predictions.paired_difference(predictions, baseline, box_predictions.COCO_AP)
 
     def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:  # noqa: ARG002
         # An entry of a backbone has no AP.
@@ -227,7 +228,7 @@ class VocDetection(Detection):
 
     @classmethod
     def paired(cls, predictions: Sequence[BoxPredictions], baseline: Sequence[BoxPredictions]) -> PairedDifference:
-        return detections.paired_difference(predictions, baseline, detections.VOC_AP)
+        return box_predictions.paired_difference(predictions, baseline, box_predictions.VOC_AP)
 
     def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:  # noqa: ARG002
         return None

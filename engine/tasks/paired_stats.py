@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.determinism import RngPurpose, rng
+from engine.processes.determinism import RngPurpose, rng
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

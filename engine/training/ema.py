@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from engine.recipe_config import RecipeConfig
+from engine.config.recipe import RecipeConfig
 
 
 def effective_decay(recipe: RecipeConfig) -> float:

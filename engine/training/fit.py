@@ -5,15 +5,15 @@ import signal
 import time
 from collections.abc import Callable
 
-from engine.config import TrainConfig
+from engine.config.schemas import TrainConfig
 from engine.errors import UserError
 from engine.logging import log, progress_bar
-from engine.run_dir import RunDirectory
-from engine.signals import GracefulStop, Interrupted
+from engine.processes.signals import GracefulStop, Interrupted
+from engine.runs.directory import RunDirectory
 from engine.tasks.base import Task
 from engine.training.tensorboard import TensorBoardLogger
 from engine.training.trainer import Trainer
-from engine.training.validator import Validation
+from engine.training.validation import Validation
 
 
 class CheckpointManager:

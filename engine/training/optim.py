@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from engine.recipe_config import RecipeConfig
-from engine.training.parts import NetworkParts
+from engine.config.recipe import RecipeConfig
+from engine.training.param_groups import NetworkParts
 
 
 def learning_rate(recipe: RecipeConfig, step: int, steps_per_epoch: int) -> float:

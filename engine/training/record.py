@@ -10,18 +10,18 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
-from engine import checkpoint, environment
 from engine.analysis import complexity
-from engine.config import TrainConfig
+from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
 from engine.data.transforms import Preprocessing
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
-from engine.run_dir import RunDirectory
+from engine.processes.distributed import ProcessGroup
+from engine.runs import checkpoint, environment
+from engine.runs.directory import RunDirectory
 from engine.tasks.base import AnyDataset
 from engine.training.trainer import Trainer
-from engine.training.validator import Validation
+from engine.training.validation import Validation
 
 
 def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.config import TrainConfig
+from engine.config.recipe import RecipeConfig
+from engine.config.schemas import TrainConfig
 from engine.data.loader import Batch, TrainLoader
 from engine.data.transforms import Preprocessing
-from engine.determinism import seed_step
-from engine.device import PRECISIONS, to_device
-from engine.distributed import ProcessGroup, accumulating
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
+from engine.processes.determinism import seed_step
+from engine.processes.device import PRECISIONS, to_device
+from engine.processes.distributed import ProcessGroup, accumulating
 from engine.tasks.base import Task
 from engine.training import optim
 from engine.training.ema import WeightAverage
-from engine.training.parts import NetworkParts, freeze
+from engine.training.param_groups import NetworkParts, freeze
 
 
 @dataclass

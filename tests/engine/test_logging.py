@@ -8,7 +8,7 @@ import pytest
 
 from tests.processes import REPOSITORY
 
-PRINT = "from engine.startup import prepare_process; prepare_process(); "
+PRINT = "from engine.processes.startup import prepare_process; prepare_process(); "
 PRINT += "from engine.logging import print_line; print_line('0.50 ± 0.10 \\udce9'); "
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import cbam
 import models
 from cbam import CBAM, CBAMLayer
-from engine.config import default_weights
+from engine.config.presets import default_weights
 from models.attention import SELayer
 from tests.networks import CLASSES, FAMILIES, plain, side
 

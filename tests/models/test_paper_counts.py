@@ -7,9 +7,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import models
-from engine import config
 from engine.analysis.complexity import gflops, parameters
-from engine.config import CONFIGS, TrainConfig
+from engine.config import presets
+from engine.config.presets import CONFIGS
+from engine.config.schemas import TrainConfig
 from engine.errors import UserError
 from tests.conftest import script_module
 
@@ -45,9 +46,9 @@ TABLES_1_TO_3 = {
 
 
 def composed(*arguments: str) -> TrainConfig:
-    config.register()
+    presets.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parsed = config.parse(compose("train", [*arguments, "data.root=data"]))
+        parsed = presets.parse(compose("train", [*arguments, "data.root=data"]))
     assert isinstance(parsed, TrainConfig)
     return parsed
 

@@ -11,8 +11,8 @@ from torchvision.transforms import InterpolationMode
 
 import cbam
 import models
+from engine.config.data import DataConfig
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
 from models import timm_networks
 from tests.networks import CLASSES, randomize_norms
 

@@ -6,10 +6,10 @@ from types import ModuleType
 import pytest
 from omegaconf import OmegaConf
 
-from engine import config
-from engine.config import CONFIGS
+from engine.config import presets
+from engine.config.presets import CONFIGS
 from engine.errors import UserError
-from engine.run_dir import RunDirectory
+from engine.runs.directory import RunDirectory
 from tests.commands import RECORD
 from tests.conftest import Command, script_module
 from tests.processes import REPOSITORY
@@ -20,7 +20,7 @@ DEMO = SWEEPS / "demo.yaml"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    config.register()
+    presets.register()
     return script_module("sweep")
 
 
@@ -47,7 +47,7 @@ def test_a_run_is_missing_then_under_way_then_done(
 
     overrides = pretraining.split()[2:]
     with script.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        trained = config.parse(script.compose("train", overrides))
+        trained = presets.parse(script.compose("train", overrides))
     run = RunDirectory(Path(trained.run_directory))
     run.start(trained)
     assert next(script.plan(DEMO, ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"

@@ -6,7 +6,7 @@ from torch import nn
 
 import models
 from engine.analysis.gate_movement import gather_movement, measure_movement
-from engine.distributed import ProcessGroup
+from engine.processes.distributed import ProcessGroup
 
 
 class Fixed(nn.Module):

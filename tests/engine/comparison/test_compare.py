@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from engine.comparison import compare
-from engine.config import EvaluateConfig, RunConfig
-from engine.data_config import DataConfig
+from engine.config.data import DataConfig
+from engine.config.runtime import RunConfig
+from engine.config.schemas import EvaluateConfig
 from tests.commands import RECORD
 
 

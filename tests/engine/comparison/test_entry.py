@@ -4,7 +4,7 @@ import pytest
 
 import models
 from engine.comparison.entry import TableEntry
-from engine.data_config import DataConfig
+from engine.config.data import DataConfig
 from engine.tasks.classification import Classification
 
 

@@ -15,12 +15,13 @@ from torch import nn
 from engine.comparison import baselines, paper_results, plot, report
 from engine.comparison import compare as comparison
 from engine.comparison.entry import START_WEIGHTS, TableEntry
-from engine.config import EvaluateConfig, RuntimeConfig, TableConfig
+from engine.config.data import DataConfig
+from engine.config.runtime import RuntimeConfig
+from engine.config.schemas import EvaluateConfig, TableConfig
 from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import Classification, ClassPredictions
 from tests.conftest import Command
 

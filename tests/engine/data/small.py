@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from engine.config.data import DataConfig
 from engine.data.datasets import Dataset
 from engine.data.loader import Batch, TrainLoader
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import TrainSamples
 
 CPU = torch.device("cpu")

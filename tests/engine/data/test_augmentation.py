@@ -6,9 +6,9 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from engine.config.recipe import AUGMENTATIONS
 from engine.data import augmentation, transforms
 from engine.data.augmentation import Augmentation
-from engine.recipe_config import AUGMENTATIONS
 
 KINDS = [kind for kind in AUGMENTATIONS if kind != "none"]
 

@@ -13,8 +13,8 @@ from engine.data.loader import EvalLoader, TrainLoader
 from engine.data.mixing import Mixer
 from engine.data.shared_batches import SharedBatchRing, Slot
 from engine.data.transforms import Preprocessing
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import EvalSamples, TrainSamples
 from tests.engine.data.small import config, equal, loader
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from engine.config.data import DataConfig
 from engine.data.loader import Batch
 from engine.data.mixing import Mixer, Mixing, partners
 from engine.data.transforms import Preprocessing, normalize
-from engine.data_config import DataConfig
 from engine.tasks.classification import Classification, MixedClassification
 
 WAY = Preprocessing(8, 8)

@@ -13,12 +13,12 @@ import torchvision
 from torchvision.io import write_png
 from torchvision.transforms.v2 import functional as F
 
+from engine.config.data import DataConfig
 from engine.data import transforms
 from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.determinism import RngPurpose, rng
 from engine.errors import UserError
+from engine.processes.determinism import RngPurpose, rng
 from tests.conftest import write_image
 from tests.engine.data.small import config, loader
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from engine import cli
+from engine.config.data import DataConfig
 from engine.data import transforms
 from engine.data.datasets import open_dataset
 from engine.data.loader import TrainLoader
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
-from engine.signals import SIGNALS
+from engine.processes.distributed import ProcessGroup
+from engine.processes.signals import SIGNALS
 from engine.tasks.classification import TrainSamples
 from tests.engine.data.small import config, loader
 

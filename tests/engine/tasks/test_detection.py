@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 
 import models
-from engine import checkpoint
-from engine.config import DetectorConfig, RuntimeConfig, TrainConfig
+from engine.config.data import DataConfig
+from engine.config.detector import DetectorConfig
+from engine.config.recipe import RecipeConfig
+from engine.config.runtime import RuntimeConfig
+from engine.config.schemas import TrainConfig
 from engine.data import box_samples
 from engine.data.box_samples import PADDING, EvalTargets, images_of
 from engine.data.loader import Batch, EvalLoader, TrainLoader
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
-from engine.recipe_config import RecipeConfig
-from engine.tasks import detections
+from engine.processes.distributed import ProcessGroup
+from engine.runs import checkpoint
+from engine.tasks import box_predictions
 from engine.tasks.base import Task
+from engine.tasks.box_predictions import BoxPredictions, VocPredictions
 from engine.tasks.detection import Detection, VocDetection
-from engine.tasks.detections import BoxPredictions, VocPredictions
-from engine.tasks.evaluator import EvalModel, evaluate
+from engine.tasks.inference import EvalModel, evaluate
 from engine.training.trainer import Trainer
 from tests import scenes
 
@@ -137,7 +139,9 @@ def targets(ignored: bool = False) -> EvalTargets:
 
 
 def predicted(kind: type[BoxPredictions], found: list[dict[str, Tensor]], ignored: bool = False) -> BoxPredictions:
-    return kind(**{name: array.numpy() for name, array in detections.predictions_of(found, targets(ignored)).items()})
+    return kind(
+        **{name: array.numpy() for name, array in box_predictions.predictions_of(found, targets(ignored)).items()}
+    )
 
 
 def test_metrics_are_in_percent() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import checkpoint
-from engine.recipe_config import RecipeConfig
+from engine.config.recipe import RecipeConfig
+from engine.runs import checkpoint
 from engine.training.ema import WeightAverage, effective_decay
 from tests.engine.training.test_trainer import small_net, trainer
 

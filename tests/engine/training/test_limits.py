@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine import checkpoint
 from engine.errors import UserError
+from engine.runs import checkpoint
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 from tests.engine.training.test_trainer import small_net, trainer

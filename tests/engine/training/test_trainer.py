@@ -11,19 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from engine import checkpoint
 from engine.analysis import complexity
-from engine.atomic_io import atomic_write
-from engine.config import ModelConfig, RuntimeConfig, TrainConfig
+from engine.config.data import DataConfig
+from engine.config.model import ModelConfig
+from engine.config.recipe import RecipeConfig
+from engine.config.runtime import RuntimeConfig
+from engine.config.schemas import TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
+from engine.processes.distributed import ProcessGroup
+from engine.runs import checkpoint
+from engine.runs.atomic_io import atomic_write
 from engine.tasks.classification import Classification, ClassPredictions, EvalSamples
-from engine.tasks.evaluator import EvalModel, evaluate
+from engine.tasks.inference import EvalModel, evaluate
 from engine.training import optim
 from engine.training.trainer import Trainer
 

@@ -11,7 +11,9 @@ import pytest
 
 from tests.processes import REPOSITORY
 
-WAIT = "from engine.startup import prepare_process; prepare_process(); print('ready', flush=True); import time; "
+WAIT = (
+    "from engine.processes.startup import prepare_process; prepare_process(); print('ready', flush=True); import time; "
+)
 WAIT += "time.sleep(9)"
 
 
@@ -29,8 +31,9 @@ def test_signal_before_training_exits_75(number: signal.Signals) -> None:
 
 
 def test_signal_is_answered_during_a_c_call() -> None:
-    code = "from engine.startup import prepare_process; prepare_process(); import ctypes; libc = ctypes.CDLL(None); "
-    code += "mutex = ctypes.create_string_buffer(64); libc.pthread_mutex_lock(mutex); print('ready', flush=True); "
+    code = "from engine.processes.startup import prepare_process; prepare_process(); import ctypes; "
+    code += "libc = ctypes.CDLL(None); mutex = ctypes.create_string_buffer(64); libc.pthread_mutex_lock(mutex); "
+    code += "print('ready', flush=True); "
     code += "libc.pthread_mutex_lock(mutex)"  # waits for ever, and no signal interrupts it
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -94,7 +97,7 @@ def test_a_mistake_is_code_2_though_stderr_cannot_be_written(stderr: str) -> Non
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left as they are")
 def test_freed_memory_is_kept() -> None:
-    code = "import resource; from engine.startup import prepare_process; prepare_process(); "
+    code = "import resource; from engine.processes.startup import prepare_process; prepare_process(); "
     code += "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; bytearray(16 << 20); "
     code += "before = faults(); bytearray(16 << 20); print(faults() - before)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -106,6 +109,6 @@ def test_idle_threads_sleep_unless_told_to_spin(policy: str | None, spins: str) 
     names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
     environment = {key: value for key, value in os.environ.items() if key not in names}
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({} if policy is None else {"OMP_WAIT_POLICY": policy})
-    code = "from engine.startup import prepare_process; prepare_process(); import torch"
+    code = "from engine.processes.startup import prepare_process; prepare_process(); import torch"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from engine.checks import above, at_least, between, one_of
+from engine.config.checks import above, at_least, between, one_of
 from engine.errors import UserError
 
 AUGMENTATIONS = ("none", "trivialaugment", "randaugment", "colorjitter")

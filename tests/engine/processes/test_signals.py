@@ -9,7 +9,7 @@ from tests.processes import REPOSITORY
 def test_a_repeated_request_changes_nothing() -> None:
     """Launchers forward what the processes of a job have already got, while the run saves and while it ends."""
     code = (
-        "import signal; from engine.signals import GracefulStop, Interrupted\n"
+        "import signal; from engine.processes.signals import GracefulStop, Interrupted\n"
         "stop = GracefulStop()\n"
         "try:\n"
         "    with stop:\n"

@@ -8,17 +8,19 @@ import torch
 from torch import nn
 
 import models
-from engine.config import ModelConfig, RuntimeConfig, TrainConfig
+from engine.config.data import DataConfig
+from engine.config.model import ModelConfig
+from engine.config.recipe import RecipeConfig
+from engine.config.runtime import RuntimeConfig
+from engine.config.schemas import TrainConfig
 from engine.data.datasets import open_dataset
 from engine.data.loader import TrainLoader
 from engine.data.transforms import Preprocessing
-from engine.data_config import DataConfig
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
+from engine.processes.distributed import ProcessGroup
 from engine.tasks.classification import Classification
 from engine.training import optim
-from engine.training.parts import NetworkParts, freeze
+from engine.training.param_groups import NetworkParts, freeze
 from engine.training.trainer import Trainer
 
 CPU = torch.device("cpu")

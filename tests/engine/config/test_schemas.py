@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.config import TableConfig
+from engine.config.schemas import TableConfig
 from engine.errors import UserError
 
 

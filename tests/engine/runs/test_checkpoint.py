@@ -11,9 +11,9 @@ from typing import IO
 
 import pytest
 
-from engine import checkpoint
-from engine.atomic_io import atomic_write
 from engine.errors import UserError
+from engine.runs import checkpoint
+from engine.runs.atomic_io import atomic_write
 from tests.commands import arguments, assert_one_line
 from tests.processes import REPOSITORY
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from engine.data.loader import Batch, EvalLoader
 from engine.data.transforms import Preprocessing
-from engine.distributed import ProcessGroup
 from engine.logging import progress_bar
-from engine.signals import GracefulStop, Interrupted
+from engine.processes.distributed import ProcessGroup
+from engine.processes.signals import GracefulStop, Interrupted
 from engine.tasks.base import Predictions, Task
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from engine.config import RENAMED_KEYS, TrainConfig, renamed
+from engine.config.schemas import RENAMED_KEYS, TrainConfig, renamed
 
 # Keys that do not identify a run: where it is computed (its record names the hardware), and what it writes on the way.
 _NOT_RESULT = ("run.", "recipe.name", "data.root", "runtime.device", "runtime.workers", "runtime.cache_images")

@@ -11,8 +11,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
-from engine.cluster import ClusterEnvironment
 from engine.errors import UserError
+from engine.processes.cluster import ClusterEnvironment
 
 # Timeout for the other processes to start, and for each step: a busy cluster's file system may take minutes.
 PATIENCE = timedelta(minutes=30)

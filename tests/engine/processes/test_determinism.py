@@ -1,6 +1,6 @@
 """Random numbers as a function of seed and purpose."""
 
-from engine.determinism import RngPurpose, rng
+from engine.processes.determinism import RngPurpose, rng
 
 
 def test_neighboring_seeds_share_no_stream() -> None:

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import checkpoint
-from engine.atomic_io import DRAFT
-from engine.config import ModelConfig, TrainConfig
-from engine.data_config import DataConfig
+from engine.config.data import DataConfig
+from engine.config.model import ModelConfig
+from engine.config.recipe import RecipeConfig
+from engine.config.schemas import TrainConfig
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
-from engine.run_dir import RunDirectory
-from engine.run_identity import mismatches, result_config
-from engine.signals import Interrupted
+from engine.processes.signals import Interrupted
+from engine.runs import checkpoint
+from engine.runs.atomic_io import DRAFT
+from engine.runs.directory import RunDirectory
+from engine.runs.identity import mismatches, result_config
 from tests.commands import RECORD
 from tests.processes import REPOSITORY
 
@@ -104,7 +105,7 @@ def test_second_process_on_a_run_names_the_first(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.start(CONFIG)
     code = (
-        "from engine.run_dir import RunDirectory; from tests.engine.test_run_dir import CONFIG\n"
+        "from engine.runs.directory import RunDirectory; from tests.engine.runs.test_directory import CONFIG\n"
         "from pathlib import Path; import sys\n"
         "try: RunDirectory(Path(sys.argv[1])).start(CONFIG)\n"
         "except Exception as error: print(error)"
@@ -116,7 +117,7 @@ def test_second_process_on_a_run_names_the_first(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
-        "from engine.run_dir import RunDirectory; from tests.engine.test_run_dir import CONFIG\n"
+        "from engine.runs.directory import RunDirectory; from tests.engine.runs.test_directory import CONFIG\n"
         "from pathlib import Path; import os, signal, sys; RunDirectory(Path(sys.argv[1])).start(CONFIG)\n"
         "if os.fork() == 0: import time; time.sleep(30)\n"  # a worker that outlives the process
         "os.kill(os.getpid(), signal.SIGKILL)"

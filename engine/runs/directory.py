@@ -13,13 +13,13 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.io import encode_png
 
-from engine import checkpoint, file_schema
-from engine.atomic_io import DRAFT, atomic_write
-from engine.cluster import is_earlier_start, slurm_start
-from engine.config import TrainConfig
+from engine.config.schemas import TrainConfig
 from engine.errors import UserError
-from engine.run_identity import current_label, mismatches, result_config, with_current_keys
-from engine.signals import Interrupted
+from engine.processes.cluster import is_earlier_start, slurm_start
+from engine.processes.signals import Interrupted
+from engine.runs import checkpoint, file_schema
+from engine.runs.atomic_io import DRAFT, atomic_write
+from engine.runs.identity import current_label, mismatches, result_config, with_current_keys
 
 log = logging.getLogger("run")
 

@@ -12,10 +12,10 @@ from engine.analysis.gate_movement import GateMovement, gather_movement, measure
 from engine.analysis.gate_stats import record_gates
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
-from engine.distributed import ProcessGroup
-from engine.signals import GracefulStop
+from engine.processes.distributed import ProcessGroup
+from engine.processes.signals import GracefulStop
 from engine.tasks.base import AnyDataset, Predictions, Task
-from engine.tasks.evaluator import EvalModel, evaluate
+from engine.tasks.inference import EvalModel, evaluate
 
 
 @dataclass(frozen=True)

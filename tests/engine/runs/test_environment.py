@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import environment
+from engine.runs import environment
 
 
 def test_results_leave_the_code_clean_and_changes_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.data.box_samples import PADDING, EvalTargets
-from engine.determinism import RngPurpose, rng
+from engine.processes.determinism import RngPurpose, rng
 from engine.tasks import average_precision, coco_matching, voc_metric
 from engine.tasks.average_precision import COCO_RECALLS, Detections, GroundTruth, Matches
 from engine.tasks.base import Predictions

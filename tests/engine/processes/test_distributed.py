@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from engine import checkpoint, cluster, distributed
-from engine.cluster import ClusterEnvironment
+from engine.config.recipe import RecipeConfig
 from engine.data import file_index
 from engine.data.loader import EpochBatches
-from engine.device import require_one_each
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
+from engine.processes import cluster, distributed
+from engine.processes.cluster import ClusterEnvironment
+from engine.processes.device import require_one_each
+from engine.processes.distributed import ProcessGroup
+from engine.runs import checkpoint
 from tests.commands import arguments, assert_one_line
 from tests.networks import narrow_classifiers
 from tests.processes import REPOSITORY, free_port, start_ranks
@@ -194,7 +195,8 @@ def test_death_during_rendezvous_ends_all_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "die.py").write_text(
         "import os, sys, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "from engine import cli, cluster, distributed\n"
+        "from engine import cli\n"
+        "from engine.processes import cluster, distributed\n"
         "world = cluster.world_info_from_env(os.environ)\n"
         "if world.rank == 0: torch.distributed.init_process_group = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         "with cli.one_line_errors(), distributed.init_distributed(world, 'test'): pass\n"
@@ -214,7 +216,8 @@ def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
         "import os, sys, time, torch\n"
         f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "from datetime import timedelta\n"
-        "from engine import cli, cluster, distributed\n"
+        "from engine import cli\n"
+        "from engine.processes import cluster, distributed\n"
         "world = cluster.world_info_from_env(os.environ)\n"
         "with cli.one_line_errors(), distributed.init_distributed(world, 'test', timedelta(seconds=3)) as group:\n"
         "    assert group.all_reduce_max(group.rank) == [2]\n"

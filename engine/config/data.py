@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from engine.checks import at_least, between, filled, named, one_of
+from engine.config.checks import at_least, between, filled, named, one_of
 from engine.errors import UserError
 
 TRAINING_LAYOUTS = ("folders", "tiny_imagenet", "shapes")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.distributed import ProcessGroup
 from engine.errors import UserError
+from engine.processes.distributed import ProcessGroup
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

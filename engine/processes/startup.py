@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-from engine.signals import exit_on_signals
+from engine.processes.signals import exit_on_signals
 
 _PACKAGES = {
     "torch": "torch",

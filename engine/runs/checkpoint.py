@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.atomic_io import atomic_write
 from engine.errors import UserError
+from engine.runs.atomic_io import atomic_write
 
 
 class UnreadableCheckpoint(UserError):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from engine.config.recipe import RecipeConfig
 from engine.errors import UserError
-from engine.recipe_config import RecipeConfig
 
 # The trainable parts, by `recipe.train`.
 _LEARNING = {"attention": ("attention",), "attention_and_head": ("attention", "head"), "head": ("head",)}

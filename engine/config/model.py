@@ -1,0 +1,37 @@
+"""The keys of `model`: the network and its start weights."""
+
+import re
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from engine.config.checks import one_of
+from engine.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """The network and its start weights."""
+
+    name: str = MISSING  # backbone, e.g. `resnet50`: see models.names(), or timm.list_models() for library=timm
+    library: str = "torchvision"  # torchvision: models.names() | timm | custom: model.factory
+    factory: str | None = None  # for library=custom: package.module:function, which takes num_classes
+    attention: str = "none"  # none | cbam | se
+    weights: str | None = None  # published name (`default` for timm), path of a file, or null for random weights
+
+    def check(self) -> None:
+        one_of("model.library", self.library, ("torchvision", "timm", "custom"))
+        if self.library == "custom" and not re.fullmatch(r"[\w.]+:\w+", self.factory or ""):
+            raise UserError(f"model=custom needs model.factory=package.module:function; got {self.factory or 'none'}.")
+        if self.library != "custom" and self.factory is not None:
+            raise UserError(f"model.factory={self.factory} needs model=custom.")
+
+    @property
+    def network(self) -> str:
+        """The name for `models.build`: `resnet50`, `timm/convnext_atto`, `package.module:function`."""
+        return self.factory or (f"timm/{self.name}" if self.library == "timm" else self.name)
+
+    @property
+    def label(self) -> str:
+        """The network's name in records, tables and run directories: `timm.convnext_atto`."""
+        return re.sub(r"[/:]", ".", self.network)

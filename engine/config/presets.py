@@ -1,0 +1,72 @@
+"""The presets of `configs/`, and the composed configuration as typed dataclasses."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from engine.config.detector import DetectorConfig
+from engine.config.schemas import EvaluateConfig, ExportConfig, TrainConfig
+from engine.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+NETWORKS = CONFIGS / "networks.yaml"
+
+
+def detector_preset(architecture: str) -> DetectorConfig:
+    """Return the preset with torchvision's sizes, which published weights of an architecture need."""
+    name = {"faster_rcnn": "faster_rcnn", "ssd": "ssd300", "ssdlite": "ssdlite320"}[architecture]
+    values = OmegaConf.load(CONFIGS / "detector" / f"{name}.yaml")
+    preset: Any = OmegaConf.to_object(OmegaConf.merge(DetectorConfig, values))
+    return preset
+
+
+def default_weights() -> dict[str, str | None]:
+    """Return the default start weights of each backbone."""
+    return {str(name): weights for name, weights in OmegaConf.load(NETWORKS).items()}
+
+
+def register() -> None:
+    """Register with Hydra the schemas of the files in `configs/`, and the group `model`.
+
+    Each backbone of `configs/networks.yaml` is selected by NAME, and with attention by NAME_cbam or NAME_se.
+    """
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="export_schema", node=ExportConfig)
+    store.store(group="model", name="timm", node={"library": "timm", "weights": "default"})
+    store.store(group="model", name="custom", node={"library": "custom", "name": "custom"})
+    for name, weights in default_weights().items():
+        store.store(group="model", name=name, node={"name": name, "weights": weights})
+        for attention in ("cbam", "se"):
+            defaults = [f"{name}@model", {"override /attention": attention}]
+            store.store(group="model", name=f"{name}_{attention}", package="_global_", node={"defaults": defaults})
+
+
+def parse(config: DictConfig) -> Any:
+    """Return the composed configuration as the dataclass of its schema, with checked values.
+
+    Raises:
+        UserError: if keys are missing, or a key is out of range; the error names all missing keys, or the first that is
+            out of range.
+    """
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError(f"Missing value for {', '.join(sorted(missing))}; set it with KEY=VALUE.")
+    parsed: Any = OmegaConf.to_object(config)
+    _refuse_unknown_keys(parsed)
+    parsed.check()
+    return parsed
+
+
+def _refuse_unknown_keys(section: Any, prefix: str = "") -> None:
+    """Reject keys that Hydra's `+key=value` added to a schema, which would be ignored."""
+    known = {item.name for item in dataclasses.fields(section)}
+    for key, value in vars(section).items():
+        if key not in known:
+            raise UserError(f"There is no key {prefix}{key}; known keys: {', '.join(sorted(known))}.")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown_keys(value, f"{prefix}{key}.")

@@ -1,0 +1,164 @@
+"""The whole configuration of each entry point. The values are in `configs/`."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from engine.config.attention import AttentionConfig
+from engine.config.checks import at_least, between, filled, one_of
+from engine.config.data import DataConfig
+from engine.config.detector import DetectorConfig
+from engine.config.model import ModelConfig
+from engine.config.recipe import CLASSIFICATION_KEYS, RecipeConfig
+from engine.config.runtime import RunConfig, RunsConfig, RuntimeConfig
+from engine.errors import UserError
+
+
+@dataclass
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    seed: int = 51
+
+    def check(self) -> None:
+        for part in (self.model, self.data, self.detector, self.recipe, self.runtime, self.run):
+            part.check()
+        self._check_detector()
+        self.attention.options(self.model.attention)
+        between("seed", self.seed, 0, 2**63 - 1)
+
+    def _check_detector(self) -> None:
+        """Require a detector if and only if the task is detection."""
+        one_of("attention.at", self.attention.at, ("backbone", "heads", "both"))
+        detects, label = self.data.task != "classification", self.data.label
+        if detects and self.detector.architecture == "none":
+            raise UserError(f"{label} has boxes; add detector=faster_rcnn or another of configs/detector.")
+        if not detects and self.detector.architecture != "none":
+            raise UserError(f"{label} has no boxes; leave out detector={self.detector.name}.")
+        for key in CLASSIFICATION_KEYS if detects else ():
+            value = getattr(self.recipe, key)
+            if value != getattr(RecipeConfig, key):
+                raise UserError(
+                    f"recipe.{key}={value} is for classification only; leave it out, or select a recipe for detection, "
+                    "such as recipe=detection_1x."
+                )
+        if self.recipe.box_augment == "multi_scale" and self.detector.architecture in ("ssd", "ssdlite"):
+            raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has one image size.")
+        if not detects and self.attention.at != "backbone":
+            raise UserError(f"attention.at={self.attention.at} needs a detector; {label} has no boxes.")
+
+    @property
+    def start_weights(self) -> str | None:
+        """The start weights; None for random weights."""
+        return self.detector.weights or self.model.weights
+
+    @property
+    def attention_label(self) -> str:
+        """The attention with its non-default options: `none`, `cbam`, `cbam-ratio.8-spatial_norm`.
+
+        It includes the learning rate factor of the last norms unless it is 1, so that such a run has its own row in a
+        table.
+        """
+        changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
+        if self.recipe.last_norms_lr_factor != 1:
+            changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
+        texts = {key: _file_name(str(value)) for key, value in changed}
+        return "-".join(
+            [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
+        )
+
+    @property
+    def attention_lr_factor(self) -> float:
+        """The learning rate factor of attention; 1 for a network without attention."""
+        return 1.0 if self.model.attention == "none" else self.recipe.attention_lr_factor
+
+    @property
+    def attention_options(self) -> dict[str, Any]:
+        """The keyword arguments of `models.build` for the attention."""
+        return self.attention.options(self.model.attention)
+
+    @property
+    def model_label(self) -> str:
+        """The model's name in paths: `resnet50`, `resnet50_cbam-ratio.8`, `faster_rcnn-resnet50_cbam`."""
+        detector = "" if self.detector.architecture == "none" else f"{self.detector.name}-"
+        attention = "" if self.attention_label == "none" else f"_{self.attention_label}"
+        return f"{detector}{self.model.label}{attention}"
+
+    @property
+    def run_directory(self) -> str:
+        return self.run.dir or f"{self.run.root}/{self.data.label}/{self.model_label}/seed{self.seed}"
+
+
+@dataclass
+class ExportConfig:
+    """The export of one network for other runtimes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    classes: int = 1000  # outputs of the head
+    image_size: int = 224  # side of the images, pixels
+    file: str = MISSING  # output: NAME.onnx, or NAME.pt2 for torch.export
+
+    def check(self) -> None:
+        self.model.check()
+        at_least("image_size", self.image_size, 1)
+        if not self.file.endswith((".onnx", ".pt2")):
+            raise UserError(f"file={self.file} must end in .onnx or .pt2.")
+
+
+@dataclass
+class TableConfig:
+    """Location and contents of the comparison table."""
+
+    dir: str | None = None  # null: results/DATA
+    throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
+    allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
+
+    def check(self) -> None:
+        if self.dir is not None:
+            filled("table.dir", self.dir)
+        if self.throughput_batch_size is not None:
+            at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
+
+
+@dataclass
+class EvaluateConfig:
+    """One comparison table."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    table: TableConfig = field(default_factory=TableConfig)
+    run: RunsConfig = field(default_factory=RunsConfig)
+    runs: list[str] | None = None  # run directories; null: all finished runs on this data set, or on its trained_on
+    published: list[str] = field(default_factory=list)  # backbones to evaluate with their unmodified published weights
+    weights: str | None = None  # name of the published weights; null: IMAGENET1K_V1, or COCO_V1 for detectors
+
+    def check(self) -> None:
+        for part in (self.data, self.runtime, self.table):
+            part.check()
+
+
+# Keys of earlier versions.
+RENAMED_KEYS = {"recipe.accumulate": "recipe.accumulation_steps", "attention.start": "attention.init"}
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of dotted keys under the keys' current names."""
+    return {RENAMED_KEYS.get(key, key): value for key, value in values.items()}
+
+
+def _file_name(text: str) -> str:
+    """Return a string without special characters. If any were removed, append a digest to keep names unique."""
+    name = re.sub(r"[^\w.]+", "_", text).strip("_")
+    return name if name == text else f"{name[:60]}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,0 +1,1 @@
+"""Processes: launchers, communication, signals, devices and random numbers."""

@@ -1,0 +1,1 @@
+"""Run directories: their files, and the keys that identify a run."""
