@@ -21,8 +21,11 @@ if _Path(_models.__file__).resolve().parents[1] != _Path(__file__).resolve().par
     )
 
 
+_SUFFIXES = ("", *(f"_{kind}" for kind in _models.ATTENTION_KINDS))
+
+
 def __dir__() -> list[str]:
-    return ["dependencies", *(f"{name}{suffix}" for name in _models.names() for suffix in ("", "_cbam", "_se"))]
+    return ["dependencies", *(f"{name}{suffix}" for name in _models.names() for suffix in _SUFFIXES)]
 
 
 def __getattr__(name: str) -> _Callable[..., _Module]:

@@ -5,19 +5,21 @@ Requires only torch.
 
 from cbam.attachment import InsertionError
 from cbam.channel import ChannelAttention
-from cbam.insertion import Insertion, check, insert, insert_layer, places, remove
-from cbam.layer import CBAMLayer
+from cbam.insertion import Insertion, check, gates, insert, insert_layer, places, remove
+from cbam.layer import AttentionLayer, CBAMLayer
 from cbam.module import CBAM
 from cbam.spatial import SpatialAttention
 
 __all__ = [
     "CBAM",
+    "AttentionLayer",
     "CBAMLayer",
     "ChannelAttention",
     "Insertion",
     "InsertionError",
     "SpatialAttention",
     "check",
+    "gates",
     "insert",
     "insert_layer",
     "places",

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cbam import probe
 from cbam.attachment import InsertionError, attach, detach, has_attention, is_inserted, runs_attention
 from cbam.checks import require_one_of
-from cbam.layer import CBAMLayer
+from cbam.layer import AttentionLayer, CBAMLayer
 
 STARTS = ("identity", "random")
 
@@ -140,6 +140,20 @@ def check(net: nn.Module) -> list[str]:
     if not running:
         raise InsertionError("The network has no attention; call cbam.insert after replacing modules.")
     return list(running)
+
+
+def gates(net: nn.Module) -> dict[str, nn.Module]:
+    """Return a network's gates in module order, with names like `layer1.0.bn2 channel` and `layer1.0.bn2 spatial`.
+
+    A gate is a module whose outputs are the gate's values, in (0, 1): [N, C, 1, 1], or [N, 1, H, W] for a spatial gate.
+    A forward hook on it sees them. Gates are those of layers that derive from `AttentionLayer`.
+    """
+    layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
+    return {
+        f"{name.removesuffix('.attention')} {title}": gate
+        for name, layer in layers
+        for title, gate in layer.gates().items()
+    }
 
 
 def remove(net: nn.Module) -> None:

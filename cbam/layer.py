@@ -16,7 +16,26 @@ from cbam.module import CBAM
 OUTPUTS = ("refined", "residual")
 
 
-class CBAMLayer(nn.Module):
+class AttentionLayer(nn.Module):
+    """A layer [N, C, H, W] -> [N, C, H, W] that can start as the identity; the base class of all kinds of attention."""
+
+    def init_identity_(self) -> None:
+        """Initialize the layer so that it returns its input unchanged and can still learn."""
+        raise NotImplementedError
+
+    def gates(self) -> dict[str, nn.Module]:
+        """Return the modules whose outputs are the layer's gates, by name; empty if it has none.
+
+        The values of a gate are in (0, 1). A gate named `spatial` has the shape [N, 1, H, W].
+        """
+        return {}
+
+    def gate_gain(self) -> float:
+        """Return the factor that takes the value of a gate at the identity start back to 1: 1 or 2."""
+        return 1.0
+
+
+class CBAMLayer(AttentionLayer):
     """CBAM with one output: the refined map, as in the paper, or the residual map (refined + input).
 
     Args:
@@ -50,3 +69,12 @@ class CBAMLayer(nn.Module):
         """Set every gate to exactly 0.5 and make the layer the identity, up to rounding if its output is residual."""
         factor = self.cbam.zero_gates_()
         self.gain.fill_(1 / (factor + 1 if self.output == "residual" else factor))
+
+    def gates(self) -> dict[str, nn.Module]:
+        """Return the gates `channel` and `spatial`, or the one that the option `order` keeps."""
+        titles = {"ca": "channel", "sa": "spatial"}
+        return {titles[name]: gate for name, gate in self.cbam.named_children()}
+
+    def gate_gain(self) -> float:
+        """Return 2 if the layer has the gain of the identity start, otherwise 1."""
+        return 1.0 if float(self.gain) == 1 else 2.0

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from engine.config import presets
+from engine.config.attention import COMMON_KEYS, KINDS_FILE, is_schema, kinds
 from engine.config.presets import CONFIGS
 from engine.config.schemas import RENAMED_KEYS
 from engine.errors import UserError
@@ -122,7 +123,7 @@ def _help(name: str) -> str:
         options = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
     if "model" in options:
         *names, last = presets.default_weights()
-        options["model"] = [*names, f"{last} (each also as NAME_cbam and NAME_se)", "timm", "custom"]
+        options["model"] = [*names, f"{last} (each also with attention, as NAME_ATTENTION)", "timm", "custom"]
     lines = "\n".join(f"  {group}: {', '.join(names)}" for group, names in options.items())
     program = (sys.modules["__main__"].__doc__ or "").strip()
     return (
@@ -142,7 +143,7 @@ def _require_one_attention(composed: DictConfig) -> None:
     """Reject `model=resnet50_cbam attention=none`, which composes to the baseline."""
     choices = HydraConfig.get().runtime.choices
     backbone, _, kind = choices.get("model", "").rpartition("_")
-    if kind in ("cbam", "se") and composed.model.attention != kind:
+    if kind in kinds() and composed.model.attention != kind:
         raise UserError(
             f"model={backbone}_{kind} already selects an attention module and conflicts with "
             f"attention={choices['attention']}; use model={backbone} attention={choices['attention']}."
@@ -217,10 +218,17 @@ def _sentence(error: Exception) -> str:
         near = difflib.get_close_matches(name, error.options)
         guess = f"; perhaps {group}={' or '.join(near)}" if near else ""
         known = "Run `python scripts/list_models.py` for a list" if group == "model" else f"See configs/{group}"
+        known = f"See configs/{KINDS_FILE.name}" if group == "attention" else known
         return f"There is no {group}={name}{guess}. {known}."
     if isinstance(error, OverrideParseException):
         quoted = "'run.dir=\"a (b)\"'"
         return f"The argument {error.override} cannot be parsed; quote a value with special characters twice: {quoted}."
+    if isinstance(error, HydraException) and (foreign := _foreign_option(error.__cause__)) is not None:
+        kind, key = foreign
+        others = [other for other in kinds() if key in kinds()[other]]
+        advice = f"add attention={others[0]}, or " if kind == "none" and others else ""
+        keys = ", ".join((*kinds()[kind], *COMMON_KEYS))
+        return f"attention.{key} is not an option of attention={kind}; {advice}leave it out (known keys: {keys})."
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not apply: every key is typed.
@@ -230,6 +238,14 @@ def _sentence(error: Exception) -> str:
             lines[-1] += ":"
         lines += cause + _known_keys(error.__cause__)
     return " ".join(line for line in lines if line)
+
+
+def _foreign_option(error: BaseException | None) -> tuple[str, str] | None:
+    """Return the kind and the key if the error is a key that a kind of attention does not have."""
+    schema = error.object_type if isinstance(error, ConfigKeyError | ConfigAttributeError) else None
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and is_schema(schema):
+        return schema.kind, str(error.key)
+    return None
 
 
 def _known_keys(error: BaseException | None) -> list[str]:

@@ -5,7 +5,9 @@
 >>> models.names()
 """
 
-from models.attention import fuse, gate_gains, gates, plain_state
+from cbam import gates
+from models.attention.network import fuse, gate_gains, plain_state
+from models.attention.registry import KINDS as ATTENTION_KINDS
 from models.detection import DetectorSpec, backbone, build_detector
 from models.detector_weights import of_backbone as published_detectors
 from models.detector_weights import published_entry as published_detector
@@ -15,6 +17,7 @@ from models.parts import last_norms, parts, stages
 from models.pretrained import published, published_entry
 
 __all__ = [
+    "ATTENTION_KINDS",
     "DetectorSpec",
     "ModelError",
     "backbone",

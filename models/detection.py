@@ -18,8 +18,9 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
 from cbam.attachment import attach
-from models import attention as attention_layers
 from models import detector_weights, factory, feature_extractors
+from models.attention import network as attention_layers
+from models.attention import registry as attention_kinds
 from models.detector_weights import Published
 from models.errors import ModelError
 from models.registry import BackboneSpec
@@ -328,7 +329,7 @@ def _attend_to_maps(model: nn.Module, kind: str, start: str, options: dict[str, 
     """Insert attention between the feature maps and the prediction heads."""
     extractor = model.get_submodule("backbone")
     channels = retrieve_out_channels(extractor, (320, 320))
-    layers = [attention_layers.make_layer(kind, planes, options) for planes in channels]
+    layers = [attention_kinds.find(kind).layer(planes, options) for planes in channels]
     for layer in layers:
         if start == "identity":
             layer.init_identity_()

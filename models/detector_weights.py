@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import detection
 
 from models import weights as start_weights
-from models.attention import plain_state
+from models.attention.network import plain_state
 from models.errors import ModelError
 from models.pretrained import fetch
 

@@ -5,9 +5,11 @@ from typing import Any
 from torch import nn
 
 import cbam
-from models import attention as attention_layers
+from cbam import AttentionLayer
 from models import custom, pretrained, timm_networks
 from models import weights as start_weights
+from models.attention import network as attention_layers
+from models.attention.registry import KINDS
 from models.errors import ModelError
 from models.registry import BACKBONES, BackboneSpec
 
@@ -38,7 +40,7 @@ def parse(name: str, attention: str | None = None, image_size: int | None = None
         return timm_networks.spec(name), attention or "none"
     if ":" in name:
         return custom.spec(name, image_size or 224), attention or "none"
-    for kind in attention_layers.KINDS:
+    for kind in KINDS:
         if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
             if attention is not None:
                 backbone = name.removesuffix(f"_{kind}")
@@ -48,7 +50,7 @@ def parse(name: str, attention: str | None = None, image_size: int | None = None
             return BACKBONES[name.removesuffix(f"_{kind}")], kind
     if name not in BACKBONES:
         known = ", ".join(BACKBONES)
-        raise ModelError(f"Unknown model '{name}'; choose one of {known}, each also as NAME_cbam and NAME_se.")
+        raise ModelError(f"Unknown model '{name}'; choose one of {known}, each also with attention, as NAME_cbam.")
     return BACKBONES[name], attention or "none"
 
 
@@ -71,7 +73,7 @@ def build(
     Args:
         name: a backbone (`resnet50`), or a backbone and its attention (`resnet50_cbam`); `timm/NAME` for a timm
             network; `package.module:function` for a user-defined network.
-        attention: `none`, `cbam` or `se`; None takes it from the name.
+        attention: `none` or a kind of attention (`models.ATTENTION_KINDS`); None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random weights.
         num_classes: outputs of the head.
         start: `identity` inserts attention without changing the network's outputs; `random` uses torch's
@@ -82,8 +84,7 @@ def build(
             default of the backbone's family (`models.registry`).
         sync_batchnorm: whether every BatchNorm computes its statistics over the images of all processes.
         image_size: side of the training images, pixels; None for that of its published weights.
-        options: options of the attention: `ratio`; for `cbam` also `output` (`refined`, `residual`) and those of
-            `cbam.CBAM`.
+        options: options of the attention: those of its `models.ATTENTION_KINDS`.
 
     Raises:
         ModelError: if a name is unknown, the weights are unavailable or do not fit, or an option is out of range.
@@ -91,7 +92,7 @@ def build(
     backbone, kind = parse(name, attention, image_size)
     _require_in_range(backbone, start, num_classes, image_size)
     net = backbone.build(num_classes)
-    layers: list[attention_layers.AttentionLayer] = []
+    layers: list[AttentionLayer] = []
     if kind != "none":
         places = backbone.places(net) if after is None else after
         layers = attention_layers.insert(net, kind, places, options, backbone.image_size)

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
 
-from models.attention import AttentionLayer
+from models.attention.network import layer_names
 from models.factory import parse
 
 
@@ -24,7 +24,7 @@ def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
         head = [child for child, _ in net.named_children() if child != "backbone"]
     else:
         head = list(parse(name)[0].heads)
-    return {"attention": _attention(net), "head": head}
+    return {"attention": layer_names(net), "head": head}
 
 
 def last_norms(net: nn.Module, name: str) -> list[str]:
@@ -34,7 +34,7 @@ def last_norms(net: nn.Module, name: str) -> list[str]:
 
     A detector without attention has none.
     """
-    attention = _attention(net)
+    attention = layer_names(net)
     places = [layer.removesuffix(".attention") for layer in attention]
     if not isinstance(net, GeneralizedRCNN | SSD):
         places = places or _places(name)
@@ -46,10 +46,6 @@ def last_norms(net: nn.Module, name: str) -> list[str]:
     ]
     last = ([norm for norm in norms if f"{norm}.".startswith(f"{place}.")][-1:] for place in places)
     return [norm for found in last for norm in found]
-
-
-def _attention(net: nn.Module) -> list[str]:
-    return [module for module, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
 
 
 def stages(name: str) -> dict[str, int]:

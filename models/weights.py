@@ -7,7 +7,6 @@ which is then re-initialized. For other differences, the error lists the first t
 of another shape.
 """
 
-import inspect
 import logging
 import re
 import warnings
@@ -20,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cbam import CBAM
-from models.attention import plain_state
+from models.attention.network import plain_state
+from models.attention.registry import KINDS
 from models.errors import ModelError
 from models.pretrained import fetch, published, published_entry
 from models.registry import BackboneSpec
@@ -136,9 +135,8 @@ def require_same_attention(weights: StartWeights, name: str, kind: str, options:
     trained = weights.attention
     if trained.get("kind", "none") == "none" or kind == "none":
         return
-    defaults = {key: value.default for key, value in inspect.signature(CBAM).parameters.items()} | {"output": "refined"}
-    built = {"kind": kind, **defaults, **options}
-    relevant = ("kind", "ratio") if trained["kind"] == "se" else ("kind", *defaults)
+    built = {"kind": kind, **KINDS[kind].options, **options}
+    relevant = ("kind", *(KINDS[trained["kind"]].options if trained["kind"] in KINDS else ()))
     differing = {key: trained[key] for key in relevant if key in trained and trained[key] != built.get(key)}
     if differing:
         text = ", ".join(f"{key}={value}" for key, value in differing.items())

@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import models
 from engine import cli
 from engine.analysis.export import export
+from engine.config.attention import schema
 from engine.config.model import ModelConfig
 from engine.config.schemas import ExportConfig
 from engine.errors import UserError
@@ -40,7 +41,7 @@ def run(config: ExportConfig) -> None:
         num_classes=config.classes,
         image_size=config.image_size,
         new_head=False,
-        **config.attention.options(config.model.attention),
+        **config.attention.arguments(),
     )
     difference = export(model, config.image_size, Path(config.file))
     print_line(f"{config.file}: its logits differ from PyTorch's by at most {difference:.1e} of the largest logit.")
@@ -59,9 +60,10 @@ def _require_as_trained(config: ExportConfig) -> None:
     trained = run.config()
     if trained.detector.architecture != "none":
         raise UserError(f"{config.model.weights} is a detector, which cannot be exported; export a classifier.")
-    there, here = _arguments(trained.model), _arguments(config.model)
-    for options, found in ((trained.attention, there), (config.attention, here)):
-        found |= {f"attention.{key}": value for key, value in vars(options).items() if key != "init"}
+    kind = trained.attention.kind
+    attention = config.attention if config.attention.kind == kind else schema(kind)()
+    there = _arguments(trained.model) | {"attention": kind, **trained.attention.overrides()}
+    here = _arguments(config.model) | {"attention": config.attention.kind, **attention.overrides()}
     there["classes"], here["classes"] = run.record()["classes"], config.classes
     differing = [f"{key}={value}" for key, value in there.items() if here.get(key) != value]
     if differing:
@@ -69,11 +71,11 @@ def _require_as_trained(config: ExportConfig) -> None:
 
 
 def _arguments(model: ModelConfig) -> dict[str, Any]:
-    """Return the keys and values that select a network."""
+    """Return the keys and values that select a network without attention."""
     if model.library == "torchvision":
-        return {"model": model.name, "model.attention": model.attention}
+        return {"model": model.name}
     key = "name" if model.library == "timm" else "factory"
-    return {"model": model.library, f"model.{key}": getattr(model, key), "model.attention": model.attention}
+    return {"model": model.library, f"model.{key}": getattr(model, key)}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ def row(backbone: BackboneSpec) -> list[str]:
 
 def print_table(backbones: Iterable[BackboneSpec]) -> None:
     print_line("\n".join(aligned([_HEADER, *map(row, backbones)])))
-    print_line("\nEach is also available as NAME_se and NAME_cbam. Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
+    kinds = ", ".join(f"NAME_{kind}" for kind in models.ATTENTION_KINDS)
+    print_line(f"\nEach is also available with attention: {kinds}.")
+    print_line("Paper: top-1 / top-5 errors in %, Tables 4 and 5.")
 
 
 def main() -> None:

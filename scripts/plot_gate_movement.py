@@ -5,6 +5,7 @@
 Writes movement.png and movement.svg into the parent of the first table's folder. Needs matplotlib.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ from engine.tasks.registry import TASKS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = {"cbam": "#D55E00", "se": "#0072B2"}  # Okabe and Ito's
+# Okabe and Ito's.
+_COLORS = {"cbam": "#D55E00", "se": "#0072B2"}
+_OTHER_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def plot(directories: list[Path]) -> None:
@@ -58,10 +61,13 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     moved = [row for row in table["rows"] if row.get("gate_movement_mean") and row["baseline"] is not None]
+    kinds = dict.fromkeys(row["attention"].partition("-")[0] for row in moved)
+    others = zip((kind for kind in kinds if kind not in _COLORS), itertools.cycle(_OTHER_COLORS), strict=False)
+    colors = _COLORS | dict(others)
     for kind, recipe in dict.fromkeys((row["attention"], row["recipe_deviation"]) for row in moved):
         rows = [row for row in moved if (row["attention"], row["recipe_deviation"]) == (kind, recipe)]
         rows.sort(key=lambda row: float(row["attention_lr_factor"]))
-        color, style = _COLORS.get(kind.partition("-")[0], "black"), "o--" if recipe else "o-"
+        color, style = colors[kind.partition("-")[0]], "o--" if recipe else "o-"
         label = f"{kind}, {recipe.partition(' ')[0]}" if recipe else kind
         x, y = [row["gate_movement_mean"] for row in rows], [row["difference"] for row in rows]
         low = [row["difference"] - row["difference_low"] for row in rows]

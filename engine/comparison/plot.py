@@ -77,7 +77,7 @@ def _draw_row(axes: "Axes", row: Row, rows: Sequence[Row], position: int, metric
     if baseline is None:
         return
     axes.plot([x, x], _interval(row, metric), color=color, linewidth=1.2, transform=beside, zorder=2)
-    if row["attention"].startswith("cbam"):
+    if row["attention"].partition("-")[0] == "cbam":
         arrow = {"arrowstyle": "-|>", "color": color, "alpha": 0.6, "linewidth": 0.9, "shrinkA": 3, "shrinkB": 3}
         start = (x, baseline[metric])
         axes.annotate("", (x, y), start, xycoords=beside, textcoords="data", arrowprops=arrow)
@@ -119,7 +119,7 @@ def _interval(row: Row, metric: str) -> tuple[float, float]:
 
 def _rank(kind: str) -> tuple[bool, bool, str]:
     """Return the sort key of a kind of attention: none, CBAM and its variants, the rest."""
-    return kind != "none", not kind.startswith("cbam"), kind
+    return kind != "none", kind.partition("-")[0] != "cbam", kind
 
 
 def _style(position: int) -> tuple[str, str]:

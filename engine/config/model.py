@@ -16,7 +16,7 @@ class ModelConfig:
     name: str = MISSING  # backbone, e.g. `resnet50`: see models.names(), or timm.list_models() for library=timm
     library: str = "torchvision"  # torchvision: models.names() | timm | custom: model.factory
     factory: str | None = None  # for library=custom: package.module:function, which takes num_classes
-    attention: str = "none"  # none | cbam | se
+    attention: str = "none"  # set by attention=KIND: a kind of configs/attention_kinds.yaml
     weights: str | None = None  # published name (`default` for timm), path of a file, or null for random weights
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from engine.config import attention
 from engine.config.detector import DetectorConfig
 from engine.config.schemas import EvaluateConfig, ExportConfig, TrainConfig
 from engine.errors import UserError
@@ -29,9 +30,10 @@ def default_weights() -> dict[str, str | None]:
 
 
 def register() -> None:
-    """Register with Hydra the schemas of the files in `configs/`, and the group `model`.
+    """Register with Hydra the schemas of the files in `configs/`, and the groups `attention` and `model`.
 
-    Each backbone of `configs/networks.yaml` is selected by NAME, and with attention by NAME_cbam or NAME_se.
+    Each kind of `configs/attention_kinds.yaml` is selected by attention=KIND. Each backbone of `configs/networks.yaml`
+    is selected by model=NAME, and with attention by model=NAME_KIND.
     """
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
@@ -39,11 +41,15 @@ def register() -> None:
     store.store(name="export_schema", node=ExportConfig)
     store.store(group="model", name="timm", node={"library": "timm", "weights": "default"})
     store.store(group="model", name="custom", node={"library": "custom", "name": "custom"})
+    for kind in attention.kinds():
+        keys = OmegaConf.create({"model": {"attention": kind}, "attention": attention.node(kind)})
+        store.store(group="attention", name=kind, package="_global_", node=keys)
     for name, weights in default_weights().items():
         store.store(group="model", name=name, node={"name": name, "weights": weights})
-        for attention in ("cbam", "se"):
-            defaults = [f"{name}@model", {"override /attention": attention}]
-            store.store(group="model", name=f"{name}_{attention}", package="_global_", node={"defaults": defaults})
+        for kind in attention.kinds():
+            defaults = [f"{name}@model", {"override /attention": kind}]
+            if kind != "none":
+                store.store(group="model", name=f"{name}_{kind}", package="_global_", node={"defaults": defaults})
 
 
 def parse(config: DictConfig) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from engine.config.attention import AttentionConfig
+from engine.config.attention import AttentionConfig, node
 from engine.config.checks import at_least, between, filled, one_of
 from engine.config.data import DataConfig
 from engine.config.detector import DetectorConfig
@@ -35,8 +35,14 @@ class TrainConfig:
         for part in (self.model, self.data, self.detector, self.recipe, self.runtime, self.run):
             part.check()
         self._check_detector()
-        self.attention.options(self.model.attention)
+        self._check_attention()
         between("seed", self.seed, 0, 2**63 - 1)
+
+    def _check_attention(self) -> None:
+        kind = self.model.attention
+        if kind != self.attention.kind:
+            raise UserError(f"model.attention={kind} has no effect on the options; use attention={kind} instead.")
+        self.attention.check()
 
     def _check_detector(self) -> None:
         """Require a detector if and only if the task is detection."""
@@ -65,17 +71,17 @@ class TrainConfig:
 
     @property
     def attention_label(self) -> str:
-        """The attention with its non-default options: `none`, `cbam`, `cbam-ratio.8-spatial_norm`.
+        """The attention with the options that differ from its kind's defaults: `none`, `cbam-ratio.8-spatial_norm`.
 
         It includes the learning rate factor of the last norms unless it is 1, so that such a run has its own row in a
         table.
         """
-        changed = [] if self.model.attention == "none" else [*self.attention.changed().items()]
+        changed = [] if self.attention.kind == "none" else [*self.attention.changed().items()]
         if self.recipe.last_norms_lr_factor != 1:
             changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
         texts = {key: _file_name(str(value)) for key, value in changed}
         return "-".join(
-            [self.model.attention, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
+            [self.attention.name, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
         )
 
     @property
@@ -86,7 +92,7 @@ class TrainConfig:
     @property
     def attention_options(self) -> dict[str, Any]:
         """The keyword arguments of `models.build` for the attention."""
-        return self.attention.options(self.model.attention)
+        return self.attention.arguments()
 
     @property
     def model_label(self) -> str:
@@ -98,6 +104,13 @@ class TrainConfig:
     @property
     def run_directory(self) -> str:
         return self.run.dir or f"{self.run.root}/{self.data.label}/{self.model_label}/seed{self.seed}"
+
+
+def train_node(attention: str) -> DictConfig:
+    """Return the keys of a training run with their defaults, for a kind of attention."""
+    keys: DictConfig = OmegaConf.structured(TrainConfig)
+    keys.attention = node(attention)
+    return keys
 
 
 @dataclass
@@ -112,6 +125,7 @@ class ExportConfig:
 
     def check(self) -> None:
         self.model.check()
+        self.attention.check()
         at_least("image_size", self.image_size, 1)
         if not self.file.endswith((".onnx", ".pt2")):
             raise UserError(f"file={self.file} must end in .onnx or .pt2.")

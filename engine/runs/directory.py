@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torchvision.io import encode_png
 
-from engine.config.schemas import TrainConfig
+from engine.config.schemas import TrainConfig, train_node
 from engine.errors import UserError
 from engine.processes.cluster import is_earlier_start, slurm_start
 from engine.processes.signals import Interrupted
@@ -164,8 +164,7 @@ class RunDirectory:
         """Return the configuration that the run was started with."""
         try:
             stored = with_current_keys(OmegaConf.load(self.config_file))
-            loaded = OmegaConf.merge(OmegaConf.structured(TrainConfig), stored)
-            parsed = OmegaConf.to_object(loaded)
+            parsed = OmegaConf.to_object(OmegaConf.merge(train_node(stored.model.attention), stored))
         except OSError as error:
             raise UserError(f"{self.config_file} cannot be read ({error.strerror}).") from error
         except Exception as error:  # YAML and OmegaConf raise many types for a file that is not ours

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from engine.config.attention import foreign_options, schema
 from engine.config.schemas import RENAMED_KEYS, TrainConfig, renamed
 
 # Keys that do not identify a run: where it is computed (its record names the hardware), and what it writes on the way.
@@ -32,8 +33,11 @@ def mismatches(state: dict[str, Any], config: TrainConfig) -> list[str]:
     """
     expected = result_config(config)
     # Earlier checkpoints lack this key too, whatever its value was.
-    default = result_config(TrainConfig()) | {"runtime.eval_batch_size": config.runtime.eval_batch_size}
-    written = default | renamed(state.get("identity", {}))
+    default = result_config(TrainConfig(attention=schema(config.attention.kind)()))
+    default["runtime.eval_batch_size"] = config.runtime.eval_batch_size
+    identity = renamed(state.get("identity", {}))
+    foreign = {f"attention.{key}" for key in foreign_options(identity.get("model.attention", "none"))}
+    written = default | {key: value for key, value in identity.items() if key not in foreign}
     return sorted(key for key in written.keys() | expected.keys() if written.get(key) != expected.get(key))
 
 
@@ -43,9 +47,11 @@ def current_label(attention: str) -> str:
 
 
 def with_current_keys(stored: Any) -> Any:
-    """Rename the keys of a configuration that an earlier version wrote."""
+    """Return a configuration that an earlier version wrote with the keys that this version has."""
     for old, new in RENAMED_KEYS.items():
         section, key = old.split(".")
         if key in stored.get(section, {}):
             stored[section][new.split(".")[1]] = stored[section].pop(key)
+    for key in foreign_options(stored.model.attention):
+        stored.get("attention", {}).pop(key, None)
     return stored

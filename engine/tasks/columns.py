@@ -44,7 +44,7 @@ def interval_across_seeds(row: Row) -> str:
 def lr_factor(row: Row) -> str:
     """Format the factor of attention's learning rate; return an empty string for a network without attention."""
     factor = row.get("attention_lr_factor")
-    return "" if factor is None or row["attention"].startswith("none") else f"{factor:g}"
+    return "" if factor is None or row["attention"].partition("-")[0] == "none" else f"{factor:g}"
 
 
 def gate_movement(row: Row) -> str:

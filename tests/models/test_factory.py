@@ -12,7 +12,7 @@ import cbam
 import models
 from cbam import CBAM, CBAMLayer
 from engine.config.presets import default_weights
-from models.attention import SELayer
+from models.attention.squeeze_excitation import SELayer
 from tests.networks import CLASSES, FAMILIES, plain, side
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
