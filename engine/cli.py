@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import hydra
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -47,7 +47,7 @@ def check_arguments(name: str) -> None:
             return  # Hydra's own options, such as --multirun
         try:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                presets.parse(compose(name, sys.argv[1:]))
+                presets.parse(presets.compose(name, sys.argv[1:]))
         except ValueError as error:
             raise _does_not_compose(error) from error
 
@@ -88,7 +88,7 @@ def _does_not_compose(error: ValueError) -> UserError:
 def _arguments(name: str) -> Iterator[None]:
     """Make Hydra find the configurations, and report errors in the arguments in one line."""
     open_streams()
-    presets.register()
+    presets.register(sys.argv[1:])
     # Otherwise Hydra prints errors itself, on many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
@@ -119,7 +119,7 @@ def _help(name: str) -> str:
     """Return the program's description, its presets, and its keys with their defaults."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        defaults = OmegaConf.to_yaml(compose(name)).strip()
+        defaults = OmegaConf.to_yaml(presets.compose(name, [])).strip()
         options = {group: loader.get_group_options(group) for group in GROUPS if f"{group}:" in defaults}
     if "model" in options:
         *names, last = presets.default_weights()
@@ -215,7 +215,8 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
 def _sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        near = difflib.get_close_matches(name, error.options)
+        options = [*error.options, *(presets.models_with_attention() if group == "model" else [])]
+        near = difflib.get_close_matches(name, options)
         guess = f"; perhaps {group}={' or '.join(near)}" if near else ""
         known = "Run `python scripts/list_models.py` for a list" if group == "model" else f"See configs/{group}"
         known = f"See configs/{KINDS_FILE.name}" if group == "attention" else known

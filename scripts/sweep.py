@@ -22,7 +22,7 @@ from engine.processes.startup import prepare_process
 if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine import cli
-from engine.config.presets import CONFIGS, parse, register
+from engine.config.presets import CONFIGS, compose, parse
 from engine.config.schemas import TrainConfig
 from engine.errors import UserError
 from engine.logging import print_line
@@ -160,7 +160,6 @@ def main(arguments: list[str]) -> None:
     chosen = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
     if len(chosen) != 1 or not (chosen[0] in sweeps or chosen[0].endswith(".yaml")):
         raise UserError(f"Give one sweep as sweep=NAME ({', '.join(sweeps)}) or your own as sweep=FILE.yaml.")
-    register()
     extra = [argument for argument in arguments if not argument.startswith("sweep=")]
     print_line("\n".join(plan(sweeps.get(chosen[0], Path(chosen[0])), extra)))
     for override in OverridesParser.create().parse_overrides(extra):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from engine.config import presets
@@ -19,9 +19,8 @@ PAGE = REPOSITORY / "docs" / "recipes.md"
 
 
 def composed(recipe: str) -> TrainConfig:
-    presets.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parsed: TrainConfig = presets.parse(compose("train", ["model=resnet50_cbam", f"recipe={recipe}"]))
+        parsed: TrainConfig = presets.parse(presets.compose("train", ["model=resnet50_cbam", f"recipe={recipe}"]))
     return parsed
 
 

@@ -1,9 +1,13 @@
 """The presets of `configs/`, and the composed configuration as typed dataclasses."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,17 +28,45 @@ def detector_preset(architecture: str) -> DetectorConfig:
     return preset
 
 
+@cache
 def default_weights() -> dict[str, str | None]:
     """Return the default start weights of each backbone."""
     return {str(name): weights for name, weights in OmegaConf.load(NETWORKS).items()}
 
 
-def register() -> None:
+def register(arguments: Sequence[str] = ()) -> None:
     """Register with Hydra the schemas of the files in `configs/`, and the groups `attention` and `model`.
 
     Each kind of `configs/attention_kinds.yaml` is selected by attention=KIND. Each backbone of `configs/networks.yaml`
-    is selected by model=NAME, and with attention by model=NAME_KIND.
+    is selected by model=NAME, and with attention by model=NAME_KIND. Of the last, only those that the arguments select
+    are registered: all of them would take a second.
     """
+    _register_groups()
+    store, backbones = ConfigStore.instance(), default_weights()
+    for name in {name for argument in arguments for name in _selected_models(argument)}:
+        backbone, _, kind = name.rpartition("_")
+        if backbone in backbones and kind in attention.kinds() and kind != "none":
+            defaults = [f"{backbone}@model", {"override /attention": kind}]
+            store.store(group="model", name=name, package="_global_", node={"defaults": defaults})
+
+
+def _selected_models(argument: str) -> list[str]:
+    """Return the names in `model=NAME,NAME`; all of them for a glob."""
+    key, _, names = argument.partition("=")
+    if key.lstrip("+") != "model":
+        return []
+    if "glob(" in names:
+        return models_with_attention()
+    return re.findall(r"\w+", names)
+
+
+def models_with_attention() -> list[str]:
+    """Return every NAME_KIND that `model` accepts."""
+    return [f"{name}_{kind}" for name in default_weights() for kind in attention.kinds() if kind != "none"]
+
+
+@cache
+def _register_groups() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
@@ -46,10 +78,12 @@ def register() -> None:
         store.store(group="attention", name=kind, package="_global_", node=keys)
     for name, weights in default_weights().items():
         store.store(group="model", name=name, node={"name": name, "weights": weights})
-        for kind in attention.kinds():
-            defaults = [f"{name}@model", {"override /attention": kind}]
-            if kind != "none":
-                store.store(group="model", name=f"{name}_{kind}", package="_global_", node={"defaults": defaults})
+
+
+def compose(primary: str, arguments: Sequence[str]) -> DictConfig:
+    """Return the configuration of `configs/PRIMARY.yaml` with the arguments, inside `hydra.initialize_config_dir`."""
+    register(arguments)
+    return hydra.compose(primary, list(arguments))
 
 
 def parse(config: DictConfig) -> Any:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
 from engine import cli
 from engine.config import presets
@@ -69,12 +69,11 @@ def check(program: str, arguments: list[str]) -> None:
 
 def compose_all(primary: str, arguments: list[str]) -> None:
     """Composes and checks every configuration that the arguments stand for, those of a sweep too."""
-    presets.register()
     given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for overrides in script_module("sweep").expand(given):
             given = cli.with_usual_presets(overrides) if primary == "train" else overrides
-            presets.parse(compose(primary, given))
+            presets.parse(presets.compose(primary, given))
 
 
 def test_the_pages_hold_commands() -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
 import models
 from engine.analysis.complexity import gflops, parameters
@@ -46,9 +46,8 @@ TABLES_1_TO_3 = {
 
 
 def composed(*arguments: str) -> TrainConfig:
-    presets.register()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parsed = presets.parse(compose("train", [*arguments, "data.root=data"]))
+        parsed = presets.parse(presets.compose("train", [*arguments, "data.root=data"]))
     assert isinstance(parsed, TrainConfig)
     return parsed
 

@@ -20,7 +20,6 @@ DEMO = SWEEPS / "demo.yaml"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    presets.register()
     return script_module("sweep")
 
 
