@@ -145,8 +145,9 @@ def check(net: nn.Module) -> list[str]:
 def gates(net: nn.Module) -> dict[str, nn.Module]:
     """Return a network's gates in module order, with names like `layer1.0.bn2 channel` and `layer1.0.bn2 spatial`.
 
-    A gate is a module whose outputs are the gate's values, in (0, 1): [N, C, 1, 1], or [N, 1, H, W] for a spatial gate.
-    A forward hook on it sees them. Gates are those of layers that derive from `AttentionLayer`.
+    A gate is a module whose outputs are the gate's values, in (0, 1): of CBAM, [N, C, 1, 1] for the channel gate and
+    [N, 1, H, W] for the spatial gate. A forward hook on it sees them. Layers that derive from `AttentionLayer` have
+    gates; other layers have none.
     """
     layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
     return {

@@ -26,7 +26,7 @@ class AttentionLayer(nn.Module):
     def gates(self) -> dict[str, nn.Module]:
         """Return the modules whose outputs are the layer's gates, by name; empty if it has none.
 
-        The values of a gate are in (0, 1). A gate named `spatial` has the shape [N, 1, H, W].
+        The values of a gate are in (0, 1), in any shape [N, ...]. A map [N, 1, H, W] or [N, C, H, W] can be drawn.
         """
         return {}
 

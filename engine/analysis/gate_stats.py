@@ -15,8 +15,8 @@ def record_gates(gates: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
         gates: gate modules by name; each returns values in (0, 1).
 
     Yields:
-        The outputs by name, filled in by the first batch: [N, C, 1, 1] of a channel gate, [N, 1, H, W] of a spatial
-        gate.
+        The outputs by name, filled in by the first batch: of CBAM, [N, C, 1, 1] of a channel gate and [N, 1, H, W] of a
+        spatial gate. A gate that is called twice on a batch has the output of the first call.
     """
     seen: dict[str, Tensor] = {}
 

@@ -22,7 +22,8 @@ class AttentionMaps:
 
     Attributes:
         cam: float32 [N, S, S] in [0, 1], Grad-CAM of the target class, scaled to the maximum of each image.
-        gates: float32 [N, S, S] in (0, 1), the last spatial gate of each resolution, by name.
+        gates: float32 [N, S, S] in (0, 1), the last spatial gate of each resolution, by name; of a gate with
+            several channels, their mean.
         predicted: int64 [N], the most probable classes.
         probability: float32 [N], the probabilities of the target classes.
     """
@@ -66,10 +67,11 @@ def compute_maps(
     cam = F.relu((weights * features.detach().float()).sum(dim=1, keepdim=True))
     cam = cam / cam.amax(dim=(2, 3), keepdim=True).clamp_min(1e-12)
     size = images.shape[-1]
-    by_resolution = {gate.shape[-1]: (name, gate) for name, gate in seen.items() if gate.shape[-1] > 1}
+    maps = {name: gate for name, gate in seen.items() if gate.ndim == 4 and min(gate.shape[2:]) > 1}
+    by_resolution = {gate.shape[-1]: (name, gate.float().mean(dim=1, keepdim=True)) for name, gate in maps.items()}
     return AttentionMaps(
         cam=_enlarged(cam, size),
-        gates={name: _enlarged(gate.float(), size) for name, gate in by_resolution.values()},
+        gates={name: _enlarged(gate, size) for name, gate in by_resolution.values()},
         predicted=logits.argmax(dim=1).cpu().numpy(),
         probability=logits.softmax(dim=1).gather(1, targets[:, None])[:, 0].detach().cpu().numpy(),
     )
