@@ -40,4 +40,6 @@ $(INSTALLED): requirements.lock
 		|| { echo "error: $(PYTHON) is older than Python 3.11; run make demo PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@# `import cbam` from any folder, as it is here; models and engine run from the clone
+	ln -sfn "$(CURDIR)/cbam" "$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cbam"
 	@touch $@

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cbam import probe
+from cbam import families, probe
 from cbam.attachment import InsertionError, attach, detach, has_attention, is_inserted, runs_attention
 from cbam.checks import require_one_of
 from cbam.layer import AttentionLayer, CBAMLayer
@@ -109,9 +109,22 @@ def insert_layer(
     return insertions
 
 
-def places(net: nn.Module, after: str | Sequence[str], image_size: int = 224) -> list[Insertion]:
-    """Return the result of `insert`, or raise its error, without changing the network."""
+def places(net: nn.Module, after: str | Sequence[str] | None = None, image_size: int = 224) -> list[Insertion]:
+    """Return the result of `insert`, or raise its error, without changing the network.
+
+    Args:
+        net, image_size: as for `insert`.
+        after: as for `insert`; None suggests places for the CNNs of torchvision and timm, also inside a detector or a
+            segmentation network (`cbam.families`).
+    """
     _require_unwrapped(net)
+    if after is None:
+        after = families.suggest(net)
+        if not after:
+            raise InsertionError(
+                f"No place for attention is known in {type(net).__name__}; give `after`, a regular expression that "
+                "matches the full names of modules. Choose the last norm or activation of each block."
+            )
     names = _matching_names(net, after)
     for name in names:
         _require_free(name, net.get_submodule(name))

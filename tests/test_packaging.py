@@ -24,7 +24,8 @@ PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-bui
 
 def test_torch_hub_loads_every_name(tmp_path: Path) -> None:
     entries = set(dir(hubconf)) - {"dependencies"}
-    assert entries == {name + suffix for name in models.names() for suffix in ("", "_cbam", "_se")}
+    suffixes = ("", *(f"_{kind}" for kind in models.ATTENTION_KINDS))
+    assert entries == {name + suffix for name in models.names() for suffix in suffixes}
     net = models.build("resnet18_cbam", num_classes=CLASSES)
     torch.save(net.state_dict(), tmp_path / "ours.pt")
     loaded = torch.hub.load(

@@ -6,6 +6,7 @@ from torch import nn
 
 import cbam
 from cbam import CBAMLayer
+from models import timm_networks
 from tests.networks import plain, randomize_norms
 
 FAMILIES = [
@@ -71,3 +72,30 @@ def assert_names_and_logits_stay(net: nn.Module, after: str, count: int, image_s
             layer.gain.fill_(3)
     with torch.inference_mode():
         assert not torch.equal(net(images), expected)
+
+
+@pytest.mark.parametrize(("name", "after", "count"), FAMILIES)
+def test_places_are_suggested_by_family(name: str, after: str, count: int) -> None:
+    size = 299 if name == "inception_v3" else 64
+    found = cbam.places(plain(name), image_size=size)
+    assert found == cbam.places(plain(name), after, image_size=size)
+    assert len(found) == count
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet18d", "seresnet50", "tf_efficientnetv2_b0", "efficientnetv2_rw_t", "tf_efficientnet_lite0"),
+        *("mobilenetv2_050", "mobilenetv3_small_050", "convnext_atto", "regnetx_002", "densenet121"),
+    ],
+)
+def test_places_are_suggested_in_timms_networks(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    net = timm.create_model(name)
+    after = timm_networks.spec(f"timm/{name}").after
+    assert [place.name for place in cbam.places(net)] == [place.name for place in cbam.places(net, after)]
+
+
+def test_places_of_an_unknown_network_need_a_pattern() -> None:
+    with pytest.raises(cbam.InsertionError, match="No place for attention is known in Sequential; give `after`"):
+        cbam.places(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))

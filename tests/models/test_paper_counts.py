@@ -5,13 +5,14 @@ import re
 import pytest
 import torch
 from hydra import initialize_config_dir
+from hydra.errors import HydraException
 
 import models
+from engine import cli
 from engine.analysis.complexity import gflops, parameters
 from engine.config import presets
 from engine.config.presets import CONFIGS
 from engine.config.schemas import TrainConfig
-from engine.errors import UserError
 from tests.conftest import script_module
 
 # Tables 4 and 5: exact counts without attention, with SE and with CBAM, and the millions that the paper prints.
@@ -84,6 +85,12 @@ def test_tables_1_to_3_parameter_counts(options: str) -> None:
         (["model=resnet50_cbam", r"attention.after='layer\d'"], "resnet50_cbam-after.layer_d.989190"),
         (["model=timm", "model.name=convnext_atto", "attention=cbam"], "timm.convnext_atto_cbam"),
         (["model=custom", "model.factory=own.networks:net"], "own.networks.net"),
+        (["model=resnet50_eca"], "resnet50_eca"),
+        (["model=resnet50_eca", "attention.gamma=1.5", "attention.beta=1"], "resnet50_eca-gamma.1.5"),
+        (
+            ["model=resnet50", "attention=custom", "attention.factory=own.gates:Gate", "attention.options.width=8"],
+            "resnet50_own.gates.Gate-width.8",
+        ),
     ],
 )
 def test_run_name_has_what_differs(arguments: list[str], label: str) -> None:
@@ -99,8 +106,12 @@ def test_scratch_recipe_starts_from_random_weights(recipe: str) -> None:
 
 @pytest.mark.parametrize(("model", "kind"), [("resnet50", "none"), ("resnet50_se", "se")])
 def test_an_option_of_cbam_is_refused_elsewhere(model: str, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"attention\.kernel_size is not an option of attention={kind}"):
+    with pytest.raises(HydraException) as refused:
         composed(f"model={model}", "attention.kernel_size=3")
+    advice = "add attention=cbam, or leave it out" if kind == "none" else "leave it out"
+    assert cli._sentence(refused.value).startswith(
+        f"attention.kernel_size is not an option of attention={kind}; {advice} (known keys: "
+    )
 
 
 def test_multiply_adds_match_the_paper() -> None:
