@@ -164,7 +164,7 @@ def gates(net: nn.Module) -> dict[str, nn.Module]:
     """
     layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, AttentionLayer)]
     return {
-        f"{name.removesuffix('.attention')} {title}": gate
+        f"{name.removesuffix('.attention')} {title}".strip(): gate
         for name, layer in layers
         for title, gate in layer.gates().items()
     }

@@ -13,8 +13,9 @@ Row = dict[str, Any]
 
 # Attention costs next to nothing, so each kind is drawn this far to the right of the previous one, in points.
 _APART = 11
-# One for each kind of attention, none first. Okabe and Ito's colorblind-safe colors.
-_STYLES = (("black", "o"), ("#D55E00", "D"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#E69F00", "P"))
+# One of each for each kind of attention, none first. Okabe and Ito's colorblind-safe colors.
+_COLORS = ("black", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_MARKERS = ("o", "D", "s", "^", "v", "P")
 
 
 def render(table: dict[str, Any], task: type[Task]) -> dict[str, bytes]:
@@ -123,4 +124,5 @@ def _rank(kind: str) -> tuple[bool, bool, str]:
 
 
 def _style(position: int) -> tuple[str, str]:
-    return _STYLES[position % len(_STYLES)]
+    round_, place = divmod(position, len(_COLORS))
+    return _COLORS[place], _MARKERS[(place + round_) % len(_MARKERS)]  # more kinds than colors: other pairs

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from engine.config import attention
 from engine.config.data import DataConfig
 from engine.config.model import ModelConfig
 from engine.config.recipe import RecipeConfig
@@ -99,6 +101,32 @@ def test_checkpoint_older_than_a_key_loads_at_its_default() -> None:
     assert not mismatches({"identity": before}, CONFIG)
     assert mismatches({"identity": before}, fused) == ["runtime.fused_cbam"]
     assert mismatches({}, CONFIG)
+
+
+@pytest.mark.parametrize("kind", ["none", "se", "cbam"])
+def test_checkpoint_from_before_kinds_had_their_own_options_loads(kind: str) -> None:
+    """Then, the checkpoint of every kind had all options of CBAM."""
+    config = replace(CONFIG, model=replace(CONFIG.model, attention=kind), attention=attention.schema(kind)())
+    before = {f"attention.{key}": value for key, value in attention.kinds()["cbam"].items()} | result_config(config)
+    assert not mismatches({"identity": before}, config)
+    if kind in ("se", "cbam"):
+        assert mismatches({"identity": before | {"attention.ratio": 8}}, config) == ["attention.ratio"]
+
+
+@pytest.mark.parametrize(("kind", "label"), [("none", "none"), ("se", "se"), ("cbam", "cbam-order.parallel")])
+def test_config_from_before_kinds_had_their_own_options_is_read(kind: str, label: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.start(CONFIG)
+    stored = OmegaConf.load(run.config_file)
+    order = "parallel" if kind == "cbam" else "channel_spatial"
+    stored.model.attention, stored.attention = kind, {**attention.kinds()["cbam"], "order": order, "after": None}
+    run.config_file.write_text(OmegaConf.to_yaml(stored))
+    assert run.config().attention_label == label
+    assert run.config().attention.kind == kind
+    stored.attention.unknown = 1
+    run.config_file.write_text(OmegaConf.to_yaml(stored))
+    with pytest.raises(UserError, match="is not a configuration"):
+        run.config()
 
 
 def test_second_process_on_a_run_names_the_first(tmp_path: Path) -> None:
