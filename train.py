@@ -63,10 +63,11 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
         if getattr(runtime, key) and device.type != "cuda":
             raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
 
-    preprocessing = task.preprocessing(models.transforms(config.model.network, config.model.weights))
-    facts = record.initial_record(
-        config, data, model, checkpoint.sha256(models.plain_state(model)), preprocessing, device, group
-    )
+    published = models.transforms(config.model.network, config.model.weights)
+    preprocessing = task.preprocessing(published).adjusted(config.preprocessing)
+    backbone_sha256 = checkpoint.sha256(models.plain_state(model))
+    loading = models.start_report(model)
+    facts = record.initial_record(config, data, model, backbone_sha256, loading, preprocessing, device, group)
     if runtime.cache_images:
         data = data.cached()
 
@@ -104,6 +105,8 @@ def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool)
             config.model.weights if read_weights else None,
             num_classes=len(classes),
             image_size=config.data.image_size,
+            head=config.model.head,
+            weights_key=config.model.weights_key if read_weights else None,
             **options,
         )
     else:
@@ -126,7 +129,7 @@ def network_parts(config: TrainConfig, model: nn.Module) -> NetworkParts:
     """Return the network parts to which the recipe applies different settings."""
     name, recipe = config.model.network, config.recipe
     return NetworkParts(
-        **models.parts(model, name),
+        **models.parts(model, name, config.data.image_size or None, config.model.head),
         last_norms=models.last_norms(model, name) if recipe.last_norms_lr_factor != 1 else (),
         stages=models.stages(name) if recipe.layer_decay < 1 else {},
     )

@@ -15,6 +15,7 @@ from models.errors import ModelError
 from models.factory import build, names, transforms
 from models.parts import last_norms, parts, stages
 from models.pretrained import published, published_entry
+from models.weights import report as start_report
 
 __all__ = [
     "ATTENTION_KINDS",
@@ -35,5 +36,6 @@ __all__ = [
     "published_detectors",
     "published_entry",
     "stages",
+    "start_report",
     "transforms",
 ]

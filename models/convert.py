@@ -7,8 +7,8 @@ input of the 7x7 convolution, which is (maximum, mean) instead of our (mean, max
 
 import re
 
+from models.checkpoint_files import StateDict
 from models.errors import ModelError
-from models.weights import StateDict
 
 _OFFICIAL = re.compile(r"(?P<block>layer\d\.\d+)\.cbam\.(?P<part>.+)")
 _PARTS = {

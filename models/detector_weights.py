@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,18 @@ def load(model: nn.Module, backbone: str, weights: str, published: Published, ne
         ModelError: if tensors are missing, unexpected or of another shape; the error lists the first of each kind.
     """
     path = Path(weights) if published is None else fetch(backbone, published)
-    start = start_weights.read_file(path)
-    own, state = model.state_dict(), dict(start.state)
-    needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
-    # Frozen norms have no batch counters.
-    state = {key: value for key, value in state.items() if key in own or not key.endswith("num_batches_tracked")}
-    reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
+    own = model.state_dict()
+    start = start_weights.read_file(path, own)
+    state = start.state
     predictors = {key for key in own if key.startswith(_PREDICTORS)}
-    if new_predictors or (reshaped and reshaped <= predictors):
+    reshaped = any(key in state and state[key].shape != own[key].shape for key in predictors)
+    if new_predictors or reshaped:
         log.warning("The predictors of the detector are re-initialized: its weights are for other classes.")
-        state = {key: value for key, value in state.items() if key not in predictors}
-        needed, reshaped = needed - predictors, set()
-    attention = needed - plain_state(model).keys()
-    missing = needed - state.keys()
+        state = start_weights.without(state, predictors)
+    fit = start_weights.copy_tensors(model, state)
+    missing = fit.missing - predictors if new_predictors or reshaped else fit.missing
+    attention = {key for key in own if not key.endswith(".gain")} - plain_state(model).keys()
     if missing >= attention:
         missing -= attention
-    start_weights.refuse(backbone, missing=missing, unexpected=state.keys() - own.keys(), reshaped=reshaped)
-    model.load_state_dict(state, strict=False)
+    start_weights.refuse(backbone, missing=missing, unexpected=fit.unexpected, reshaped=fit.reshaped)
+    start_weights.set_report(model, replace(start.report, tensors=len(state)))

@@ -1,12 +1,13 @@
 """Networks by name, with or without attention, with their start weights."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 import cbam
 from cbam import AttentionLayer
-from models import custom, pretrained, timm_networks
+from models import custom, heads, pretrained, timm_networks
 from models import weights as start_weights
 from models.attention import network as attention_layers
 from models.attention.registry import KINDS
@@ -30,12 +31,22 @@ def transforms(name: str, weights: str | None) -> Any | None:
     return parse(name)[0].transforms or pretrained.transforms(name, weights)
 
 
-def parse(name: str, attention: str | None = None, image_size: int | None = None) -> tuple[BackboneSpec, str]:
+def parse(
+    name: str, attention: str | None = None, image_size: int | None = None, head: str | None = None
+) -> tuple[BackboneSpec, str]:
     """Split a name into backbone and attention: `resnet50_cbam` -> (the backbone `resnet50`, `cbam`).
+
+    Args:
+        name, attention, image_size, head: as for `build`.
 
     Raises:
         ModelError: if the backbone does not exist, or both the name and the argument select an attention module.
     """
+    backbone, kind = _parse(name, attention, image_size)
+    return (backbone if head is None else replace(backbone, heads=(head,))), kind
+
+
+def _parse(name: str, attention: str | None, image_size: int | None) -> tuple[BackboneSpec, str]:
     if name.startswith(timm_networks.PREFIX):
         return timm_networks.spec(name), attention or "none"
     if ":" in name:
@@ -64,6 +75,8 @@ def build(
     after: str | None = None,
     sync_batchnorm: bool = False,
     image_size: int | None = None,
+    head: str | None = None,
+    weights_key: str | None = None,
     **options: object,
 ) -> nn.Module:
     """Build a network in training mode.
@@ -78,30 +91,37 @@ def build(
         num_classes: outputs of the head.
         start: `identity` inserts attention without changing the network's outputs; `random` uses torch's
             initialization; None is `identity` for weights without attention and `random` without weights.
-        new_head: whether to re-initialize the head if the weights have another number of classes; otherwise this is
-            an error.
+        new_head: whether to initialize the head anew (`models.heads`) if the weights have none for these classes;
+            otherwise this is an error.
         after: regular expression that matches the full names of the modules that attention follows; None for the
             default of the backbone's family (`models.registry`).
         sync_batchnorm: whether every BatchNorm computes its statistics over the images of all processes.
         image_size: side of the training images, pixels; None for that of its published weights.
+        head: name of the layer with an output for each class; None for that of the backbone's family, of timm's
+            configuration, or the linear layer that produces the output.
+        weights_key: entry of the weights file that contains the weights, or their prefix, if there are several; None
+            for a moving average if there is one.
         options: options of the attention: those of its `models.ATTENTION_KINDS`.
 
     Raises:
         ModelError: if a name is unknown, the weights are unavailable or do not fit, or an option is out of range.
     """
-    backbone, kind = parse(name, attention, image_size)
+    backbone, kind = parse(name, attention, image_size, head)
     _require_in_range(backbone, start, num_classes, image_size)
     net = backbone.build(num_classes)
+    if head is not None:
+        heads.require(net, head, num_classes)
+    start_from, rest = None, {}
+    if weights is not None:  # into the plain network, by its own rules
+        start_from = start_weights.read(backbone, net, weights, weights_key)
+        start_weights.require_same_attention(start_from, weights, kind, options)
+        rest = start_weights.load(net, backbone, start_from, new_head)
     layers: list[AttentionLayer] = []
     if kind != "none":
         places = backbone.places(net) if after is None else after
         layers = attention_layers.insert(net, kind, places, options, backbone.image_size)
-    has_learned_attention = False
-    if weights is not None:
-        start_from = start_weights.read(backbone, weights)
-        start_weights.require_same_attention(start_from, weights, kind, options)
-        has_learned_attention = start_weights.load(net, backbone, start_from, new_head)
-    if not has_learned_attention and (start or ("identity" if weights else "random")) == "identity":
+    is_learned = start_from is not None and start_weights.load_attention(net, backbone, start_from, rest)
+    if not is_learned and (start or ("identity" if weights else "random")) == "identity":
         for layer in layers:
             layer.init_identity_()
     if sync_batchnorm:

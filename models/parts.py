@@ -13,18 +13,22 @@ from models.attention.network import layer_names
 from models.factory import parse
 
 
-def parts(net: nn.Module, name: str) -> dict[str, list[str]]:
+def parts(net: nn.Module, name: str, image_size: int | None = None, head: str | None = None) -> dict[str, list[str]]:
     """Return the module names of each part of a network from `models.build`.
 
+    Args:
+        net: the network or detector.
+        name, image_size, head: as they were given to `models.build`.
+
     Returns:
-        `attention`: the attention layers; `head`: the layers with an output for each class, or all of a detector
-        except its backbone.
+        `attention`: the attention layers; `head`: the layers with an output for each class, empty if they are unknown,
+        or all of a detector except its backbone.
     """
     if isinstance(net, GeneralizedRCNN | SSD):
-        head = [child for child, _ in net.named_children() if child != "backbone"]
+        layers = [child for child, _ in net.named_children() if child != "backbone"]
     else:
-        head = list(parse(name)[0].heads)
-    return {"attention": layer_names(net), "head": head}
+        layers = list(parse(name, image_size=image_size, head=head)[0].head_layers(net))
+    return {"attention": layer_names(net), "head": layers}
 
 
 def last_norms(net: nn.Module, name: str) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.squeezenet import Fire
 
+from models import heads
 from models.deterministic import with_average_pool
 from models.errors import ModelError
 from models.mobilenet_v1 import MobileNetV1
@@ -34,7 +35,8 @@ class BackboneSpec:
         family: the architecture's name.
         build: function that returns the network with random weights, for a number of classes.
         after: the modules that attention follows.
-        heads: dotted names of the layers with an output for each class, the main one first.
+        heads: dotted names of the layers with an output for each class, the main one first; empty to find the layer
+            that produces the output.
         body: dotted name of the module whose children, called in sequence, are the convolutional part; empty for the
             network itself.
         image_size: image size of its published weights, pixels.
@@ -58,6 +60,10 @@ class BackboneSpec:
     def places(self, net: nn.Module) -> str | list[str]:
         """Return the modules that attention follows in a network from `build`, as for `cbam.insert`."""
         return self.after if isinstance(self.after, str) else self.after(net)
+
+    def head_layers(self, net: nn.Module) -> tuple[str, ...]:
+        """Return the names of the layers with an output for each class in a network from `build`; empty if unknown."""
+        return self.heads or heads.find(net, self.image_size)
 
 
 def no_default_places(net: nn.Module) -> list[str]:
@@ -153,11 +159,11 @@ def _builder(name: str, family: str) -> Callable[[int], nn.Module]:
 
 
 def _specs() -> Iterator[BackboneSpec]:
-    for family, (after, heads, body, names) in _FAMILIES.items():
+    for family, (after, head, body, names) in _FAMILIES.items():
         for name in names.split():
             title = family.removesuffix(" (basic)")
             sizes = (image_size(name), _SMALLEST.get(family, 1))
-            yield BackboneSpec(name, title, _builder(name, family), after, tuple(heads.split()), body, *sizes)
+            yield BackboneSpec(name, title, _builder(name, family), after, tuple(head.split()), body, *sizes)
 
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in _specs()}

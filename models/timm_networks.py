@@ -35,6 +35,8 @@ _PLACES = {
 def spec(name: str) -> BackboneSpec:
     """Return the spec for a name such as `timm/convnext_atto` or `timm/convnext_atto.d2_in1k`.
 
+    Names that timm has replaced, such as `tf_efficientnet_b0_ap`, are those of their current networks.
+
     Raises:
         ModelError: if timm is not installed or does not have the network.
     """
@@ -42,7 +44,7 @@ def spec(name: str) -> BackboneSpec:
         raise ModelError("model=timm needs timm, which is not installed; run `pip install timm`.")
     import timm
 
-    own_name = name.removeprefix(PREFIX)
+    own_name = _current_name(name.removeprefix(PREFIX))
     architecture = own_name.partition(".")[0]
     if not timm.is_model(own_name):
         near = difflib.get_close_matches(architecture, timm.list_models())
@@ -66,6 +68,21 @@ def spec(name: str) -> BackboneSpec:
         transforms=transforms,
         pretrained=partial(_pretrained_state, own_name),
     )
+
+
+def _current_name(own_name: str) -> str:
+    """Return the current name of a network that timm has renamed.
+
+    Raises:
+        ModelError: if timm has removed it.
+    """
+    from timm.models import get_deprecated_models
+
+    renamed = get_deprecated_models()
+    current = renamed.get(own_name, own_name)
+    if current is None:
+        raise ModelError(f"timm has removed the network '{own_name}'. timm.list_models() lists all names.")
+    return str(current)
 
 
 def _transforms(data_config: dict[str, Any]) -> ImageClassification:

@@ -1,35 +1,81 @@
 """Sources of start weights, and the rules for loading them.
 
-Published weights are torchvision's, by name (`models/pretrained.py`). A local file contains a state dict, plain, with
-`module.` prefixes, or under the key `model` (this repository's checkpoints) or `state_dict`. Only these differences
-are allowed: attention, gains or batch counters that the weights do not have, and a head for another number of classes,
-which is then re-initialized. For other differences, the error lists the first tensors that are missing, unexpected or
-of another shape.
+Published weights are torchvision's, by name (`models/pretrained.py`). A file contains the state dict of the network, by
+itself or in a checkpoint of this or another program (`models/checkpoint_files.py`). The network's own `load_state_dict`
+loads it, with the renaming of older names that torchvision's networks do there. Only these differences are allowed:
+attention, gains or batch counters that the weights do not have, and a head that is missing or for other classes, which
+is then initialized anew. For other differences, the error lists the first tensors that are missing, unexpected or of
+another shape.
 """
 
 import logging
 import re
-import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torchvision.models import densenet
 
+from models import checkpoint_files, heads
 from models.attention.network import plain_state
 from models.attention.registry import KINDS
+from models.checkpoint_files import StateDict
 from models.errors import ModelError
 from models.pretrained import fetch, published, published_entry
 from models.registry import BackboneSpec
 
 log = logging.getLogger(__name__)
 
-StateDict = dict[str, Tensor]
+# Tensors that weights need not have: files from before PyTorch 0.4.1 have no batch counters, and other repositories'
+# attention has no gain.
+_OPTIONAL = ("num_batches_tracked", ".gain")
 
-_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")
+# Attribute of a network: the `LoadReport` of its start weights.
+_REPORT = "start_weights_report"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """The tensors that a network took from its start weights.
+
+    Attributes:
+        tensors: number of tensors.
+        entry: path of their state dict in the checkpoint; empty if the file is a state dict.
+        prefix: prefix that was removed from their names.
+        average: whether they are a moving average of the weights, by the name of the entry.
+        ignored: number of tensors of the entry without that prefix, which were not used.
+        new_head: output layers that were initialized anew.
+        new_head_std: standard deviation of their weights; None without a new head.
+        new_auxiliary: auxiliary classifiers that the weights do not have; they keep the network's initialization.
+    """
+
+    tensors: int
+    entry: str = ""
+    prefix: str = ""
+    average: bool = False
+    ignored: int = 0
+    new_head: tuple[str, ...] = ()
+    new_head_std: float | None = None
+    new_auxiliary: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.tensors} tensors" + (f" from {self.entry}" if self.entry else "")]
+        if self.average:
+            parts.append("a moving average of the weights")
+        if self.prefix:
+            parts.append(f"prefix {self.prefix} removed")
+        if self.ignored:
+            parts.append(f"{self.ignored} tensors without the prefix ignored")
+        if self.new_head:
+            parts.append(f"head ({', '.join(self.new_head)}) new")
+        if self.new_auxiliary:
+            parts.append(f"auxiliary classifiers ({', '.join(self.new_auxiliary)}) new")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -40,10 +86,12 @@ class StartWeights:
         state: the state dict.
         attention: kind and options of the attention, e.g. `{"kind": "cbam", "order": "parallel"}`; empty if the file is
             not a checkpoint of this repository.
+        report: where the state dict was in its file.
     """
 
     state: StateDict
-    attention: dict[str, Any]
+    attention: dict[str, Any] = field(default_factory=dict)
+    report: LoadReport = LoadReport(0)
 
     @property
     def is_of_earlier_version(self) -> bool:
@@ -51,65 +99,78 @@ class StartWeights:
         return "start" in self.attention
 
 
-def read(backbone: BackboneSpec, weights: str) -> StartWeights:
+class Fit(NamedTuple):
+    """The names in which a state dict differs from a network.
+
+    Attributes:
+        missing: tensors of the network that the state dict does not have, except batch counters.
+        unexpected: tensors of the state dict that the network does not have.
+        reshaped: tensors of another shape.
+    """
+
+    missing: set[str]
+    unexpected: set[str]
+    reshaped: set[str]
+
+
+def report(net: nn.Module) -> LoadReport | None:
+    """Return the report of the start weights that a network was built with; None without start weights."""
+    found: LoadReport | None = vars(net).get(_REPORT)
+    return found
+
+
+def set_report(net: nn.Module, done: LoadReport) -> None:
+    """Keep the report of a network's start weights, and log it unless the file is simply the network's state dict."""
+    vars(net)[_REPORT] = done
+    if done != LoadReport(done.tensors, done.entry):
+        log.info("Start weights: %s.", done)
+
+
+def read(backbone: BackboneSpec, net: nn.Module, weights: str, key: str | None = None) -> StartWeights:
     """Return the weights for a published name or a file.
+
+    Args:
+        net: the network, whose names the weights have, possibly with a common prefix.
+        key: entry of the file that contains the weights, as for `checkpoint_files.select`.
 
     Raises:
         ModelError: if the name is unknown, the file missing or unreadable, or published weights are unavailable.
     """
     if backbone.pretrained is not None and weights == "default":
-        return StartWeights(backbone.pretrained(), {})
+        state = backbone.pretrained()
+        return StartWeights(state, report=LoadReport(len(state)))
     entry = published_entry(backbone.name, weights)
     if entry is not None:
-        return read_file(fetch(backbone.name, entry))
+        return read_file(fetch(backbone.name, entry), net.state_dict())
     if not Path(weights).is_file():
         known = "default" if backbone.pretrained else ", ".join(published(backbone.name)) or "none"
         raise ModelError(
             f"model.weights={weights} is neither a file nor published for {backbone.name}; published weights: {known}."
         )
-    return read_file(Path(weights))
+    return read_file(Path(weights), net.state_dict(), key)
 
 
-def read_file(path: Path) -> StartWeights:
-    """Return the weights in a file, without the prefixes of DataParallel and torch.compile.
+def read_file(path: Path, own: Iterable[str], key: str | None = None) -> StartWeights:
+    """Return the weights in a file.
 
-    Only tensors and plain values are loaded, never code.
+    Args:
+        own: names of the network's tensors.
+        key: entry of the file that contains the weights, as for `checkpoint_files.select`.
 
     Raises:
-        ModelError: if the file is missing or unreadable, or contains anything else.
+        ModelError: if the file is missing or unreadable, or contains no state dict or several.
     """
-    if not path.is_file():
-        raise ModelError(f"There is no weights file {path}.")
-    content = _load_file(path)
-    state: Any = content
-    if isinstance(content, dict):
-        state = content.get("model", content.get("state_dict", content))
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise ModelError(f"The weights file {path} does not contain a state dict of tensors.")
-    for key, value in state.items():
-        if value.is_complex() or value.layout != torch.strided or value.is_meta:
-            raise ModelError(f"{key} in the weights file {path} is not an ordinary tensor of real numbers.")
-    named = OrderedDict((_PREFIX.sub("", key), value) for key, value in state.items())
-    return StartWeights(_with_versions(named, state), _recorded_attention(content))
-
-
-def _load_file(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise ModelError(f"{path} needs the package safetensors: pip install safetensors.") from error
-    except Exception as error:  # torch.load raises many kinds of exceptions for foreign files
-        raise ModelError(
-            f"The weights file {path} cannot be read: it is damaged, or contains something other than tensors and "
-            "plain values."
-        ) from error
+    content = checkpoint_files.read(path)
+    attention = _recorded_attention(content)
+    chosen = checkpoint_files.select(content["model"] if attention else content, set(own), path, key)
+    done = LoadReport(
+        len(chosen.state),
+        "model" if attention else chosen.entry,
+        chosen.prefix,
+        chosen.is_average,
+        len(chosen.ignored),
+    )
+    return StartWeights(chosen.state, attention, done)
 
 
 def _recorded_attention(content: Any) -> dict[str, Any]:
@@ -145,46 +206,150 @@ def require_same_attention(weights: StartWeights, name: str, kind: str, options:
         )
 
 
-def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head: bool = True) -> bool:
-    """Load weights by this module's rules. If allowed, heads for other classes keep their random initialization.
+def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head: bool = True) -> StateDict:
+    """Load weights into a network without attention, and initialize its head if they have none for its classes.
+
+    Args:
+        new_head: whether to initialize the head anew in this case; otherwise it is an error.
 
     Returns:
-        True if the state dict contains the attention's parameters.
+        The tensors that the network does not have, such as those of attention.
 
     Raises:
-        ModelError: if tensors are missing, unexpected or of another shape; the error lists the first of each kind.
+        ModelError: if tensors are missing or of another shape; the error lists the first of each kind.
     """
-    own, state = net.state_dict(), weights.state
-    versions = state if hasattr(state, "_metadata") else own
-    # Files from before PyTorch 0.4.1 have no batch counters, and other repositories' attention has no gain.
-    needed = {key for key in own if not key.endswith(("num_batches_tracked", ".gain"))}
-    attention = needed - plain_state(net).keys()
+    layers, own = backbone.head_layers(net), net.state_dict()
+    state = _with_own_head(_with_torchvision_names(net, weights.state), own, layers)
+    fit = copy_tensors(net, state)
+    auxiliary = _missing_auxiliary(own, layers[1:], fit.missing)
+    new = tuple(name for name in layers if f"{name}.weight" in fit.missing and name.partition(".")[0] not in auxiliary)
+    if new and not new_head:
+        classes = own[f"{new[0]}.weight"].shape[0]
+        raise ModelError(f"The weights do not fit {backbone.name}: they have no head ({new[0]}) for {classes} classes.")
+    allowed = tuple(f"{name}." for name in (*new, *auxiliary))
+    missing = {key for key in fit.missing if not key.startswith(allowed)}
+    if missing or fit.reshaped:
+        refuse(backbone.name, missing=missing, unexpected=fit.unexpected, reshaped=fit.reshaped)
+    heads.initialize(net, new)
+    taken = len(state) - len(fit.unexpected)
+    std = heads.STD if new else None
+    done = replace(weights.report, tensors=taken, new_head=new, new_head_std=std, new_auxiliary=auxiliary)
+    set_report(net, done)
+    return {key: state[key] for key in state if key in fit.unexpected}
+
+
+def load_attention(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, rest: StateDict) -> bool:
+    """Load the weights of attention into a network after its insertion.
+
+    Args:
+        rest: result of `load`.
+
+    Returns:
+        True if `rest` contains the attention's parameters.
+
+    Raises:
+        ModelError: if `rest` contains other tensors, or a part of attention's only.
+    """
+    own = net.state_dict()
+    plain = plain_state(net)
+    added = [key for key in own if key not in plain]
+    needed = {key for key in added if not key.endswith(_OPTIONAL)}
     if weights.is_of_earlier_version:
-        state = _with_current_names(state, [key for key in own if key in attention or key.endswith(".gain")], own)
-    reshaped = {key for key in state if key in own and state[key].shape != own[key].shape}
-    heads = {f"{head}.{part}" for head in backbone.heads for part in ("weight", "bias")}
-    is_head_alone = reshaped and all(k in heads and state[k].shape[1:] == own[k].shape[1:] for k in reshaped)
-    if new_head and is_head_alone:
-        log.warning(
-            "The head (%s) is re-initialized: the weights have a different number of classes.", backbone.heads[0]
-        )
-        state = {key: value for key, value in state.items() if key not in heads}
-        needed -= heads
-        reshaped = set()
-    missing = needed - state.keys()
-    has_attention = not missing & attention
-    if missing >= attention:
-        missing -= attention
-    refuse(backbone.name, missing=missing, unexpected=state.keys() - own.keys(), reshaped=reshaped)
-    net.load_state_dict(_with_versions(OrderedDict(state), versions), strict=False)
-    return has_attention
+        rest = _with_current_names(rest, added, own)
+    fitting = {key for key in rest if key in added and rest[key].shape == own[key].shape}
+    missing = needed - rest.keys()
+    refuse(
+        backbone.name,
+        missing=missing if missing < needed else set(),
+        unexpected=rest.keys() - set(added),
+        reshaped={key for key in rest if key in added} - fitting,
+    )
+    with torch.no_grad():
+        for key, value in rest.items():
+            own[key].copy_(value)
+    return bool(needed) and not missing
 
 
-def _with_versions(state: OrderedDict[str, Tensor], source: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Copy the module versions from another state dict, because MNASNet's loading depends on its version."""
+def copy_tensors(net: nn.Module, state: StateDict) -> Fit:
+    """Load a state dict by the network's own rules, which may rename its keys, and return the differences.
+
+    Raises:
+        ModelError: if a tensor that the network renames has another shape.
+    """
+    reshaped: set[str] = set()
+    try:
+        found = net.load_state_dict(_versioned(state, net), strict=False)
+    except RuntimeError:  # for tensors of another shape, after loading the others
+        own = net.state_dict()
+        reshaped = {key for key, value in state.items() if key in own and value.shape != own[key].shape}
+        try:
+            found = net.load_state_dict(_versioned(without(state, reshaped), net), strict=False)
+        except RuntimeError as error:
+            raise ModelError(f"The weights do not fit {type(net).__name__}: {' '.join(str(error).split())}") from error
+    missing = {key for key in found.missing_keys if not key.endswith(_OPTIONAL)}
+    return Fit(missing - reshaped, set(found.unexpected_keys), reshaped)
+
+
+def _versioned(state: StateDict, net: nn.Module) -> StateDict:
+    """Return a copy of a state dict with its module versions; if it has none, with the network's own (for MNASNet)."""
+    versioned = _like(state, state)
+    if not hasattr(versioned, "_metadata"):
+        setattr(versioned, "_metadata", {"": {"version": net._version}})  # noqa: B010 (unknown to mypy)
+    return versioned
+
+
+def _with_torchvision_names(net: nn.Module, state: StateDict) -> StateDict:
+    """Rename the keys of torchvision's published DenseNets, which its constructor renames, not `load_state_dict`."""
+    if not isinstance(net, densenet.DenseNet):
+        return state
+    renamed = _like(state, state)
+    nothing = SimpleNamespace(load_state_dict=lambda _: None)
+    densenet._load_state_dict(nothing, SimpleNamespace(get_state_dict=lambda **_: renamed), progress=False)
+    return renamed
+
+
+def _with_own_head(state: StateDict, own: StateDict, layers: Sequence[str]) -> StateDict:
+    """Return a state dict without a head for other classes, and with a head of the same shape under the own name.
+
+    The head may be nested (`fc.1.weight`) or not (`classifier.weight`) where the network's is the other way round.
+    """
+    names = [f"{layer}.{part}" for layer in layers for part in ("weight", "bias") if f"{layer}.{part}" in own]
+    if any(name in state and state[name].shape != own[name].shape for name in names):
+        return without(state, names)
+    if not layers or f"{layers[0]}.weight" in state:
+        return state
+    main, container = layers[0], layers[0].rpartition(".")[0]
+    around = (f"{main}.", f"{container}.") if container else (f"{main}.",)
+    foreign = {key: value for key, value in state.items() if key not in own and key.startswith(around)}
+    rest = {key: value for key, value in state.items() if key not in foreign}
+    found = {f"{main}.{key.rpartition('.')[2]}": value for key, value in foreign.items()}
+    wanted = {name: own[name].shape for name in names if name.startswith(f"{main}.")}
+    if len(found) == len(foreign) and {name: value.shape for name, value in found.items()} == wanted:
+        rest |= found
+    return _like(rest, state)
+
+
+def without(state: StateDict, keys: Collection[str]) -> StateDict:
+    """Return a state dict without some keys, with its module versions."""
+    return _like({key: value for key, value in state.items() if key not in keys}, state)
+
+
+def _like(state: StateDict, source: StateDict) -> StateDict:
+    """Return a state dict with the module versions of its source, if it has any."""
+    copied: StateDict = OrderedDict(state)
     if hasattr(source, "_metadata"):
-        setattr(state, "_metadata", source._metadata)  # noqa: B010 (unknown to mypy)
-    return state
+        setattr(copied, "_metadata", source._metadata)  # noqa: B010 (unknown to mypy)
+    return copied
+
+
+def _missing_auxiliary(own: StateDict, layers: Sequence[str], missing: Set[str]) -> tuple[str, ...]:
+    """Return the auxiliary classifiers, given by their output layers, of which the weights have nothing."""
+    names = dict.fromkeys(layer.partition(".")[0] for layer in layers)
+    return tuple(
+        name
+        for name in names
+        if all(key in missing for key in own if key.startswith(f"{name}.") and not key.endswith(_OPTIONAL))
+    )
 
 
 def _with_current_names(state: StateDict, attention: list[str], own: StateDict) -> StateDict:
@@ -214,7 +379,7 @@ def _part(key: str) -> str:
 def refuse(name: str, **problems: Set[str]) -> None:
     found = [f"{kind}: {_some(sorted(keys))}" for kind, keys in problems.items() if keys]
     if found:
-        raise ModelError(f"The weights do not fit {name}; {'; '.join(found)}.")
+        raise ModelError(f"The weights do not fit {name}; {'; '.join(found)}. Build the network that they belong to.")
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -19,13 +19,18 @@ from engine import cli
 from engine.logging import print_line
 from engine.runs import checkpoint
 from models import convert, factory, weights
+from models.attention import network
 
 
 def convert_official(model: str, source: str, target: str) -> None:
-    state = convert.convert(weights.read_file(Path(source)).state)
     backbone, _ = factory.parse(model)
-    net = models.build(model, "cbam", mlp_bias=True, spatial_norm=True)
-    weights.load(net, backbone, weights.StartWeights(state, {}))
+    net = backbone.build(1000)
+    state = convert.convert(weights.read_file(Path(source), net.state_dict()).state)
+    start = weights.StartWeights(state)
+    rest = weights.load(net, backbone, start)
+    options: dict[str, object] = {"mlp_bias": True, "spatial_norm": True}
+    network.insert(net, "cbam", backbone.places(net), options, backbone.image_size)
+    weights.load_attention(net, backbone, start, rest)
     checkpoint.save({"model": state}, Path(target))
     print_line(f"{target}: use it as model={model} attention=cbam_official model.weights={target}")
 

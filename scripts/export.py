@@ -41,6 +41,8 @@ def run(config: ExportConfig) -> None:
         num_classes=config.classes,
         image_size=config.image_size,
         new_head=False,
+        head=config.model.head,
+        weights_key=config.model.weights_key,
         **config.attention.arguments(),
     )
     difference = export(model, config.image_size, Path(config.file))

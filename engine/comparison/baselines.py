@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from engine.comparison.entry import START_WEIGHTS, TableEntry
 from engine.errors import UserError
 
+# Keys of the start weights, which differ between networks.
+_OF_NETWORK = ("model.weights", "model.head", "preprocessing.")
+
 
 def config_mismatches(entries: Sequence[TableEntry], allow_mixed: bool) -> list[str]:
     """Return the differences of each entry's recipe from that of the table's first run; empty if there are none.
@@ -41,7 +44,7 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
         return False
     if key == START_WEIGHTS:  # the head's initialization depends on the seed
         return all(one.row[name] == other.row[name] for name in ("model", "seed"))
-    return key != "model.weights" or bool(one.row["model"] == other.row["model"])
+    return not key.startswith(_OF_NETWORK) or bool(one.row["model"] == other.row["model"])
 
 
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:

@@ -18,6 +18,9 @@ class ModelConfig:
     factory: str | None = None  # for library=custom: package.module:function, which takes num_classes
     attention: str = "none"  # set by attention=KIND: a kind of configs/attention_kinds.yaml
     weights: str | None = None  # published name (`default` for timm), path of a file, or null for random weights
+    # Entry of the file that contains the weights, or their prefix; null: found, a moving average if there is one.
+    weights_key: str | None = None
+    head: str | None = None  # name of the layer with an output for each class; null: found
 
     def check(self) -> None:
         one_of("model.library", self.library, ("torchvision", "timm", "custom"))
@@ -25,6 +28,8 @@ class ModelConfig:
             raise UserError(f"model=custom needs model.factory=package.module:function; got {self.factory or 'none'}.")
         if self.library != "custom" and self.factory is not None:
             raise UserError(f"model.factory={self.factory} needs model=custom.")
+        if self.weights_key is not None and self.weights is None:
+            raise UserError(f"model.weights_key={self.weights_key} needs model.weights=FILE.")
 
     @property
     def network(self) -> str:

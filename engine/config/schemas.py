@@ -13,6 +13,7 @@ from engine.config.checks import at_least, between, filled, one_of
 from engine.config.data import DataConfig
 from engine.config.detector import DetectorConfig
 from engine.config.model import ModelConfig
+from engine.config.preprocessing import PreprocessingConfig
 from engine.config.recipe import CLASSIFICATION_KEYS, RecipeConfig
 from engine.config.runtime import RunConfig, RunsConfig, RuntimeConfig
 from engine.errors import UserError
@@ -26,13 +27,15 @@ class TrainConfig:
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     data: DataConfig = field(default_factory=DataConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     run: RunConfig = field(default_factory=RunConfig)
     seed: int = 51
 
     def check(self) -> None:
-        for part in (self.model, self.data, self.detector, self.recipe, self.runtime, self.run):
+        parts = (self.model, self.data, self.detector, self.preprocessing, self.recipe, self.runtime, self.run)
+        for part in parts:
             part.check()
         self._check_detector()
         self._check_attention()
@@ -61,6 +64,8 @@ class TrainConfig:
                 )
         if self.recipe.box_augment == "multi_scale" and self.detector.architecture in ("ssd", "ssdlite"):
             raise UserError("recipe.box_augment=multi_scale needs detector=faster_rcnn; SSD has one image size.")
+        if detects and not self.preprocessing.is_default:
+            raise UserError(f"The keys of preprocessing are for classification only; {label} has boxes.")
         if not detects and self.attention.at != "backbone":
             raise UserError(f"attention.at={self.attention.at} needs a detector; {label} has no boxes.")
 
@@ -151,15 +156,19 @@ class EvaluateConfig:
     """One comparison table."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)  # of `published` networks
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     table: TableConfig = field(default_factory=TableConfig)
     run: RunsConfig = field(default_factory=RunsConfig)
     runs: list[str] | None = None  # run directories; null: all finished runs on this data set, or on its trained_on
-    published: list[str] = field(default_factory=list)  # backbones to evaluate with their unmodified published weights
-    weights: str | None = None  # name of the published weights; null: IMAGENET1K_V1, or COCO_V1 for detectors
+    # Networks to evaluate without training: resnet50, timm/NAME or package.module:function.
+    published: list[str] = field(default_factory=list)
+    # Their weights: a published name or a file; null: IMAGENET1K_V1, `default` for timm, or COCO_V1 for detectors.
+    weights: str | None = None
+    weights_key: str | None = None  # entry of the file, as for model.weights_key
 
     def check(self) -> None:
-        for part in (self.data, self.runtime, self.table):
+        for part in (self.data, self.preprocessing, self.runtime, self.table):
             part.check()
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from engine.config.data import DataConfig
+from engine.config.preprocessing import PreprocessingConfig
 from engine.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -70,6 +71,16 @@ class Preprocessing:
             interpolation=transforms.interpolation.value,
             mean=tuple(transforms.mean),
             std=tuple(transforms.std),
+        )
+
+    def adjusted(self, keys: PreprocessingConfig) -> "Preprocessing":
+        """Return the preprocessing with the configured values in place of its own."""
+        return replace(
+            self,
+            resize=self.resize if keys.crop_ratio is None else int(self.crop / keys.crop_ratio),  # as timm rounds
+            interpolation=keys.interpolation or self.interpolation,
+            mean=tuple(keys.mean or self.mean),
+            std=tuple(keys.std or self.std),
         )
 
     @classmethod

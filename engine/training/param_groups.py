@@ -52,8 +52,17 @@ def freeze(model: nn.Module, parts: NetworkParts, recipe: RecipeConfig) -> list[
         The frozen norms, which have to stay in evaluation mode to keep their running statistics.
 
     Raises:
-        UserError: if the recipe sets last_norms_lr_factor but the network has no such norm.
+        UserError: if the recipe treats the head or the last norms differently but the network has none that is known.
     """
+    for key, is_set in (
+        (f"train={recipe.train}", "head" in _LEARNING.get(recipe.train, ())),
+        (f"head_lr_factor={recipe.head_lr_factor:g}", recipe.head_lr_factor != 1),
+    ):
+        if is_set and not parts.head:
+            raise UserError(
+                f"recipe.{key} needs the network's head, which was not found because no single linear layer produces "
+                "the output; set model.head=NAME to the name of the layer with an output for each class."
+            )
     if recipe.last_norms_lr_factor != 1 and not parts.last_norms:
         raise UserError(
             "recipe.last_norms_lr_factor is set, but there is no norm where attention would be; leave it out."

@@ -44,6 +44,7 @@ def initial_record(
     data: AnyDataset,
     model: nn.Module,
     backbone_sha256: str,
+    loading: Any | None,
     preprocessing: Preprocessing,
     device: torch.device,
     group: ProcessGroup,
@@ -53,6 +54,7 @@ def initial_record(
     Args:
         model: model with its start weights.
         backbone_sha256: digest of the model's start weights without attention.
+        loading: dataclass of what the model took from its start weights; None if it did not read any.
         preprocessing: preprocessing of the images in evaluation.
     """
     annotations = {}
@@ -78,6 +80,7 @@ def initial_record(
         "gflops": complexity.gflops(model, preprocessing.crop),
         "preprocessing": asdict(preprocessing),
         "start_weights": config.start_weights,
+        "start_weights_loading": None if loading is None else asdict(loading),
         "start_weights_sha256": checkpoint.sha256(model.state_dict()),
         "backbone_start_sha256": backbone_sha256,
         "processes": group.world_size,
@@ -205,6 +208,7 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
     return {
         "start_weights_sha256": before["start_weights_sha256"],
         "backbone_start_sha256": before.get("backbone_start_sha256"),  # None in a run of an earlier version
+        "start_weights_loading": before.get("start_weights_loading"),  # the same
         "earlier_origins": earlier,
     }
 
@@ -222,6 +226,7 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
         f"data   {record['data']}: {record['train_images']:,} training and {record['val_images']:,} validation images, "
         f"{record['classes']} classes, {record['preprocessing']['crop']} px"
     )
+    log.info(f"input  {_input(record['preprocessing'])}{_unpublished(config)}")
     log.info(
         f"recipe epochs {recipe.epochs}, batch {recipe.batch_size}{'' if micro_batch == recipe.batch_size else split}, "
         f"peak lr {recipe.lr}, seed {config.seed}; {runtime.precision} on {record['device']}"
@@ -235,3 +240,16 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
     log.info(f"into   {run.directory}")
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
+
+
+def _input(values: Mapping[str, Any]) -> str:
+    mean, std = (" ".join(f"{value:.4g}" for value in values[key]) for key in ("mean", "std"))
+    return f"{values['crop']} px of {values['resize']} px, {values['interpolation']}, mean {mean}, std {std}"
+
+
+def _unpublished(config: TrainConfig) -> str:
+    """Return the advice for a weights file, which does not contain its preprocessing."""
+    named, keys = config.model.library == "timm", config.preprocessing
+    if config.model.weights is None or named or not Path(config.model.weights).is_file() or keys.mean or keys.std:
+        return ""
+    return "; if the weights need other values, set preprocessing.mean and preprocessing.std"

@@ -31,7 +31,10 @@ def test_head_for_other_classes_is_reinitialized(name: str, tmp_path: Path, capl
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
     with caplog.at_level(logging.INFO):
         net = models.build(f"{name}_cbam", weights=str(tmp_path / "weights.pt"), num_classes=7)
-    assert "is re-initialized" in caplog.text
+    head = {"resnet18": "fc", "vgg11": "classifier.6", "mobilenet_v2": "classifier.1"}.get(name, "classifier.3")
+    assert f"head ({head}) new" in caplog.text
+    assert 0.009 < net.get_submodule(head).weight.std() < 0.011
+    assert not net.get_submodule(head).bias.any()
     assert net(torch.randn(2, 3, 64, 64)).shape == (2, 7)
 
 
@@ -234,4 +237,4 @@ def test_an_absent_file_is_not_called_damaged(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")  # reading it would wait for ever
     for name in ("absent.pt", "pipe.pt"):
         with pytest.raises(models.ModelError, match=rf"There is no weights file .*{name}\."):
-            weights.read_file(tmp_path / name)
+            weights.read_file(tmp_path / name, [])
