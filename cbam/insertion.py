@@ -48,6 +48,7 @@ def insert(
     after: str | Sequence[str],
     start: str = "identity",
     image_size: int = 224,
+    image_channels: int | None = None,
     **options: object,
 ) -> list[Insertion]:
     """Insert CBAM after modules of a network, in place.
@@ -63,6 +64,7 @@ def insert(
             `output="residual"`, up to rounding); `random` initializes the gates as PyTorch initializes convolutions, in
             the order of the modules.
         image_size: side of the square image on which a copy of the network is run, pixels.
+        image_channels: channels of this image; None to try those of the first convolution, 3 and 1.
         options: keyword arguments of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
 
     Returns:
@@ -84,7 +86,7 @@ def insert(
             layer.init_identity_()
         return layer
 
-    return insert_layer(net, after, make_layer, image_size)
+    return insert_layer(net, after, make_layer, image_size, image_channels)
 
 
 def insert_layer(
@@ -92,13 +94,14 @@ def insert_layer(
     after: str | Sequence[str],
     make_layer: Callable[[int], nn.Module],
     image_size: int = 224,
+    image_channels: int | None = None,
 ) -> list[Insertion]:
     """Insert a layer [N, C, H, W] -> [N, C, H, W] after modules of a network, in place.
 
     `make_layer` is called with each module's number of output channels, in the order of the modules. Otherwise
     equivalent to `insert`.
     """
-    insertions = places(net, after, image_size)
+    insertions = places(net, after, image_size, image_channels)
     layers = [make_layer(insertion.channels) for insertion in insertions]  # all of them, before the network changes
     for insertion, layer in zip(insertions, layers, strict=True):
         module = net.get_submodule(insertion.name)
@@ -109,11 +112,16 @@ def insert_layer(
     return insertions
 
 
-def places(net: nn.Module, after: str | Sequence[str] | None = None, image_size: int = 224) -> list[Insertion]:
+def places(
+    net: nn.Module,
+    after: str | Sequence[str] | None = None,
+    image_size: int = 224,
+    image_channels: int | None = None,
+) -> list[Insertion]:
     """Return the result of `insert`, or raise its error, without changing the network.
 
     Args:
-        net, image_size: as for `insert`.
+        net, image_size, image_channels: as for `insert`.
         after: as for `insert`; None suggests places for the CNNs of torchvision and timm, also inside a detector or a
             segmentation network (`cbam.families`).
     """
@@ -128,7 +136,7 @@ def places(net: nn.Module, after: str | Sequence[str] | None = None, image_size:
     names = _matching_names(net, after)
     for name in names:
         _require_free(name, net.get_submodule(name))
-    shapes = probe.output_shapes(net, names, image_size)
+    shapes = probe.output_shapes(net, names, image_size, image_channels)
     return [Insertion(name, shapes[name][1], (shapes[name][2], shapes[name][3])) for name in names]
 
 

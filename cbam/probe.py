@@ -5,6 +5,7 @@ they detect a module after which attention would not run exactly once on a map [
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -40,8 +41,10 @@ class _StandIn(nn.Module):
         return output
 
 
-def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shapes:
+def output_shapes(net: nn.Module, names: Sequence[str], image_size: int, image_channels: int | None = None) -> Shapes:
     """Return the output shape of each module, [1, C, H, W], for a square image.
+
+    Without `image_channels`, images with the channels of the first convolution, 3 channels and 1 channel are tried.
 
     Only a copy of the network is run: parameters, buffers, modes, hooks and the state of the random number generators
     are unchanged.
@@ -50,21 +53,27 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shap
         InsertionError: if the network cannot be run, or a module does not output exactly one map [N, C, H, W] in a
             forward pass.
     """
-    for device in ("meta", "cpu"):  # the CPU for networks whose forward pass depends on values
+    channels = [image_channels] if image_channels else list(dict.fromkeys([_first_channels(net), 3, 1]))
+    failures: list[Exception] = []
+    # The CPU is for networks whose forward pass depends on values.
+    for device, planes in itertools.product(("meta", "cpu"), channels):
         try:
-            square = _run(net, names, device, image_size, image_size)
+            square = _run(net, names, device, (planes, image_size, image_size))
             break
         except InsertionError:
             raise
         except Exception as error:  # the network's own code may raise anything
-            failure = error
+            failures.append(error)
     else:
+        first = failures[len(channels)]  # on the CPU
+        tried = " or ".join(map(str, channels))
         raise InsertionError(
-            f"The network cannot be run on one image of {image_size}x{image_size} pixels "
-            f"({type(failure).__name__}: {failure}); set image_size, or insert into the submodule that takes an image."
-        ) from failure
+            f"The network cannot be run on one image of {image_size}x{image_size} pixels and {tried} channels "
+            f"({type(first).__name__}: {first}); set image_size or image_channels, or insert into the submodule that "
+            "takes an image."
+        ) from first
     try:
-        narrow = _run(net, names, device, image_size, max(image_size - 32, image_size * 6 // 7))
+        narrow = _run(net, names, device, (planes, image_size, max(image_size - 32, image_size * 6 // 7)))
     except Exception:  # a network for square images only
         narrow = square
     for name in names:
@@ -76,13 +85,14 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int) -> Shap
     return square
 
 
-def _run(net: nn.Module, names: Sequence[str], device: str, height: int, width: int) -> Shapes:
+def _run(net: nn.Module, names: Sequence[str], device: str, image: tuple[int, int, int]) -> Shapes:
+    """Run a copy of the network on an image of a shape [C, H, W]."""
     twin = _copy(net, device).eval()
     stand_ins = {name: _StandIn(name) for name in names}
     for name, stand_in in stand_ins.items():
         attach(twin.get_submodule(name), stand_in)
     with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device(device):
-        twin(torch.zeros(1, _image_channels(net), height, width, dtype=_dtype(net)))
+        twin(torch.zeros(1, *image, dtype=_dtype(net)))
     shapes = {}
     for name, stand_in in stand_ins.items():
         if stand_in.shape is None:
@@ -109,7 +119,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def _image_channels(net: nn.Module) -> int:
+def _first_channels(net: nn.Module) -> int:
     return next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), 3)
 
 

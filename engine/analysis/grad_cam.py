@@ -56,7 +56,10 @@ def compute_maps(
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
         with torch.enable_grad(), gate_stats.record_gates(gate_modules) as seen:
-            logits = model(normalize(images, way)).float()
+            # The images' gradient makes that of the map available even if all parameters are frozen. The clone is not a
+            # leaf, because a network may change its input in place.
+            inputs = normalize(images, way).requires_grad_().clone()
+            logits = model(inputs).float()
     finally:
         for hook in hooks:
             hook.remove()

@@ -34,7 +34,7 @@ def insert(
         return layers[-1]
 
     try:
-        cbam.insert_layer(net, after, append_layer, image_size)
+        cbam.insert_layer(net, after, append_layer, image_size, image_channels=3)
     except cbam.InsertionError as error:
         raise ModelError(f"Attention '{kind}' cannot be built: {error}") from error
     return layers
