@@ -3,6 +3,7 @@
     python evaluate.py data=imagenet                               # every finished run under runs/imagenet
     python evaluate.py data=imagenet runs=[DIR,DIR]                # these runs
     python evaluate.py data=imagenet published=[resnet50,vgg16]    # published weights as they are, no run needed
+    python evaluate.py data=imagenet published=[timm/NAME] weights=FILE    # a file's weights, of any network
     python evaluate.py data=coco published=[resnet50,vgg16]        # published detectors on these backbones
     python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
     python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
@@ -81,7 +82,11 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
 
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
     """Return the data set; for ImageNet-C, one for each corruption and severity."""
-    return [task.open()] if config.data.trained_on is None else open_evaluation_sets(config.data)
+    return (
+        [task.open(needs_training_images=False)]
+        if config.data.trained_on is None
+        else open_evaluation_sets(config.data)
+    )
 
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:
@@ -112,29 +117,56 @@ def published_start(config: TrainConfig) -> Any | None:
 
 
 def published_entries(name: str, task: Task, config: EvaluateConfig, classes: Sequence[str]) -> list[TableEntry]:
-    """Return the entries of a backbone's unmodified published weights: one network, or its detectors."""
-    if name not in models.names():
-        raise UserError(f"published={name} is not a backbone; choose one of {', '.join(models.names())}.")
+    """Return the entries of a network without training: the network itself, or the published detectors on it."""
+    is_other = name.startswith("timm/") or ":" in name
+    if name not in models.names() and not (is_other and isinstance(task, Classification)):
+        raise UserError(
+            f"published={name} is not a backbone; choose one of {', '.join(models.names())}"
+            + (", timm/NAME or package.module:function." if isinstance(task, Classification) else ".")
+        )
     if isinstance(task, Detection):
         return published_detectors(name, task, config, classes)
     return [published_network(name, task, config)]
 
 
 def published_network(name: str, task: Task, config: EvaluateConfig) -> TableEntry:
-    """Return the entry of a network with its unmodified published weights."""
-    weights = config.weights or "IMAGENET1K_V1"
+    """Return the entry of a network without training, with its published weights, a file's or its function's."""
+    weights = config.weights or default_weights(name)
     entry = models.published_entry(name, weights)
-    if entry is None:
-        known = ", ".join(models.published(name)) or "none"
-        raise UserError(f"weights={weights} are not published for {name}; published weights: {known}.")
-    classes = len(entry.meta["categories"])
+    classes = transfer.trained_classes(config.data) if entry is None else len(entry.meta["categories"])
     if config.data.trained_on is None and config.data.num_classes != classes:
         raise UserError(
             f"The published weights of {name} have {classes} classes, but {config.data.label} has "
             f"{config.data.num_classes}. Remove published=[{name}] or fine-tune it."
         )
-    model = models.build(name, weights=weights)
-    return TableEntry.of_published(name, model, task, entry, config.data)
+    model = models.build(
+        name,
+        weights=weights,
+        num_classes=classes,
+        new_head=False,
+        image_size=config.data.image_size,
+        weights_key=config.weights_key,
+    )
+    transforms = models.transforms(name, weights)
+    default = task.preprocessing(None) if transforms is None else task.published_preprocessing(transforms)
+    preprocessing = default.adjusted(config.preprocessing)
+    return TableEntry.of_published(name, model, task, config.data, preprocessing, source(name, weights, entry), entry)
+
+
+def default_weights(name: str) -> str | None:
+    """Return the weights of `published` without `weights=`; None for those that a user's function loads itself."""
+    if ":" in name:
+        return None
+    return "default" if name.startswith("timm/") else "IMAGENET1K_V1"
+
+
+def source(name: str, weights: str | None, entry: Any | None) -> str:
+    """Return the origin of the weights of a network without training."""
+    if entry is not None:
+        return f"torchvision {entry.name}"
+    if weights is None:
+        return name
+    return f"timm {weights}" if weights == "default" else Path(weights).name
 
 
 def published_detectors(name: str, task: Detection, config: EvaluateConfig, classes: Sequence[str]) -> list[TableEntry]:
@@ -152,7 +184,11 @@ def published_detectors(name: str, task: Detection, config: EvaluateConfig, clas
         detector = replace(detector_preset(architecture), weights=weights)
         model = models.build_detector(models.DetectorSpec(**detector.options), name, classes=classes)
         own_task = replace(task, detector=detector)
-        entries.append(TableEntry.of_published(name, model, own_task, entry, config.data, detector.name))
+        preprocessing = own_task.published_preprocessing(entry.transforms())
+        origin = source(name, weights, entry)
+        entries.append(
+            TableEntry.of_published(name, model, own_task, config.data, preprocessing, origin, entry, detector.name)
+        )
     if not entries:
         known = ", ".join(one for one in models.names() if models.published_detectors(one))
         raise UserError(

@@ -8,6 +8,7 @@ from torch import nn
 
 from engine.analysis import complexity
 from engine.config.data import DataConfig
+from engine.config.model import label
 from engine.config.schemas import TrainConfig
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
@@ -86,17 +87,26 @@ class TableEntry:
 
     @classmethod
     def of_published(
-        cls, name: str, model: nn.Module, task: Task, entry: Any, data: DataConfig, detector: str | None = None
+        cls,
+        name: str,
+        model: nn.Module,
+        task: Task,
+        data: DataConfig,
+        preprocessing: Preprocessing,
+        source: str,
+        entry: Any | None = None,
+        detector: str | None = None,
     ) -> "TableEntry":
-        """Return the entry of published weights.
+        """Return the entry of a network that was not trained here.
 
         Args:
-            entry: torchvision's entry for the weights.
+            name: the network's name for `models.build`.
+            source: origin of its weights.
+            entry: torchvision's entry for the weights; None if they are not published.
             detector: name of the detector's preset; None for classification.
         """
-        preprocessing = task.published_preprocessing(entry.transforms())
         row = {
-            "model": name,
+            "model": label(name),
             "attention": "none",
             "seed": None,
             "epochs": 0,
@@ -110,7 +120,7 @@ class TableEntry:
             f"{task.table_metrics[0]}_start": None,
             "recorded": None,
             "published": _published(task, entry, data, preprocessing),
-            "source": f"torchvision {entry.name}",
+            "source": f"{source} (sha256 {checkpoint.sha256(model.state_dict())[:16]})" if entry is None else source,
         }
         if detector is not None:
             row["detector"] = detector

@@ -51,11 +51,23 @@ def _class_names(entries: Sequence[TableEntry], data: DataConfig) -> list[str] |
                     f"{run.row['source']} and {runs[0].row['source']} were trained on different data ({key}); compare "
                     "networks that were trained on the same images."
                 )
-    if data.class_list is None:
-        return list(runs[0].record["class_names"]) if runs else None
+    if data.class_list is not None:
+        return _listed(data.class_list)
+    return list(runs[0].record["class_names"]) if runs else None
+
+
+def trained_classes(data: DataConfig) -> int:
+    """Return the number of outputs of networks that are evaluated without training."""
+    if data.trained_on is None:
+        return data.num_classes
+    return _IMAGENET_CLASSES if data.class_list is None else len(_listed(data.class_list))
+
+
+def _listed(file: str) -> list[str]:
+    """Return the class ids in a file."""
     try:
-        lines = Path(data.class_list).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.class_list={data.class_list} cannot be read ({error}).") from error
+        raise UserError(f"data.class_list={file} cannot be read ({error}).") from error
     # The first word: Kaggle's LOC_synset_mapping.txt has descriptions after it.
     return [line.split()[0] for line in lines if line.strip()]

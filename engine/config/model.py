@@ -39,4 +39,9 @@ class ModelConfig:
     @property
     def label(self) -> str:
         """The network's name in records, tables and run directories: `timm.convnext_atto`."""
-        return re.sub(r"[/:]", ".", self.network)
+        return label(self.network)
+
+
+def label(network: str) -> str:
+    """Return the name for records and tables of a name for `models.build`."""
+    return re.sub(r"[/:]", ".", network)

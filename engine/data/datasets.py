@@ -53,6 +53,10 @@ class Split:
             self.cache.put(index, image)
         return image
 
+    def without_images(self) -> "Split":
+        """Return an empty split of the same folder."""
+        return replace(self, files=self.files[:0], labels=self.labels[:0])
+
     def cached(self) -> "Split":
         """Return the same images with a cache, which skips images larger than the largest of 64 evenly spaced ones."""
         sample = np.linspace(0, len(self) - 1, 64).astype(int)
@@ -99,8 +103,11 @@ def require_same_fingerprint(fingerprint: str, group: ProcessGroup) -> None:
         )
 
 
-def open_dataset(config: DataConfig) -> Dataset:
+def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Dataset:
     """List the images of the configured data set; `shapes` is generated if it does not exist.
+
+    Args:
+        needs_training_images: if not, `val/` alone is enough.
 
     Raises:
         UserError: if the folder is missing, has a different layout, or lacks classes or images.
@@ -118,7 +125,8 @@ def open_dataset(config: DataConfig) -> Dataset:
             f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
             "or try data=shapes, which is generated locally."
         )
-    train_folder = root / "train"
+    has_train = needs_training_images or (root / "train").is_dir() or config.layout == "tiny_imagenet"
+    train_folder = root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)
     if len(available) != config.total_classes:
         raise UserError(
@@ -126,18 +134,22 @@ def open_dataset(config: DataConfig) -> Dataset:
             "set data.root to the whole data set, or data.total_classes to the number of folders."
         )
     classes = available[: config.num_classes]
-    if config.layout != "tiny_imagenet":
+    if has_train and config.layout != "tiny_imagenet":
         _require_same_classes(available, class_folder_names(root / "val"), root)
 
     def read() -> list[file_index.FileList]:
+        if not has_train:
+            return [file_index.class_folders(root, "val", classes)]
         train = file_index.class_folders(root, "train", classes)
         if config.layout != "tiny_imagenet":
             return [train, file_index.class_folders(root, "val", classes)]
         annotated = list(_annotated_files(root / "val", classes, available))
         return [train, file_index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
 
-    found = file_index.build_file_index(root, f"{config.layout} {' '.join(classes)}", read)
-    train, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
+    key = f"{config.layout}{'' if has_train else ' val'} {' '.join(classes)}"
+    found = file_index.build_file_index(root, key, read)
+    *train_part, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
+    train = train_part[0] if train_part else val.without_images()
     if not len(val):
         raise UserError(f"{root} lists no validation images of the selected classes.")
     return Dataset(config.label, classes, train, val, found.fingerprint)

@@ -133,8 +133,11 @@ class Task(ABC):
         """Return the task of an evaluation."""
 
     @abstractmethod
-    def open(self) -> AnyDataset:
+    def open(self, needs_training_images: bool = True) -> AnyDataset:
         """Open the data set of the configuration.
+
+        Args:
+            needs_training_images: if not, a classification data set may consist of validation images alone.
 
         Raises:
             UserError: if it cannot be read.

@@ -195,8 +195,8 @@ class Classification(Task):
     def of_data(cls, data: DataConfig) -> "Classification":
         return cls(data)
 
-    def open(self) -> Dataset:
-        return open_dataset(self.data)
+    def open(self, needs_training_images: bool = True) -> Dataset:
+        return open_dataset(self.data, needs_training_images)
 
     @property
     def training_metrics(self) -> dict[str, float]:

@@ -106,7 +106,7 @@ class Detection(Task):
     def of_data(cls, data: DataConfig) -> Self:
         return cls(data)
 
-    def open(self) -> BoxDataset:
+    def open(self, needs_training_images: bool = True) -> BoxDataset:  # noqa: ARG002
         return open_boxes(self.data)
 
     @property
