@@ -108,3 +108,20 @@ def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) 
     assert_one_line(
         command("scripts/show_attention.py", "runs=nowhere", "target=predicted", *common), "no finished run"
     )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_cbam"])
+def test_frozen_networks_have_the_same_maps(name: str) -> None:
+    torch.manual_seed(0)
+    net = models.build(name, num_classes=3)
+    pixels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    trainable = grad_cam.compute_maps(net, models.gates(net), pixels, torch.tensor([0, 1]), WAY)
+    net.requires_grad_(False)
+    frozen = grad_cam.compute_maps(net, models.gates(net), pixels, torch.tensor([0, 1]), WAY)
+    assert trainable.cam.max() == 1
+    np.testing.assert_array_equal(frozen.cam, trainable.cam)
+
+
+def test_a_network_that_changes_its_input_has_maps() -> None:
+    net = nn.Sequential(nn.ReLU(inplace=True), Colors())
+    assert grad_cam.compute_maps(net, {}, images(), torch.tensor([0]), WAY).cam.max() == 1

@@ -90,3 +90,15 @@ def test_a_pipe_among_the_annotated_images_is_named(tiny_imagenet: Path, tmp_pat
     os.mkfifo(root / "val" / "images" / "val_3.JPEG")
     with pytest.raises(UserError, match=r"val_3\.JPEG is named like an image but is not a file; remove it"):
         open_dataset(config(root, total_classes=4, layout="tiny_imagenet"))
+
+
+def test_validation_images_alone_can_be_evaluated(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "val", tmp_path / "val")
+    data = open_dataset(config(tmp_path), needs_training_images=False)
+    whole = open_dataset(config(folders), needs_training_images=False)
+    assert data.classes == whole.classes
+    assert (len(data.train), len(data.val), len(whole.train)) == (0, 21, 48)
+    assert data.val.files.tolist() == whole.val.files.tolist()
+    assert whole.fingerprint == open_dataset(config(folders)).fingerprint
+    with pytest.raises(UserError, match=r"There is no folder .*train"):
+        open_dataset(config(tmp_path))

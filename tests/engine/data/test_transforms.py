@@ -14,6 +14,7 @@ from torchvision.io import write_png
 from torchvision.transforms.v2 import functional as F
 
 from engine.config.data import DataConfig
+from engine.config.preprocessing import PreprocessingConfig
 from engine.data import transforms
 from engine.data.datasets import open_dataset
 from engine.data.transforms import Preprocessing
@@ -109,3 +110,10 @@ def test_a_recorded_preprocessing_that_does_not_fit_is_named(values: dict[str, o
     assert Preprocessing.of_record(recorded, Path("record.json")) == Preprocessing(32, 32)
     with pytest.raises(UserError, match=r"preprocessing in record\.json is invalid \(.*\)\. Restore the file"):
         Preprocessing.of_record(recorded | values, Path("record.json"))
+
+
+def test_configured_values_replace_those_of_the_weights() -> None:
+    """timm's rounding: 224 / 0.9 is 248.9, and timm resizes to 248."""
+    mine = PreprocessingConfig(mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", crop_ratio=0.9)
+    assert Preprocessing(256, 224).adjusted(mine) == Preprocessing(248, 224, "bicubic", (0.5,) * 3, (0.25,) * 3)
+    assert Preprocessing(256, 224).adjusted(PreprocessingConfig()) == Preprocessing(256, 224)

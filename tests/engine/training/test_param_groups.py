@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +134,16 @@ def test_gradients_are_clipped(folders: Path) -> None:
         (p.detach().double() - old).square().sum() for p, old in zip(training.model.parameters(), before, strict=True)
     ]
     assert float(sum(moved)) ** 0.5 == pytest.approx(0.1 * 1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"train": "head"}, r"recipe\.train=head needs the network's head.*set model\.head=NAME"),
+        ({"train": "attention_and_head"}, r"recipe\.train=attention_and_head needs the network's head"),
+        ({"head_lr_factor": 10.0}, r"recipe\.head_lr_factor=10 needs the network's head"),
+    ],
+)
+def test_a_recipe_for_an_unknown_head_is_refused(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        freeze(nn.Sequential(nn.Conv2d(3, 2, 1)), NetworkParts(), replace(RECIPE, **values))
