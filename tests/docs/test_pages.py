@@ -59,7 +59,14 @@ def check(program: str, arguments: list[str]) -> None:
         compose_all("train", [argument for argument in arguments if not argument.startswith("sweep=")])
     elif name in ("train", "evaluate", "hash_batches", "export"):
         compose_all("train" if name == "hash_batches" else name, arguments)
-    elif name in ("download_weights", "convert_official", "show_attention", "show_detections", "prepare_imagenet"):
+    elif name in (
+        "download_weights",
+        "convert_official",
+        "convert_lite",
+        "show_attention",
+        "show_detections",
+        "prepare_imagenet",
+    ):
         text = (REPOSITORY / program).read_text()
         for argument in arguments:
             assert argument.partition("=")[0] in text, argument

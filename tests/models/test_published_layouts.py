@@ -14,6 +14,8 @@ import models
 from models import detector_weights, factory, weights
 from tests.networks import randomize_norms
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+
 PUBLISHED = [name for name in models.names() if models.published(name)]
 
 

@@ -72,7 +72,7 @@ RUNS = {
     "tiny_imagenet_scratch": 9,
     "bccd": 9,
     "demo": 3,
-    "any_cnn": 6,
+    "any_cnn": 14,
     "attention_lr": 46,
     "attention_lr_cells": 36,
     "cells_long": 20,
