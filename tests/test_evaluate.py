@@ -1,6 +1,7 @@
 """evaluate.py as a user runs it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,34 @@ def test_published_weights_need_no_run(command: Command, tmp_path: Path) -> None
     assert "of the start weights" not in table.with_suffix(".md").read_text()  # which were evaluated at 224 pixels
     (row,) = json.loads(table.read_text())["runs"]
     assert (row["parameters"], row["attention"], row["difference"]) == (11689512, "none", None)
+
+
+OWN = """
+from torch import nn
+
+def net(num_classes):
+    pooling = nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pooling, nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+def test_a_files_weights_need_no_run(command: Command, folders: Path, tmp_path: Path) -> None:
+    """A network of one's own, on validation images alone, with its preprocessing."""
+    (tmp_path / "own_nets.py").write_text(OWN)
+    shutil.copytree(folders / "val", tmp_path / "images" / "val")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), *(torch.nn.Identity() for _ in range(3)), torch.nn.Linear(8, 3))
+    torch.save({"state_dict": {f"model.{key}": value for key, value in net.state_dict().items()}}, tmp_path / "own.pt")
+    common = ["data.name=small", "data.total_classes=3", "data.root=images", "data.image_size=32", "data.resize=32"]
+    arguments = [*common, "runs=[]", "published=[own_nets:net]", "weights=own.pt", "preprocessing.mean=[0.5,0.5,0.5]"]
+    done = command("evaluate.py", *arguments, "runtime.workers=0")
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "results" / "small" / "table.json").read_text())
+    (row,) = table["runs"]
+    assert (row["model"], row["parameters"], row["published"]) == ("own_nets.net", 224 + 27, None)
+    assert row["source"].startswith("own.pt (sha256 ")
+    assert (table["data"]["train_images"], table["data"]["val_images"]) == (0, 21)
+    torch.save(torch.nn.Linear(8, 2).state_dict(), tmp_path / "other.pt")
+    assert_one_line(command("evaluate.py", *arguments, "weights=other.pt"), "The weights do not fit own_nets:net")
 
 
 def test_published_detectors_need_no_run(command: Command, tmp_path: Path) -> None:

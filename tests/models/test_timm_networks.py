@@ -83,6 +83,26 @@ def test_the_data_config_is_the_preprocessing() -> None:
     assert Preprocessing.choose(smaller, inception) == Preprocessing(64, 64, "bilinear", half, half)
 
 
+def test_earlier_names_are_the_current_networks() -> None:
+    """All that timm lists; it gives two of them a current name that it does not have."""
+    renamed = timm.models.get_deprecated_models()
+    assert len(renamed) > 200
+    unknown = []
+    for earlier, current in renamed.items():
+        try:
+            expected = timm_networks.spec(f"timm/{current}")
+        except models.ModelError:
+            unknown.append(earlier)
+            continue
+        spec = timm_networks.spec(f"timm/{earlier}")
+        assert spec.heads == expected.heads != ()
+        assert vars(spec.transforms) == vars(expected.transforms), earlier
+    assert len(unknown) <= 2
+    advprop = models.transforms("timm/tf_efficientnet_b0_ap", None)
+    assert advprop is not None
+    assert [*advprop.mean, *advprop.std] == 6 * [0.5]
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "complaint"),
     [
