@@ -51,7 +51,7 @@ def _parse(name: str, attention: str | None, image_size: int | None) -> tuple[Ba
         return timm_networks.spec(name), attention or "none"
     if ":" in name:
         return custom.spec(name, image_size or 224), attention or "none"
-    for kind in KINDS:
+    for kind in ("none", *KINDS):
         if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
             if attention is not None:
                 backbone = name.removesuffix(f"_{kind}")
