@@ -143,7 +143,7 @@ def _require_one_attention(composed: DictConfig) -> None:
     """Reject `model=resnet50_cbam attention=none`, which composes to the baseline."""
     choices = HydraConfig.get().runtime.choices
     backbone, _, kind = choices.get("model", "").rpartition("_")
-    if backbone and kind in kinds() and composed.model.attention != kind:  # not model=custom
+    if backbone and kind in kinds() and composed.model.attention != kind:  # model=custom is no attention
         raise UserError(
             f"model={backbone}_{kind} already selects an attention module and conflicts with "
             f"attention={choices['attention']}; use model={backbone} attention={choices['attention']}."
