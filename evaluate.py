@@ -64,11 +64,14 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         entries = [
             entry for name in config.published for entry in published_entries(name, task, config, parts[0].classes)
         ]
+        is_published = any(":" not in name for name in config.published) and not Path(config.weights or "").is_file()
+        if is_published and isinstance(task, Classification) and config.data.trained_on is None:
+            transfer.require_outputs_in_order(parts[0], models.imagenet_classes())
     # All processes use the list of the main process, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
-        entries, task = transfer.prepare(entries, task, parts[0])
+        entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
     tables, folder = {}, report.folder(config)
     for data in parts:
         tables[data.part], evidence = compare(entries, task, data, config, group)

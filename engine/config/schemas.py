@@ -137,6 +137,19 @@ class ExportConfig:
 
 
 @dataclass
+class CheckDataConfig:
+    """The check of one data set."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    workers: int | None = None  # processes; null: one per processor
+
+    def check(self) -> None:
+        self.data.check()
+        if self.workers is not None:
+            between("workers", self.workers, 1, 1024)
+
+
+@dataclass
 class TableConfig:
     """Location and contents of the comparison table."""
 
