@@ -33,6 +33,9 @@ class DataConfig:
     train_list: str = "train"  # for layout=voc: the file in ImageSets/Main that lists the training images
     val_list: str = "val"  # the same, for the validation images
     trained_on: str | None = None  # evaluation only: the data set that the networks were trained on; null: this one
+    # Evaluation only: CSV file with a line `image,group` for each validation image, with its path below root. Images of
+    # one group (a patient, a photograph) are not independent. null: every image is.
+    groups: str | None = None
     class_list: str | None = None  # file with the class ids of those networks, one per line; null: those of the runs
 
     def check(self) -> None:
