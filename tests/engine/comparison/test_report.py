@@ -73,7 +73,8 @@ def trained_with(entry: TableEntry, **setting: Any) -> TableEntry:
 
 def compare(folders: Path, entries: list[TableEntry], table: TableConfig | None = None) -> Compared:
     data = DataConfig("small", "folders", str(folders), 3, None, image_size=32, resize=32)
-    config = EvaluateConfig(data, RuntimeConfig(device="cpu", workers=0), table or TableConfig())
+    runtime = RuntimeConfig(device="cpu", workers=0)
+    config = EvaluateConfig(data=data, runtime=runtime, table=table or TableConfig())
     return comparison.compare(entries, Classification(data), open_dataset(data), config, ProcessGroup())
 
 
