@@ -27,9 +27,10 @@ from typing import Any
 
 import models
 from engine import cli
-from engine.comparison import corruptions, report, transfer
+from engine.comparison import corruptions, markdown, report, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
+from engine.comparison.omitted import omitted_runs
 from engine.config.presets import detector_preset
 from engine.config.schemas import EvaluateConfig, TrainConfig
 from engine.data.datasets import Dataset
@@ -55,7 +56,7 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
-    task = TASKS[config.data.task].of_data(config.data)
+    task = TASKS[config.data.task](config.data)  # type: ignore[call-arg]  # every task is a dataclass of its data
     with group.main_process_first():
         parts = open_parts(task, config)
     for data in parts:
@@ -74,12 +75,15 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
     tables, folder = {}, report.folder(config)
     for data in parts:
-        tables[data.part], evidence = compare(entries, task, data, config, group)
+        omitted = omitted_runs(
+            config, [Path(directory) for directory in directories], folder / data.part / "table.json"
+        )
+        tables[data.part], evidence = compare(entries, task, data, config, group, omitted)
         if group.is_main_process:
             report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
         part = parts[0].part  # empty unless the data set has several
-        print_line(corruptions.write(tables, folder) if part else report.summary(tables[part]))
+        print_line(corruptions.write(tables, folder) if part else markdown.summary(tables[part]))
         log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}.")
 
 
@@ -151,9 +155,9 @@ def published_network(name: str, task: Task, config: EvaluateConfig) -> TableEnt
         weights_key=config.weights_key,
     )
     transforms = models.transforms(name, weights)
-    default = task.preprocessing(None) if transforms is None else task.published_preprocessing(transforms)
+    default = task.preprocessing(transforms, unmodified=True)
     preprocessing = default.adjusted(config.preprocessing)
-    return TableEntry.of_published(name, model, task, config.data, preprocessing, source(name, weights, entry), entry)
+    return TableEntry.of_published(name, model, config.data, preprocessing, source(name, weights, entry), entry)
 
 
 def default_weights(name: str) -> str | None:
@@ -187,11 +191,9 @@ def published_detectors(name: str, task: Detection, config: EvaluateConfig, clas
         detector = replace(detector_preset(architecture), weights=weights)
         model = models.build_detector(models.DetectorSpec(**detector.options), name, classes=classes)
         own_task = replace(task, detector=detector)
-        preprocessing = own_task.published_preprocessing(entry.transforms())
+        preprocessing = own_task.preprocessing(entry.transforms(), unmodified=True)
         origin = source(name, weights, entry)
-        entries.append(
-            TableEntry.of_published(name, model, own_task, config.data, preprocessing, origin, entry, detector.name)
-        )
+        entries.append(TableEntry.of_published(name, model, config.data, preprocessing, origin, entry, detector.name))
     if not entries:
         known = ", ".join(one for one in models.names() if models.published_detectors(one))
         raise UserError(

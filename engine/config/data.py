@@ -38,6 +38,9 @@ class DataConfig:
     val_list: str = "val"  # the same, for the validation images
     first_pixel: int = 1  # for layout=voc: the coordinate of the first pixel, 1 as in VOC, or 0
     trained_on: str | None = None  # evaluation only: the data set that the networks were trained on; null: this one
+    # Evaluation only: CSV file with a line `image,group` for each validation image, with its path below root. Images of
+    # one group (a patient, a photograph) are not independent. null: every image is.
+    groups: str | None = None
     class_list: str | None = None  # file with the class ids of those networks, one per line; null: those of the runs
 
     def check(self) -> None:

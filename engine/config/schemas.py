@@ -156,12 +156,17 @@ class TableConfig:
     dir: str | None = None  # null: results/DATA
     throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
+    margin: float | None = None  # points: test whether differences are within +- this margin; null: no such test
+    # Direct contrasts by attention label: [cbam/se]. null: each pair of kinds on the same backbone; []: none
+    contrasts: list[str] | None = None
 
     def check(self) -> None:
         if self.dir is not None:
             filled("table.dir", self.dir)
         if self.throughput_batch_size is not None:
             at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
+        if self.margin is not None and not self.margin > 0:
+            raise UserError(f"table.margin={self.margin} must be positive.")
 
 
 @dataclass

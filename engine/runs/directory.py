@@ -221,7 +221,9 @@ class RunDirectory:
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
         advice = "Restore the file."
         file_schema.require_types(state, file_schema.CHECKPOINT, path, advice)
-        file_schema.require_types(state["position"], file_schema.POSITION, f"position in {path}", advice)
+        since = {key: types for key, types in file_schema.POSITION_SINCE.items() if key in state["position"]}
+        expected = {**file_schema.POSITION, **since}
+        file_schema.require_types(state["position"], expected, f"position in {path}", advice)
         if not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
             raise UserError(f"model in {path} does not contain only tensors. {advice}")
         differing = mismatches(state, config)

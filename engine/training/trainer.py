@@ -2,6 +2,7 @@
 
 import math
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,12 +43,15 @@ class TrainState:
         totals: float64 on the device; sums over the current epoch's images of all processes, for the task's training
             metrics.
         history: metrics before the first step and after each epoch.
+        seconds: wall-clock seconds of the completed steps, over all starts of the run, including logs and checkpoints
+            between the steps. It has no effect on the training.
     """
 
     totals: Tensor
     epoch: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class Trainer:
         self.optimizer = optim.build_optimizer(model, config.recipe, fused, parts)
         self.state = TrainState(self._zero_totals())
         self.timer = StepTimer()
+        self.step_seconds = array("f")  # of this start
+        self._since: float | None = None  # start of the step in progress
         self._unchecked: list[_UncheckedStep] = []
 
     @property
@@ -121,6 +127,11 @@ class Trainer:
         return self.steps_done * self.recipe.batch_size
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the training steps over all starts of the run, up to now."""
+        return self.state.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the last step."""
         return optim.learning_rate(self.recipe, self.steps_done - 1, self.loader.steps_per_epoch)
@@ -131,7 +142,7 @@ class Trainer:
             "model": self.evaluated.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "position": vars(self.state),
+            "position": vars(self.state) | {"seconds": self.seconds},
         }
         if self.average:
             state |= {"training_model": self.model.state_dict(), "average": self.average.state_dict()}
@@ -154,7 +165,7 @@ class Trainer:
         for norm in self.frozen_norms:
             norm.eval()
         self.timer = StepTimer()
-        started = time.perf_counter()
+        started = self._since = time.perf_counter()
         for batch in self.loader.epoch(self.state.epoch, first=self.state.step):
             arrived = time.perf_counter()
             lr = optim.learning_rate(self.recipe, self.steps_done, self.loader.steps_per_epoch)
@@ -170,7 +181,10 @@ class Trainer:
             self.timer.steps += 1
             self.timer.waiting += arrived - started
             self.timer.total += now - started
-            started = now
+            self.step_seconds.append(now - started)
+            self.state.seconds += now - started
+            started = self._since = now
+        self._since = None
 
     def end_epoch(self) -> None:
         """Start the next epoch."""
