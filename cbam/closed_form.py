@@ -83,9 +83,9 @@ def refine(
 def _passes(fused: bool) -> ModuleType:
     if not fused:
         return passes
-    from cbam import kernels  # imports Triton, which nothing else requires
+    from cbam import fused_passes  # imports Triton, which nothing else requires
 
-    return kernels
+    return fused_passes
 
 
 def _forward(
