@@ -57,10 +57,10 @@ class View(NamedTuple):
         """Return the number of parts of the lanes, and the lanes of a part, divisible by a tile's width."""
         return _parts(self.span, "lanes", self.images * self.row_blocks(height) * self.step, self.width)
 
-    def with_long_subsets(self) -> "View":
-        """Return a view with fewer subsets, down to loads of two values, where each would have few rows."""
+    def with_long_subsets(self, least: int) -> "View":
+        """Return a view with fewer subsets, down to loads of two values, where each has less than a number of rows."""
         vector, step = self.vector, self.step
-        while step > 1 and vector > 2 and self.rows // step < _SHORTEST["rows"]:
+        while step > 1 and vector > 2 and self.rows // step < least:
             vector, step = vector // 2, step // 2
         return self._replace(vector=vector, step=step)
 
@@ -119,7 +119,7 @@ def factor_gradients(
 
     Reads x and ``gradient`` once.
     """
-    seen = view(x).with_long_subsets()
+    seen = view(x).with_long_subsets(_SHORTEST["rows"])
     tile = _tile(seen, 512)
     parts, part = seen.row_parts(tile["ROWS"])
     of_rows = x.new_empty(seen.lane_blocks, seen.images, seen.rows, dtype=torch.float32)
@@ -137,19 +137,20 @@ def gate_gradient(x: Tensor, plane_gradients: Tensor, channel: Tensor) -> Tensor
     seen = view(x)
     inverse = 1 / x.shape[1]
     if seen.is_channels_last:
-        seen = seen.with_long_subsets()
-        tile = _tile(seen, 512)
+        seen = seen.with_long_subsets(_SHORTEST["rows"])
+        tile = _tile(seen, 1024 if seen.rows >= 512 else 512)
         parts, part = seen.row_parts(tile["ROWS"])
         total = x.new_empty(parts * seen.step, seen.images, seen.lanes, dtype=torch.float32)
         grid = seen.lane_blocks, seen.images, len(total)
         sizes = seen.rows, seen.lanes, part
         _launch(kernels.weigh_rows_kernel, grid, x, plane_gradients, channel, total, *sizes, inverse, **tile)
     else:
-        tile = _tile(seen._replace(width=32), 1024)  # more rows: each takes the weights of a lane from registers
+        seen = seen.with_long_subsets(32)
+        tile = _tile(seen._replace(width=32), 1024)  # 32 rows, which share the weights of their lanes
         total = x.new_empty(1, seen.images, seen.rows, dtype=torch.float32)
         grid = seen.row_blocks(tile["ROWS"]), seen.images, seen.step
-        sizes = seen.rows, seen.lanes
-        _launch(kernels.weigh_lanes_kernel, grid, x, plane_gradients, channel, total, *sizes, inverse, **tile)
+        arguments = plane_gradients, channel, total, seen.rows, seen.lanes, inverse
+        _launch(kernels.weigh_lanes_kernel, grid, x, *arguments, **tile)
     return _total(total)
 
 
@@ -171,17 +172,17 @@ def input_gradient(
     factors = _by_rows_and_lanes(seen, channel_factor, spatial_factor)
     positions, channels = (seen.rows, seen.lanes) if seen.is_channels_last else (seen.lanes, seen.rows)
     tile, grid = _elementwise(seen, 1024 if seen.step == 1 else 512)  # vectors that cross rows take more registers
-    tensors = gradient, *factors, plane_gradients, channel, pooled_gradients, position, out
+    tensors = *factors, plane_gradients, channel, pooled_gradients, position, out
     sizes = seen.rows, seen.lanes, 1 / channels, 1 / positions
     kernel = elementwise_kernels.input_gradient_kernel
-    _launch(kernel, grid, *tensors, *sizes, IS_CHANNELS_LAST=seen.is_channels_last, **tile)
+    _launch(kernel, grid, gradient, *tensors, *sizes, IS_CHANNELS_LAST=seen.is_channels_last, **tile)
 
 
 def _pool(
     x: Tensor, factor: Tensor | None, over_rows: bool, results: tuple[Tensor, Tensor, Tensor], stride: int
 ) -> None:
     """Pool factor * x over rows or lanes. The results are mean, maximum and index; `stride` is that between images."""
-    seen = view(x).with_long_subsets() if over_rows else view(x)
+    seen = view(x).with_long_subsets(_SHORTEST["rows"]) if over_rows else view(x)
     tile = _tile(seen, 512 if over_rows else 1024)
     parts, part = seen.row_parts(tile["ROWS"]) if over_rows else seen.lane_parts(tile["ROWS"])
     # A subset of the rows is a part of them if they are pooled, but not if the lanes are.
@@ -196,8 +197,8 @@ def _pool(
     sizes = seen.rows, seen.lanes, part, stride, mean.numel(), 1 / pooled
     _launch(kernel, grid, x, factor, *into, *sizes, HAS_FACTOR=factor is not None, **tile)
     if shares > 1:
-        grid = triton.cdiv(kept, 128), seen.images, 1
-        _launch(kernels.combine_kernel, grid, *into, *results, kept, stride, mean.numel(), shares, LANES=128)
+        grid = triton.cdiv(kept, 64), seen.images, 1
+        _launch(kernels.combine_kernel, grid, *into, *results, kept, stride, mean.numel(), shares, LANES=64)
 
 
 def _parts(length: int, kind: str, blocks: int, multiple: int) -> tuple[int, int]:
@@ -214,6 +215,8 @@ def _tile(seen: View, values: int) -> dict[str, int]:
 
 def _elementwise(seen: View, values: int) -> tuple[dict[str, int], tuple[int, int, int]]:
     """Return the constants and the grid of a kernel that writes a map."""
+    if seen.rows // seen.step <= values // seen.width // 2:
+        values //= 2
     tile = _tile(seen, values)
     return tile, (triton.cdiv(seen.lanes * seen.step, tile["LANES"]), seen.row_blocks(tile["ROWS"]), seen.images)
 

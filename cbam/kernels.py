@@ -98,14 +98,26 @@ def pool_rows_kernel(  # type: ignore[no-untyped-def]
     value = tl.max(highest, axis=0)
     i = tl.min(tl.where(highest == value[None, :], where + each[:, None], last - 1), axis=0)
     keep = _is_lane(j, shift, lanes, STEP)
-    out = split * size.to(tl.int64) + n * stride + j - shift
-    tl.store(mean + out, tl.sum(sums, axis=0) * inverse, mask=keep)
-    tl.store(maximum + out, value, mask=keep)
-    tl.store(index + (split * tl.num_programs(1) + n) * lanes + j - shift, subset + i * STEP, mask=keep)
+    out = split * size.to(tl.int64) + n * stride
+    tl.store(mean + out + (j - shift), tl.sum(sums, axis=0) * inverse, mask=keep)
+    tl.store(maximum + out + (j - shift), value, mask=keep)
+    tl.store(index + (split * tl.num_programs(1) + n) * lanes + (j - shift), subset + i * STEP, mask=keep)
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def combine_kernel(mean, maximum, index, to_mean, to_maximum, to_index, lanes, stride, size, parts, LANES: tl.constexpr):  # type: ignore[no-untyped-def]
+def combine_kernel(  # type: ignore[no-untyped-def]
+    mean,
+    maximum,
+    index,
+    to_mean,
+    to_maximum,
+    to_index,
+    lanes,
+    stride,
+    size,
+    parts,
+    LANES: tl.constexpr,
+):
     """Combine the results of all parts: the sum of their shares of the mean, and the first maximum."""
     n, batch = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
@@ -114,9 +126,9 @@ def combine_kernel(mean, maximum, index, to_mean, to_maximum, to_index, lanes, s
     highest = tl.full([LANES], float("-inf"), tl.float32)
     where = tl.full([LANES], 2**31 - 1, tl.int32)
     for split in range(parts):
-        read = split * size.to(tl.int64) + n * stride + lane
-        total += tl.load(mean + read, mask=keep, other=0)
-        value = tl.load(maximum + read, mask=keep, other=0)
+        read = split * size.to(tl.int64) + n * stride
+        total += tl.load(mean + read + lane, mask=keep, other=0)
+        value = tl.load(maximum + read + lane, mask=keep, other=0)
         i = tl.load(index + (split * batch + n) * lanes + lane, mask=keep, other=0)
         where = tl.where(value > highest, i, tl.where(value == highest, tl.minimum(i, where), where))
         highest = tl.maximum(value, highest)
@@ -169,7 +181,7 @@ def pool_lanes_kernel(  # type: ignore[no-untyped-def]
         valid = _is_lane(j, shift, lanes, STEP)
         values = tl.load(pointers[:, None, None] + j[None, :, :], mask=inside[:, :, None], other=0).to(tl.float32)
         if HAS_FACTOR:
-            values *= tl.load(factor + n * lanes + j - shift, mask=valid, other=0)[None, :, :]
+            values *= tl.load(factor + n * lanes + (j - shift), mask=valid, other=0)[None, :, :]
         if STEP == 1:
             sums += tl.sum(values, axis=2)
         else:
@@ -185,11 +197,11 @@ def pool_lanes_kernel(  # type: ignore[no-untyped-def]
     valid = _is_lane(j, shift, lanes, STEP)
     values = tl.load(pointers[:, None] + j).to(tl.float32)
     if HAS_FACTOR:
-        values *= tl.load(factor + n * lanes + j - shift, mask=valid, other=0)
+        values *= tl.load(factor + n * lanes + (j - shift), mask=valid, other=0)
     lane = tl.min(tl.where(valid & (values == value[:, None]), j - shift, lanes - 1), axis=1)
-    out = split * size.to(tl.int64) + n * stride + row
-    tl.store(mean + out, tl.sum(sums, axis=1) * inverse, mask=row < rows)
-    tl.store(maximum + out, value, mask=row < rows)
+    out = split * size.to(tl.int64) + n * stride
+    tl.store(mean + out + row, tl.sum(sums, axis=1) * inverse, mask=row < rows)
+    tl.store(maximum + out + row, value, mask=row < rows)
     tl.store(index + (split * tl.num_programs(1) + n) * rows + row, lane, mask=row < rows)
 
 
@@ -231,8 +243,8 @@ def weigh_rows_kernel(  # type: ignore[no-untyped-def]
         values = tl.load(pointers, mask=(i < last)[:, None] & (j < window)[None, :], other=0).to(tl.float32)
         is_chosen = attained[:, None] == (j - shift)[None, :]
         sums += values * tl.where(is_chosen, at_chosen[:, None], by_row[:, None])
-    out = (split * tl.num_programs(1) + n) * lanes + j - shift
-    tl.store(total + out, tl.sum(sums, axis=0), mask=_is_lane(j, shift, lanes, STEP))
+    total += (split * tl.num_programs(1) + n) * lanes
+    tl.store(total + (j - shift), tl.sum(sums, axis=0), mask=_is_lane(j, shift, lanes, STEP))
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -265,9 +277,9 @@ def weigh_lanes_kernel(  # type: ignore[no-untyped-def]
     for start in range(0, window, LANES):
         j = (start + vector)[:, None] + within[None, :]
         valid = _is_lane(j, shift, lanes, STEP)
-        by_lane = tl.load(weights + n * 2 * lanes + j - shift, mask=valid, other=0) * inverse
-        at_chosen = tl.load(weights + (n * 2 + 1) * lanes + j - shift, mask=valid, other=0) + by_lane
-        attained = tl.load(chosen + n * lanes + j - shift, mask=valid, other=-1)
+        by_lane = tl.load(weights + n * 2 * lanes + (j - shift), mask=valid, other=0) * inverse
+        at_chosen = tl.load(weights + (n * 2 + 1) * lanes + (j - shift), mask=valid, other=0) + by_lane
+        attained = tl.load(chosen + n * lanes + (j - shift), mask=valid, other=-1)
         read = tl.minimum(start + vector, window - VECTOR)[:, None] + within[None, :]  # beyond, the weights are 0
         values = tl.load(pointers[:, None, None] + read[None, :, :]).to(tl.float32)
         is_chosen = attained[None, :, :] == row[:, None, None]
@@ -291,7 +303,7 @@ def factor_gradients_kernel(  # type: ignore[no-untyped-def]
     VECTOR: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Sum gradient * x, times a factor: over a block of lanes, for each row, and over a part of the rows, for each lane.
+    """Sum gradient * x times a factor: over a block of lanes for each row, and over a part of the rows for each lane.
 
     The factors are [N, rows] and [N, lanes]; the sums are [blocks, N, rows] and [parts, N, lanes].
     """
@@ -304,7 +316,7 @@ def factor_gradients_kernel(  # type: ignore[no-untyped-def]
     each = tl.arange(0, ROWS)
     first = split // STEP * part
     last = tl.minimum(first + part, rows // STEP)
-    by_lane = tl.load(lane_factor + n * lanes + j - shift, mask=valid, other=0)
+    by_lane = tl.load(lane_factor + n * lanes + (j - shift), mask=valid, other=0)
     sums = tl.zeros([ROWS, LANES], tl.float32)
     for start in range(first, last, ROWS):
         i = start + each
@@ -316,7 +328,7 @@ def factor_gradients_kernel(  # type: ignore[no-untyped-def]
         product = tl.load(gradients, mask=inside, other=0).to(tl.float32)
         product *= tl.load(values, mask=inside, other=0).to(tl.float32)
         sums += product * by_row[:, None]
-        out = (tl.program_id(0) * tl.num_programs(1) + n) * rows + row
-        tl.store(of_rows + out, tl.sum(product * by_lane[None, :], axis=1), mask=i < last)
-    out = (split * tl.num_programs(1) + n) * lanes + j - shift
-    tl.store(of_lanes + out, tl.sum(sums, axis=0), mask=valid)
+        out = of_rows + (tl.program_id(0) * tl.num_programs(1) + n) * rows
+        tl.store(out + row, tl.sum(product * by_lane[None, :], axis=1), mask=i < last)
+    of_lanes += (split * tl.num_programs(1) + n) * lanes
+    tl.store(of_lanes + (j - shift), tl.sum(sums, axis=0), mask=valid)

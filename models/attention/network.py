@@ -81,7 +81,7 @@ def fuse(net: nn.Module) -> None:
     """Make the network's CBAMs, if any, train with the kernels of `cbam.kernels` while they are on CUDA.
 
     Raises:
-        ModelError: if the kernels do not support its CBAM variant, or Triton or the C compiler that it needs is not installed.
+        ModelError: if the kernels do not support its CBAM variant, or if Triton or its C compiler is not installed.
     """
     modules = [module for module in net.modules() if isinstance(module, CBAM)]
     if not all(module.has_closed_form for module in modules):
