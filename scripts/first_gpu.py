@@ -10,7 +10,6 @@ only torch. With --device cpu, everything runs on small sizes, and the kernels i
 import argparse
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 MINUTES = 9.0  # after which no further network or test starts
-TESTS = ("tests/cbam/test_closed_form.py", "tests/test_cuda.py")
 SECTIONS = ("results", "times", "convolution", "networks", "tests")
 WIDTH = 200  # characters of a printed line
 
@@ -30,7 +28,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure the sections, write the report and print it."""
     import torch
 
-    from benchmarks import kernels, report
+    from benchmarks import gpu_tests, kernels, report
 
     deadline = time.monotonic() + 60 * MINUTES
     device = torch.device(arguments.device)
@@ -40,7 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
         "times": lambda: kernels.times(device),
         "convolution": lambda: kernels.convolution(device),
         "networks": lambda: _networks(arguments.images, device, deadline),
-        "tests": lambda: _tests(deadline),
+        "tests": lambda: gpu_tests.measure(deadline),
     }
     name = arguments.name or _name(report.circumstances(device)["device"])
     for section in arguments.sections:
@@ -54,29 +52,6 @@ def _networks(images: Path, device: Any, deadline: float) -> dict[str, Any]:
     from benchmarks import gpu_networks  # imports torchvision
 
     return gpu_networks.measure(images, device, deadline)
-
-
-def _tests(deadline: float) -> dict[str, Any]:
-    """Run the tests that use a GPU, without those that only compile, until the deadline."""
-    command = [sys.executable, "-m", "pytest", "-v", "-n0", "--no-header", "--color=no", *TESTS, "-k", "not compile"]
-    output, ended = "", "all of them"
-    try:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=max(1, deadline - time.monotonic())
-        )
-        output = done.stdout
-        if done.returncode not in (0, 1):  # 1: tests have failed
-            ended = (done.stderr or done.stdout).strip().splitlines()[-1]
-    except subprocess.TimeoutExpired as stopped:
-        output, ended = (stopped.stdout or b"").decode(), "stopped for lack of time"
-    count = {
-        outcome: len(re.findall(rf" {outcome.upper()}\b.*%\]", output)) for outcome in ("passed", "failed", "skipped")
-    }
-    failed = re.findall(r"^(\S+::\S.*) FAILED", output, re.MULTILINE)
-    return {
-        "about": f"{' '.join(TESTS)}, on this device. Failed: {', '.join(failed) or 'none'}.",
-        "rows": [{**count, "run": ended}],
-    }
 
 
 def _name(device: str) -> str:

@@ -4,8 +4,8 @@
     python tests/cbam/kernel_code.py --write      # writes it there
 
 Each launch of a pass is recorded with maps on the meta device and compiled by Triton as it would be on a GPU. The
-machine code is then disassembled. Instructions per element are those that all threads of all blocks execute for a batch of 64
-images, divided by the elements of the map: a loop counts once per iteration, everything else once.
+machine code is then disassembled. Instructions per element are those that all threads of all blocks execute for a batch
+of 64 images, divided by the elements of the map: a loop counts once per iteration, everything else once.
 """
 
 import json

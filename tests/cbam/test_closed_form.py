@@ -148,7 +148,7 @@ def test_every_row_and_lane_is_pooled_once() -> None:
         for memory_format in (torch.contiguous_format, torch.channels_last):
             for dtype in (torch.float32, torch.bfloat16):
                 seen = x.to(dtype).contiguous(memory_format=memory_format)
-                gate = torch.arange(1.0, shape[1] + 1, device=DEVICE).expand(shape[0], -1)
+                gate = torch.arange(1.0, shape[1] + 1, device=DEVICE).repeat(shape[0], 1)
                 (mean, maximum), position = fused_passes.pool_positions(seen)
                 planes, channel = fused_passes.pool_channels(seen, gate, seen)
                 expected, at = x.flatten(2).max(2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import first_gpu
+from benchmarks import gpu_tests
 from tests.conftest import write_image
 from tests.processes import REPOSITORY
 
@@ -44,16 +44,16 @@ def test_every_measurement_runs_on_the_cpu(images: str, tmp_path: Path) -> None:
 
 
 def test_tests_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_gpu, "TESTS", ("tests/cbam/test_maximum.py",))
-    section = first_gpu._tests(deadline=time.monotonic() + 300)
+    monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_maximum.py",))
+    section = gpu_tests.measure(deadline=time.monotonic() + 300)
     (row,) = section["rows"]
     assert row["passed"] > 0
     assert (row["failed"], row["run"]) == (0, "all of them")
 
 
 def test_tests_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_gpu, "TESTS", ("tests/cbam/test_maximum.py",))
-    (row,) = first_gpu._tests(deadline=0)["rows"]
+    monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_maximum.py",))
+    (row,) = gpu_tests.measure(deadline=0)["rows"]
     assert row["run"] == "stopped for lack of time"
 
 
