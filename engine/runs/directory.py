@@ -35,6 +35,7 @@ class RunDirectory:
         self.config_file = directory / "config.yaml"
         self.record_file = directory / "record.json"
         self.log_file = directory / "log.txt"
+        self.progress_file = directory / "progress.json"
         self.pictures = directory / "pictures"
         self.predictions = directory / "predictions.npz"
         self.last = directory / "checkpoint" / "last.pt"
@@ -212,6 +213,12 @@ class RunDirectory:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         if self.writes:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
+
+    def write_progress(self, progress: dict[str, Any]) -> None:
+        """Write the position of a run under way and its time left, which no result depends on."""
+        text = json.dumps(progress, indent=2) + "\n"
+        if self.writes:
+            atomic_write(self.progress_file, lambda file: file.write(text.encode()))
 
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
         advice = "Restore the file."

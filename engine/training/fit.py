@@ -3,26 +3,32 @@
 import math
 import signal
 import time
-from collections.abc import Callable
 
 from engine.config.schemas import TrainConfig
 from engine.errors import UserError
-from engine.logging import log, progress_bar
+from engine.logging import log, log_to_file_only, progress_bar
 from engine.processes.signals import GracefulStop, Interrupted
 from engine.runs.directory import RunDirectory
 from engine.tasks.base import Task
+from engine.training.progress import ProgressReporter, RunClock
 from engine.training.tensorboard import TensorBoardLogger
 from engine.training.trainer import Trainer
-from engine.training.validation import Validation
+from engine.training.validation import Validation, Validator
 
 
 class CheckpointManager:
     """Writes the run's checkpoints, and determines when one is due."""
 
     def __init__(
-        self, trainer: Trainer, tensorboard: TensorBoardLogger, run: RunDirectory, config: TrainConfig
+        self,
+        trainer: Trainer,
+        tensorboard: TensorBoardLogger,
+        run: RunDirectory,
+        config: TrainConfig,
+        progress: ProgressReporter,
     ) -> None:
         self.trainer, self.tensorboard, self.run, self.config = trainer, tensorboard, run, config
+        self.progress = progress
         self.saved_at = time.monotonic()
 
     def save(self) -> None:
@@ -30,6 +36,7 @@ class CheckpointManager:
         # Flush the curves first: resuming from this state drops only values written after it.
         self.tensorboard.flush()
         self.run.save_state(self.trainer.state_dict(), self.config)
+        self.progress.write()
         self.trainer.group.barrier()  # a process that exits may end the others
         self.saved_at = time.monotonic()
 
@@ -48,7 +55,7 @@ class CheckpointManager:
 
 def fit(
     trainer: Trainer,
-    validate: Callable[[GracefulStop], Validation],
+    validate: Validator,
     tensorboard: TensorBoardLogger,
     run: RunDirectory,
     config: TrainConfig,
@@ -62,28 +69,37 @@ def fit(
         Interrupted: if a signal requested a stop; completed steps are saved first.
         UserError: if a loss is not finite.
     """
-    checkpoints = CheckpointManager(trainer, tensorboard, run, config)
+    val_batches = validate.loader.images / config.recipe.batch_size
+    clock = RunClock(config.recipe.epochs, trainer.loader.steps_per_epoch, val_batches)
+    checkpoints = CheckpointManager(trainer, tensorboard, run, config, ProgressReporter(trainer, run, clock))
     with GracefulStop() as stop:
         try:
             validation = _fit(trainer, validate, checkpoints, stop)
+        except (Interrupted, UserError) as end:
+            log_to_file_only(str(end))  # the command line shows it on stderr
+            raise
         except RuntimeError as error:
             if stop.signal is None:
                 raise
             # The signal also ended another process, so the steps after the last checkpoint are lost.
-            raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint is kept.") from error
+            sentence = f"Stopped by {stop.signal.name}; the last checkpoint is kept."
+            log_to_file_only(sentence)
+            raise Interrupted(sentence) from error
         validation = validation or validate(stop)
     tensorboard.close()
     return validation
 
 
 def _fit(
-    trainer: Trainer, validate: Callable[[GracefulStop], Validation], checkpoints: CheckpointManager, stop: GracefulStop
+    trainer: Trainer, validate: Validator, checkpoints: CheckpointManager, stop: GracefulStop
 ) -> Validation | None:
+    clock = checkpoints.progress.clock
     state, primary = trainer.state, f"val_{trainer.task.primary_metric}"
     validation = None
     if not state.history:
         _end_row(trainer, checkpoints, {}, _require_finite(validate(stop), "before the first step"))
         checkpoints.save()
+        clock.first_validation_ended()
     while state.epoch < checkpoints.config.recipe.epochs:
         _train_epoch(trainer, checkpoints, stop)
         train_metrics = trainer.metrics()
@@ -95,6 +111,7 @@ def _fit(
             best_state = {"model": trainer.evaluated.state_dict(), "epoch": state.epoch}
             checkpoints.run.save_best(best_state, checkpoints.config)
         checkpoints.save()
+        clock.epoch_ended()
     return validation
 
 
@@ -105,9 +122,11 @@ def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: Gracefu
     total = trainer.loader.steps_per_epoch
     with progress_bar(trainer.steps(), total, state.step, title, checkpoints.run.writes) as steps:
         for _ in steps:
+            checkpoints.progress.step_ended()
             is_last = state.step == total
             if state.step % config.run.log_every_steps == 0 and not is_last:
-                steps.set_postfix_str(_log_step(trainer, checkpoints.tensorboard))
+                shown = _log_step(trainer, checkpoints.tensorboard), checkpoints.progress.time_left
+                steps.set_postfix_str(", ".join(filter(None, shown)))
             is_due, stopped_by = checkpoints.sync_stop(stop)
             if is_last or is_due or stopped_by:
                 trainer.require_finite()
@@ -162,7 +181,7 @@ def _end_row(trainer: Trainer, checkpoints: CheckpointManager, train: dict[str, 
     _log_epoch(trainer, checkpoints.tensorboard, train, validation)
     if validation.picture is not None:
         checkpoints.run.save_picture(validation.picture, epoch)
-    log.info(_epoch_line(trainer, train, val))
+    log.info(_epoch_line(trainer, train, val, checkpoints.progress.time_left))
 
 
 def _log_epoch(
@@ -178,7 +197,7 @@ def _log_epoch(
     tensorboard.flush()
 
 
-def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]) -> str:
+def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float], time_left: str) -> str:
     task: Task = trainer.task
     parts = [f"epoch {trainer.state.epoch}/{trainer.recipe.epochs}"]
     if train:
@@ -190,4 +209,6 @@ def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]
         parts.append(
             f"{speed['images_per_second']:.0f} images/s, waiting for data {speed['data_wait']:.0%} of the time"
         )
+    if time_left and trainer.state.epoch < trainer.recipe.epochs:
+        parts.append(time_left)
     return "; ".join(parts)

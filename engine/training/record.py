@@ -227,9 +227,13 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
         f"{record['classes']} classes, {record['preprocessing']['crop']} px"
     )
     log.info(f"input  {_input(record['preprocessing'])}{_unpublished(config)}")
+    name = f"{recipe.name}: " if recipe.name else ""
+    factor = config.attention_lr_factor
     log.info(
-        f"recipe epochs {recipe.epochs}, batch {recipe.batch_size}{'' if micro_batch == recipe.batch_size else split}, "
-        f"peak lr {recipe.lr}, seed {config.seed}; {runtime.precision} on {record['device']}"
+        f"recipe {name}epochs {recipe.epochs}, batch {recipe.batch_size}"
+        f"{'' if micro_batch == recipe.batch_size else split}, peak lr {recipe.lr:g}"
+        f"{'' if factor == 1 else f' ({factor:g} times that for attention)'}, seed {config.seed}; "
+        f"{runtime.precision} on {record['device']}"
     )
     if recipe.train != "all":
         share = record["trained_parameters"] / record["parameters"]

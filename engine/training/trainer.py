@@ -185,6 +185,10 @@ class Trainer:
             UserError: if a loss since the last call is not finite; the error names the step and its images.
         """
         self._require_finite_losses()
+        return self.mean_metrics()
+
+    def mean_metrics(self) -> dict[str, float]:
+        """Return the same as `metrics` without the check, which all processes have to make together."""
         means = (self.state.totals / (self.state.step * self.recipe.batch_size)).tolist()
         factors = self.task.training_metrics.items()
         return {name: factor * mean for (name, factor), mean in zip(factors, means, strict=True)}
