@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from engine.config import presets
 from engine.config.attention import COMMON_KEYS, KINDS_FILE, is_schema, kinds
-from engine.config.presets import CONFIGS
+from engine.config.presets import CONFIGS, with_usual_presets
 from engine.config.schemas import RENAMED_KEYS
 from engine.errors import UserError
 from engine.logging import open_streams, print_line
@@ -97,22 +97,6 @@ def _arguments(name: str) -> Iterator[None]:
         if name == "train":
             sys.argv[1:] = with_usual_presets(sys.argv[1:])
         yield
-
-
-def with_usual_presets(arguments: Sequence[str]) -> list[str]:
-    """Add the detector that a data set names, and the recipe that a detector names, unless the arguments choose one.
-
-    Hydra's own way, an override in the data set's preset, would need both groups in the evaluation too.
-    """
-    chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    usual = []
-    for group, wanted in (("data", "detector"), ("detector", "recipe")):
-        file = CONFIGS / group / f"{chosen.get(group)}.yaml"
-        preset = OmegaConf.select(OmegaConf.load(file), wanted) if file.is_file() else None
-        if preset is not None and wanted not in chosen:
-            chosen[wanted] = preset
-            usual.append(f"{wanted}={preset}")
-    return [*arguments, *usual]
 
 
 def _help(name: str) -> str:

@@ -86,6 +86,22 @@ def compose(primary: str, arguments: Sequence[str]) -> DictConfig:
     return hydra.compose(primary, list(arguments))
 
 
+def with_usual_presets(arguments: Sequence[str]) -> list[str]:
+    """Add the detector that a data set names, and the recipe that a detector names, unless the arguments choose one.
+
+    Hydra's own way, an override in the data set's preset, would need both groups in the evaluation too.
+    """
+    chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    usual = []
+    for group, wanted in (("data", "detector"), ("detector", "recipe")):
+        file = CONFIGS / group / f"{chosen.get(group)}.yaml"
+        preset = OmegaConf.select(OmegaConf.load(file), wanted) if file.is_file() else None
+        if preset is not None and wanted not in chosen:
+            chosen[wanted] = preset
+            usual.append(f"{wanted}={preset}")
+    return [*arguments, *usual]
+
+
 def parse(config: DictConfig) -> Any:
     """Return the composed configuration as the dataclass of its schema, with checked values.
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class RunDirectory:
         self.config_file = directory / "config.yaml"
         self.record_file = directory / "record.json"
         self.log_file = directory / "log.txt"
+        self.lock_file = directory / "lock"
         self.progress_file = directory / "progress.json"
         self.pictures = directory / "pictures"
         self.predictions = directory / "predictions.npz"
@@ -50,6 +52,37 @@ class RunDirectory:
     def has_checkpoint(self) -> bool:
         """True if there is a state to resume from."""
         return self.last.is_file() or self.previous.is_file()
+
+    @property
+    def problem(self) -> str:
+        """The reason why the configuration or the record of a started run cannot be read; empty if they can."""
+        try:
+            if self.config_file.is_file():
+                self.config()
+            if self.record_file.is_file():
+                self.record()
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
+    def is_locked(self) -> bool:
+        """True while a process writes the run. Checking takes no lock, so it cannot get in a starting run's way."""
+        try:
+            with self.lock_file.open("rb") as file:
+                request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of Linux
+                return struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, request))[0] != fcntl.F_UNLCK
+        except OSError:
+            return False
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """The process that last wrote the run (`process 12 on node7`) and its Slurm job; empty where unknown."""
+        try:
+            process, _, job = self.lock_file.read_text(encoding="utf-8", errors="replace").partition("\n")
+        except OSError:
+            return "", ""
+        return process.strip(), job.strip()
 
     def require_same_config(self, config: TrainConfig) -> None:
         """Reject a directory that contains another run.
@@ -260,7 +293,7 @@ class RunDirectory:
     def _lock(self) -> None:
         # The kernel releases a POSIX lock however the process ends, so that it is not stale on a running machine. Data
         # loading workers, which may outlive the process by seconds, do not inherit it; they would inherit a flock.
-        self._lock_file = (self.directory / "lock").open("a+")
+        self._lock_file = self.lock_file.open("a+")
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

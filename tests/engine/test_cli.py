@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine import cli
+from engine.config import presets
 
 
 def run_out_on_a_gpu() -> None:
@@ -47,4 +48,4 @@ def test_too_little_memory_elsewhere_is_one_line(
     ],
 )
 def test_a_data_set_brings_its_detector_and_recipe(given: list[str], added: list[str]) -> None:
-    assert cli.with_usual_presets(given) == given + added
+    assert presets.with_usual_presets(given) == given + added
