@@ -45,7 +45,7 @@ def main(config: TrainConfig) -> None:
     set_determinism(config.seed, config.runtime.deterministic)
     with init_distributed(world_info_from_env(os.environ), config.run_directory) as group:
         run = record.prepare_run(config, group)
-        if not run.finished:
+        if not run.finished or run.missing_results:
             train(config, run, group)
 
 
@@ -57,8 +57,10 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
         data = task.open()
     data.require_same_images(group)
     with group.main_process_first():
-        # A started run has its own weights; the file with the start weights may no longer exist.
-        model = build_model(config, data.classes, read_weights=not run.has_checkpoint)
+        # A started run has its own weights; the file with the start weights may no longer exist. Without a record, it
+        # is read again for its digest.
+        is_started = run.has_checkpoint and run.record_file.is_file()
+        model = build_model(config, data.classes, read_weights=not is_started)
     for key in ("fused_cbam", "sync_batchnorm"):
         if getattr(runtime, key) and device.type != "cuda":
             raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
@@ -91,6 +93,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     if run.writes:
         validation.predictions.save(run.predictions)
     facts = record.final_record(trainer, validation, facts)
+    record.warn_if_changed(run, facts)
     run.write_record(facts)
     record.log_result(trainer, run, config, facts)
 

@@ -111,7 +111,8 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
     corrupt_one_prediction(run / "predictions.npz")
     refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
     assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz do not match their recorded digest")
-    assert not (tmp_path / "refused").exists()
+    for run in json.loads((tmp_path / "refused" / "table.json").read_text())["runs"]:
+        assert run["attention"] == "none"  # the table has the other run alone
 
     again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders))
     assert again.returncode == 0

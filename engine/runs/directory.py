@@ -25,6 +25,11 @@ from engine.runs.identity import current_label, mismatches, result_config, with_
 log = logging.getLogger("run")
 
 
+def repair_advice(directory: Path) -> str:
+    """Return the sentence on what to do about a damaged file that follows from the last checkpoint."""
+    return f"Restore the file or run `python scripts/repair_run.py {directory}`, which computes it again."
+
+
 class RunDirectory:
     """One run directory. Reading it changes nothing; `start` opens it for writing.
 
@@ -52,6 +57,11 @@ class RunDirectory:
     def has_checkpoint(self) -> bool:
         """True if there is a state to resume from."""
         return self.last.is_file() or self.previous.is_file()
+
+    @property
+    def missing_results(self) -> list[Path]:
+        """The files of a finished run that are missing but can be computed again from a checkpoint."""
+        return [file for file in (self.last, self.predictions) if not file.is_file()]
 
     @property
     def problem(self) -> str:
@@ -171,7 +181,14 @@ class RunDirectory:
             UserError: if it is missing or unreadable, or the run's files contradict each other.
         """
         if not self.last.is_file():
-            raise UserError(f"The weights {self.last} are missing; restore them or repeat the run with a new run.dir.")
+            raise UserError(
+                f"The weights {self.last} are missing. Restore the file"
+                + (
+                    f" or run `python scripts/repair_run.py {self.directory}`."
+                    if self.has_checkpoint
+                    else ", or repeat the run with a new run.dir."
+                )
+            )
         config, record = self.config(), self.record()
         state = checkpoint.load(self.last)
         self._require_state(state, self.last, config)
@@ -218,8 +235,8 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{self.record_file} cannot be read ({error.strerror}).") from error
         except ValueError as error:
-            raise UserError(f"{self.record_file} is not a record ({error}); restore the file.") from error
-        advice = "Restore the file."
+            raise UserError(f"{self.record_file} is not a record ({error}). {repair_advice(self.directory)}") from error
+        advice = repair_advice(self.directory)
         status = file_schema.require_types(record, {"status": file_schema.TEXT}, self.record_file, advice)["status"]
         if status not in ("running", "finished"):
             raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")

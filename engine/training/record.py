@@ -34,8 +34,15 @@ def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
     config.recipe.check_parts(group.world_size)
     run = RunDirectory(Path(config.run_directory), writes=group.is_main_process)
     run.require_same_config(config)
-    if run.finished:
+    if not run.finished:
+        return run
+    missing = run.missing_results
+    if not missing:
         log.info(f"{run.directory} is finished: {run.record_file}. Nothing to do.")
+    elif run.has_checkpoint:
+        log.info(f"{' and '.join(map(str, missing))} of a finished run is missing and is computed again.")
+    else:
+        raise UserError(f"{run.directory} is finished, but its weights are missing. Restore {run.last} or set run.dir.")
     return run
 
 
@@ -120,7 +127,8 @@ def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any],
                 "run.dir to start another run."
             ) from error
         log.info(f"Resuming after {trainer.state.epoch} epochs and {trainer.state.step} steps.")
-    run.write_record({"status": "running", **record})
+    if not run.finished:  # it is if one of its other files is computed again
+        run.write_record({"status": "running", **record})
     return record
 
 
@@ -149,6 +157,17 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
         **record,
         "history": history,
     }
+
+
+def warn_if_changed(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Warn if results of a finished run that were computed again differ from its record, which is then replaced."""
+    before = run.record() if run.finished else record
+    differing = [key for key in ("weights_sha256", "predictions_sha256") if before[key] != record[key]]
+    if differing:
+        log.warning(
+            f"{' and '.join(differing)} differ from {run.record_file}, possibly because of other hardware or packages; "
+            "the record is replaced."
+        )
 
 
 def hyperparameters(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +203,12 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
     Raises:
         UserError: if the images or the number of processes differ from those of the first start.
     """
+    if not run.record_file.is_file():
+        log.warning(
+            f"{run.record_file} is missing and is written again from the checkpoint. The images and the environment of "
+            "earlier steps are not known."
+        )
+        return {}
     before = run.record()
     if before.get("data_fingerprint") != record["data_fingerprint"]:
         raise UserError(
