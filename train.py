@@ -87,7 +87,10 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     val_loader = EvalLoader(val_samples, eval_batch_size, runtime.workers, device, group)
     net, pictures = trainer.evaluated, config.run.pictures
     gates, gains = models.gates(net), models.gate_gains(net)
-    validate = Validator(task, net, preprocessing, gates, gains, data, val_loader, trainer.precision, group, pictures)
+    validate = Validator(
+        *(task, net, preprocessing, gates, gains, data, val_loader, trainer.precision, group, pictures),
+        run=f"{data.name} {config.model_label} seed {config.seed}",
+    )
     validation = fit(trainer, validate, tensorboard, run, config)
 
     if run.writes:

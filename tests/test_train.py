@@ -133,7 +133,7 @@ def test_killed_run_resumes_on_the_same_images_only(
     assert command("train.py", *common, "run.dir=straight").returncode == 0
     killed = Process("train.py", [*common, "run.dir=killed"], tmp_path, {})
     while killed.wait(0.05) is None:
-        if "epoch 1/3" in killed.output.read_text():
+        if "epoch 1/3; " in killed.output.read_text():
             os.kill(killed.pid, signal.SIGKILL)
     assert killed.result().returncode == -signal.SIGKILL
     weights.unlink()  # a run under way holds its weights itself

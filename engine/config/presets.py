@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.config import attention
 from engine.config.detector import DetectorConfig
+from engine.config.recipe import RecipeConfig
 from engine.config.schemas import EvaluateConfig, ExportConfig, TrainConfig
 from engine.errors import UserError
 
@@ -26,6 +27,16 @@ def detector_preset(architecture: str) -> DetectorConfig:
     values = OmegaConf.load(CONFIGS / "detector" / f"{name}.yaml")
     preset: Any = OmegaConf.to_object(OmegaConf.merge(DetectorConfig, values))
     return preset
+
+
+def changed_recipe_keys(recipe: RecipeConfig) -> dict[str, Any]:
+    """Return the keys that differ from the recipe's preset; empty if the recipe has no preset."""
+    file = CONFIGS / "recipe" / f"{recipe.name}.yaml"
+    if not file.is_file():
+        return {}
+    stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+    preset: Any = OmegaConf.to_object(OmegaConf.merge(RecipeConfig, stored.get("recipe", stored)))
+    return {key: value for key, value in vars(recipe).items() if value != getattr(preset, key)}
 
 
 @cache

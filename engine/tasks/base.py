@@ -197,9 +197,15 @@ class Task(ABC):
 
     @abstractmethod
     def draw(
-        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Any, preprocessing: Preprocessing, count: int
+        self,
+        model: nn.Module,
+        gates: Mapping[str, nn.Module],
+        data: Any,
+        preprocessing: Preprocessing,
+        count: int,
+        title: str,
     ) -> np.ndarray | None:
-        """Draw `count` evenly spaced validation images with the model's outputs.
+        """Draw `count` evenly spaced validation images with the model's outputs, below a title.
 
         Returns:
             uint8 [height, width, 3]; None if a required package is not installed.

@@ -255,7 +255,13 @@ class Classification(Task):
         return {"labels": labels, "ranked": ranked, "loss": F.cross_entropy(logits, labels, reduction="none")}
 
     def draw(
-        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Dataset, preprocessing: Preprocessing, count: int
+        self,
+        model: nn.Module,
+        gates: Mapping[str, nn.Module],
+        data: Dataset,
+        preprocessing: Preprocessing,
+        count: int,
+        title: str,
     ) -> np.ndarray | None:
         if not grad_cam.can_draw():
             return None
@@ -267,7 +273,7 @@ class Classification(Task):
         maps = grad_cam.compute_maps(
             model, gates, images.to(device), torch.tensor(labels, device=device), preprocessing
         )
-        return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"network": maps}, labeled=True))
+        return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"prediction": maps}, True, title))
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         return f"top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%"

@@ -166,10 +166,11 @@ class Detection(Task):
         data: BoxDataset,
         preprocessing: Preprocessing,  # noqa: ARG002
         count: int,
+        title: str,
     ) -> np.ndarray | None:
         device = next(model.parameters()).device
         chosen = np.linspace(0, len(data.val) - 1, count).astype(int).tolist()
-        return box_pictures.truth_and_detections(model.eval(), data.val, chosen, data.classes, device)
+        return box_pictures.truth_and_detections(model.eval(), data.val, chosen, data.classes, device, title)
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         if self.primary_metric not in metrics:

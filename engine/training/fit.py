@@ -85,7 +85,7 @@ def fit(
             sentence = f"Stopped by {stop.signal.name}; the last checkpoint is kept."
             log_to_file_only(sentence)
             raise Interrupted(sentence) from error
-        validation = validation or validate(stop)
+        validation = validation or validate(trainer.state.epoch, stop)
     tensorboard.close()
     return validation
 
@@ -97,13 +97,13 @@ def _fit(
     state, primary = trainer.state, f"val_{trainer.task.primary_metric}"
     validation = None
     if not state.history:
-        _end_row(trainer, checkpoints, {}, _require_finite(validate(stop), "before the first step"))
+        _end_row(trainer, checkpoints, {}, _require_finite(validate(0, stop), "before the first step"))
         checkpoints.save()
         clock.first_validation_ended()
     while state.epoch < checkpoints.config.recipe.epochs:
         _train_epoch(trainer, checkpoints, stop)
         train_metrics = trainer.metrics()
-        validation = _require_finite(validate(stop), f"after epoch {state.epoch + 1}")
+        validation = _require_finite(validate(state.epoch + 1, stop), f"after epoch {state.epoch + 1}")
         best = max((row[primary] for row in state.history[1:]), default=-1.0)
         trainer.end_epoch()
         _end_row(trainer, checkpoints, train_metrics, validation)
@@ -142,11 +142,16 @@ def _train_epoch(trainer: Trainer, checkpoints: CheckpointManager, stop: Gracefu
 
 
 def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
-    """Write the epoch's mean losses so far and the learning rate to TensorBoard; return a line for the progress bar."""
-    metrics = trainer.metrics()
-    losses = {name: value for name, value in metrics.items() if name.startswith("loss")}
+    """Write the last step's losses, gradient norm and learning rates to TensorBoard; return a line for the bar."""
+    metrics = trainer.metrics()  # first: it checks the losses
+    last = trainer.step_metrics()
+    losses = {name: value for name, value in last.items() if name.startswith("loss")}
     tensorboard.metrics("step", losses, trainer.images_seen)
-    tensorboard.scalars({"lr": trainer.learning_rate}, trainer.images_seen)
+    if "gradient_norm" in last:
+        tensorboard.scalars({"gradient_norm": last["gradient_norm"]}, trainer.images_seen)
+    rate = trainer.learning_rate
+    rates = {f"lr/{part}": factor * rate for part, factor in trainer.lr_factors.items()}
+    tensorboard.scalars({"lr": rate, **rates}, trainer.images_seen)
     speed = trainer.speed()["images_per_second"]
     return f"loss {metrics['loss']:.3f}, {trainer.task.describe(metrics)}, {speed:.0f} images/s"
 

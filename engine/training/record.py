@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from engine.analysis import complexity
+from engine.config.presets import changed_recipe_keys
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
 from engine.data.transforms import Preprocessing
@@ -171,16 +172,30 @@ def warn_if_changed(run: RunDirectory, record: Mapping[str, Any]) -> None:
 
 
 def hyperparameters(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values for TensorBoard's table of runs."""
+    """Return the values for TensorBoard's table of runs, those in which runs usually differ first."""
     recipe = config.recipe
-    return {
-        **{key: record[key] for key in ("model", "attention", "data", "seed", "parameters", "gflops", "start_weights")},
+    usual = (
+        "epochs",
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "label_smoothing",
+        "optimizer",
+        "train",
+        "augment",
+        "ema_decay",
+    )
+    values = {
+        **{key: record[key] for key in ("model", "attention", "seed")},
+        "recipe": recipe.name or None,
+        **changed_recipe_keys(recipe),
+        **{key: record[key] for key in ("data", "parameters", "gflops", "start_weights")},
         "init": config.attention.init,
         "precision": config.runtime.precision,
-        **{key: getattr(recipe, key) for key in ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing")},
-        **{key: getattr(recipe, key) for key in ("optimizer", "train", "augment", "ema_decay")},
+        **{key: getattr(recipe, key) for key in (*usual, "ema_decay")},
         "attention_lr_factor": config.attention_lr_factor,
     }
+    return {key: value if isinstance(value, str | int | float | None) else str(value) for key, value in values.items()}
 
 
 def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record: Mapping[str, Any]) -> None:

@@ -70,7 +70,15 @@ def check(program: str, arguments: list[str]) -> None:
         for argument in arguments:
             assert argument.partition("=")[0] in text, argument
     else:
-        assert name in ("list_models", "verify_run", "repair_run", "status", "render_table", "benchmark", "stage_imagenet"), program
+        assert name in (
+            "list_models",
+            "verify_run",
+            "repair_run",
+            "status",
+            "render_table",
+            "benchmark",
+            "stage_imagenet",
+        ), program
 
 
 def compose_all(primary: str, arguments: list[str]) -> None:

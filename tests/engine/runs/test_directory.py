@@ -297,7 +297,9 @@ def test_weights_that_are_gone_are_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"last\.pt are missing. Restore the file or run `python scripts/repair_run.py"):
         run.final_state()
     run.previous.unlink()
-    with pytest.raises(UserError, match=r"last\.pt are missing. Restore the file, or repeat the run with a new run.dir"):
+    with pytest.raises(
+        UserError, match=r"last\.pt are missing. Restore the file, or repeat the run with a new run.dir"
+    ):
         run.final_state()
 
 
