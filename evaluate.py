@@ -55,6 +55,9 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
+    replaced = report.replaced_table(config, report.folder(config))
+    if replaced:
+        log.info(replaced)
     task = TASKS[config.data.task].of_data(config.data)
     with group.main_process_first():
         parts = open_parts(task, config)

@@ -56,6 +56,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     with group.main_process_first():
         data = task.open()
     data.require_same_images(group)
+    task = task.for_training(data)
     with group.main_process_first():
         # A started run has its own weights; the file with the start weights may no longer exist. Without a record, it
         # is read again for its digest.
@@ -80,7 +81,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     facts = record.start_or_resume(run, trainer, facts, config)
     tensorboard = TensorBoardLogger(run.directory if run.writes else None, first_unlogged(trainer))
     texts = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
-    tensorboard.describe(record.hyperparameters(config, facts), texts, task.metrics)
+    tensorboard.describe(record.hyperparameters(config, facts), texts, task.shown(task.metrics))
 
     val_samples = task.eval_samples(data.val, [preprocessing])
     eval_batch_size = task.eval_batch_size or runtime.eval_batch_size

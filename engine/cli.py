@@ -8,10 +8,12 @@ import difflib
 import errno
 import inspect
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -92,7 +94,7 @@ def _arguments(name: str) -> Iterator[None]:
     # Otherwise Hydra prints errors itself, on many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
-        sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [expand_home(_as_list(argument)) for argument in sys.argv[1:]]
         _refuse_earlier_keys(sys.argv[1:])
         if name == "train":
             sys.argv[1:] = with_usual_presets(sys.argv[1:])
@@ -121,6 +123,15 @@ def _as_list(argument: str) -> str:
     key, equals, value = argument.partition("=")
     is_list = key in ("runs", "published") and value and not value.startswith("[") and value != "null"
     return f"{key}{equals}[{value}]" if is_list else argument
+
+
+def expand_home(argument: str) -> str:
+    """Expand `~` in KEY=~/PATH and KEY=[~/PATH,~/PATH], which the shell leaves as it is."""
+    key, equals, value = argument.partition("=")
+    if not re.match(r"\[?~/", value):
+        return argument
+    home = str(Path.home())
+    return key + equals + re.sub(r"(^|[\[,])~(?=/)", lambda found: found[1] + home, value)
 
 
 def _require_one_attention(composed: DictConfig) -> None:
@@ -187,7 +198,7 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
         return
     keys = inspect.signature(command).parameters
     required = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
-    given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    given = dict(expand_home(argument).partition("=")[::2] for argument in sys.argv[1:])
     with one_line_errors(*user_errors):
         if not required <= given.keys() <= keys.keys():
             usage = " ".join(f"{key}={key.upper()}" if key in required else f"[{key}={key.upper()}]" for key in keys)

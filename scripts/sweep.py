@@ -77,4 +77,4 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     with cli.one_line_errors(HydraException, OmegaConfBaseException):
-        main(sys.argv[1:])
+        main([cli.expand_home(argument) for argument in sys.argv[1:]])

@@ -25,6 +25,9 @@ class DataConfig:
     total_classes: int = 0  # classes in the whole data set; with boxes, the annotations or `classes` name them
     # Number of classes to use, the first by id; null: all. For layout=voc: the names of the classes.
     classes: Any = None
+    # For layout=folders: fraction of each class's images to hold out for validation from a folder of class folders
+    # without train/ and val/, by a hash of the file names; 0: the folder has train/ and val/.
+    val_fraction: float = 0.0
     image_size: int = 0  # side of the crops, pixels; images with boxes use the detector's size
     resize: int | None = None  # shorter side before the center crop in evaluation, pixels; null: automatic
     crop_scale: float = 0.08  # smallest area of a training crop, as a fraction of the image's
@@ -48,6 +51,9 @@ class DataConfig:
             if not isinstance(self.classes, int):
                 raise UserError(f"data.classes={self.classes} is not a valid number of classes.")
             between("data.classes", self.classes, 1, self.total_classes)
+        between("data.val_fraction", self.val_fraction, 0.0, 0.9)
+        if self.val_fraction and self.layout != "folders":
+            raise UserError(f"data.val_fraction is for data.layout=folders, not {self.layout}; leave it out.")
         between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
             between("data.resize", self.resize, self.image_size, 8192)

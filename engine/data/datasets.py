@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.config.data import DataConfig
-from engine.data import file_index, synthetic, transforms
+from engine.data import file_index, holdout, synthetic, transforms
 from engine.data.cache import ImageCache
 from engine.errors import UserError
 from engine.processes.distributed import ProcessGroup
@@ -125,8 +125,10 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
             f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
             "or try data=shapes, which is generated locally."
         )
-    has_train = needs_training_images or (root / "train").is_dir() or config.layout == "tiny_imagenet"
-    train_folder = root / ("train" if has_train else "val")
+    # A bare folder of class folders is split; a folder with val/ alone is for evaluation.
+    is_split = bool(config.val_fraction)
+    has_train = needs_training_images or is_split or (root / "train").is_dir() or config.layout == "tiny_imagenet"
+    train_folder = root if is_split else root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)
     if len(available) != config.total_classes:
         raise UserError(
@@ -134,10 +136,12 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
             "set data.root to the whole data set, or data.total_classes to the number of folders."
         )
     classes = available[: config.num_classes]
-    if has_train and config.layout != "tiny_imagenet":
+    if has_train and not is_split and config.layout != "tiny_imagenet":
         _require_same_classes(available, class_folder_names(root / "val"), root)
 
     def read() -> list[file_index.FileList]:
+        if is_split:
+            return holdout.split(file_index.class_folders(root, ".", classes), config.val_fraction, classes)
         if not has_train:
             return [file_index.class_folders(root, "val", classes)]
         train = file_index.class_folders(root, "train", classes)
@@ -147,6 +151,7 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
         return [train, file_index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
 
     key = f"{config.layout}{'' if has_train else ' val'} {' '.join(classes)}"
+    key += f" {config.val_fraction}" if is_split else ""
     found = file_index.build_file_index(root, key, read)
     *train_part, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
     train = train_part[0] if train_part else val.without_images()
@@ -162,7 +167,10 @@ def class_folder_names(folder: Path) -> list[str]:
         UserError: if the folder is missing, or a class folder is hidden or its name is not UTF-8.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder.absolute()}; data.root must contain train/ and val/.")
+        raise UserError(
+            f"There is no folder {folder.absolute()}; data.root must contain train/ and val/, or the class "
+            "folders with data.val_fraction=0.2."
+        )
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     for name in names:
         if name.startswith("."):

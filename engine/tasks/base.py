@@ -8,7 +8,7 @@ not depend on optimizers, processes or run directories.
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -146,6 +146,10 @@ class Task(ABC):
             UserError: if it cannot be read.
         """
 
+    def for_training(self, data: Any) -> Self:  # noqa: ARG002
+        """Return the task with what its loss needs of the training images."""
+        return self
+
     @property
     @abstractmethod
     def training_metrics(self) -> Mapping[str, float]:
@@ -210,6 +214,10 @@ class Task(ABC):
         Returns:
             uint8 [height, width, 3]; None if a required package is not installed.
         """
+
+    def shown(self, metrics: Iterable[str]) -> list[str]:
+        """Return the names of the metrics that are worth a curve."""
+        return list(metrics)
 
     @abstractmethod
     def describe(self, metrics: Mapping[str, float]) -> str:

@@ -1,8 +1,8 @@
 """Image classification: cross-entropy, top-1 and top-5 accuracy, square crops."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -125,6 +125,8 @@ class Classification(Task):
         augmentation: augmentation of a training crop after its flip.
         train_size_ratio: side of the training crops divided by that of the evaluation crops.
         resize_ratio: shorter side divided by crop in evaluation, if neither data nor weights define it.
+        balances: whether the training loss weights the classes inversely to their numbers of images.
+        class_weights: these weights, once the training images are known; None for equal weights.
         logits: position of each class of the data among the network's classes; None if they are the same.
     """
 
@@ -135,6 +137,8 @@ class Classification(Task):
     train_size_ratio: float = 1.0
     resize_ratio: float = 256 / 224
     logits: tuple[int, ...] | None = None
+    balances: bool = False
+    class_weights: tuple[float, ...] | None = None
 
     name: ClassVar = "classification"
     primary_metric: ClassVar = "top1"
@@ -189,6 +193,7 @@ class Classification(Task):
             Augmentation(recipe.augment, recipe.erase),
             recipe.train_size_ratio,
             recipe.resize_ratio,
+            balances=recipe.class_weights == "balanced",
         )
 
     @classmethod
@@ -197,6 +202,12 @@ class Classification(Task):
 
     def open(self, needs_training_images: bool = True) -> Dataset:
         return open_dataset(self.data, needs_training_images)
+
+    def for_training(self, data: Dataset) -> Self:
+        if not self.balances:
+            return self
+        counts = np.bincount(data.train.labels, minlength=len(data.classes))
+        return replace(self, class_weights=tuple((len(data.train) / (len(counts) * counts)).tolist()))
 
     @property
     def training_metrics(self) -> dict[str, float]:
@@ -241,7 +252,13 @@ class Classification(Task):
     def _loss(self, logits: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
         """Return the cross-entropy against labels, weighted by their shares."""
         (share, labels), *others = targets
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.class_weights is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        else:
+            # Each image counts with its class's weight. torch's `weight` would divide by the sum over a micro-batch, so
+            # that the loss would depend on how a batch is split.
+            each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+            loss = (logits.new_tensor(self.class_weights)[labels] * each).mean()
         if not others:
             return loss
         return share * loss + sum(part * self._loss(logits, [(1.0, label)]) for part, label in others)
@@ -275,8 +292,14 @@ class Classification(Task):
         )
         return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"prediction": maps}, True, title))
 
+    def shown(self, metrics: Iterable[str]) -> list[str]:
+        # With 5 classes or fewer, top-5 accuracy is always 100%.
+        is_trivial = 0 < self.data.num_classes <= TOP_K
+        return [name for name in metrics if not (is_trivial and name.endswith("top5"))]
+
     def describe(self, metrics: Mapping[str, float]) -> str:
-        return f"top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%"
+        names = {"top1": "top-1", "top5": "top-5"}
+        return ", ".join(f"{names[name]} {metrics[name]:.2f}%" for name in self.shown(names))
 
     @classmethod
     def table_row(cls, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -304,7 +327,5 @@ class MixedClassification(Classification):
     def describe(self, metrics: Mapping[str, float]) -> str:
         if "mixed_top1" not in metrics:
             return super().describe(metrics)
-        return (
-            f"on mixed images, against the label of the larger share: top-1 {metrics['mixed_top1']:.2f}%, "
-            f"top-5 {metrics['mixed_top5']:.2f}%"
-        )
+        own = {"top1": metrics["mixed_top1"], "top5": metrics["mixed_top5"]}
+        return f"on mixed images, against the label of the larger share: {super().describe(own)}"

@@ -193,8 +193,8 @@ def _log_epoch(
     trainer: Trainer, tensorboard: TensorBoardLogger, train: dict[str, float], validation: Validation
 ) -> None:
     seen = trainer.images_seen
-    tensorboard.metrics("val", validation.metrics, seen)
-    tensorboard.metrics("train", train, seen)
+    for split, metrics in (("val", validation.metrics), ("train", train)):
+        tensorboard.metrics(split, {name: metrics[name] for name in trainer.task.shown(metrics)}, seen)
     tensorboard.scalars({"progress/epoch": trainer.state.epoch, **validation.movement.scalars()}, seen)
     tensorboard.histograms("gates", validation.gates, seen)
     if validation.picture is not None:

@@ -135,12 +135,14 @@ class ProgressReporter:
 
     def _line(self) -> str:
         trainer, state = self.trainer, self.trainer.state
-        metrics, speed = trainer.mean_metrics(), trainer.speed()
+        metrics, speed = trainer.mean_metrics(), ""
+        if trainer.timer.steps:  # none in the first step, which is still being measured
+            measured = trainer.speed()
+            speed = f"{measured['images_per_second']:.0f} images/s, waiting for data {measured['data_wait']:.0%}, "
         parts = [
             f"epoch {state.epoch + 1}/{self.clock.epochs}, step {state.step}/{self.clock.steps_per_epoch}: "
             f"loss {metrics['loss']:.3f}, {trainer.task.describe(metrics)}, lr {trainer.learning_rate:.3g}",
-            f"{speed['images_per_second']:.0f} images/s, waiting for data {speed['data_wait']:.0%}, "
-            f"memory {_memory(trainer.device)}",
+            f"{speed}memory {_memory(trainer.device)}",
         ]
         if self.time_left:
             parts.append(f"epoch takes {duration(self.clock.epoch_seconds or 0)}, {self.time_left}")

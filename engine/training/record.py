@@ -24,6 +24,9 @@ from engine.tasks.base import AnyDataset
 from engine.training.trainer import Trainer
 from engine.training.validation import Validation
 
+# Recipes whose learning rate or frozen parts assume a trained network.
+FINE_TUNING = ("finetune", "finetune_modern", "convnext_finetune", "attention_only")
+
 
 def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
     """Return the run directory of a configuration.
@@ -262,9 +265,16 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
         f"model  {config.model_label}: {record['parameters'] / 1e6:.2f} M parameters, {record['gflops']:.3f} GFLOPs, "
         f"from {config.start_weights or 'random weights'}"
     )
+    fraction = config.data.val_fraction
+    held_out = f"; {fraction:.0%} of each class held out for validation" if fraction else ""
     log.info(
         f"data   {record['data']}: {record['train_images']:,} training and {record['val_images']:,} validation images, "
         f"{record['classes']} classes, {record['preprocessing']['crop']} px"
+        + (
+            f"; {config.data.val_fraction:.0%} of each class held out for validation"
+            if config.data.val_fraction
+            else ""
+        )
     )
     log.info(f"input  {_input(record['preprocessing'])}{_unpublished(config)}")
     name = f"{recipe.name}: " if recipe.name else ""
@@ -282,6 +292,11 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
             f"({share:.2%}); the rest is frozen, running statistics included"
         )
     log.info(f"into   {run.directory}")
+    if config.start_weights is None and recipe.name in FINE_TUNING:
+        log.warning(
+            f"warning: recipe={recipe.name} is for pretrained networks, but this one has random weights. Set "
+            "model.weights, or train from scratch with recipe=scratch or recipe=paper."
+        )
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
 
