@@ -270,11 +270,7 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
     log.info(
         f"data   {record['data']}: {record['train_images']:,} training and {record['val_images']:,} validation images, "
         f"{record['classes']} classes, {record['preprocessing']['crop']} px"
-        + (
-            f"; {config.data.val_fraction:.0%} of each class held out for validation"
-            if config.data.val_fraction
-            else ""
-        )
+        f"{held_out}"
     )
     log.info(f"input  {_input(record['preprocessing'])}{_unpublished(config)}")
     name = f"{recipe.name}: " if recipe.name else ""
