@@ -150,6 +150,10 @@ def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
         key = argument.lstrip("+~").partition("=")[0]
         if key in RENAMED_KEYS:
             raise UserError(f"The key {key} has been renamed to {RENAMED_KEYS[key]}.")
+        if key.rpartition(".")[2] in ("num_classes", "n_classes", "nb_classes"):
+            raise UserError(
+                f"There is no key {key}. data.classes=N selects the first N classes; data=folders counts the folders."
+            )
 
 
 @contextmanager

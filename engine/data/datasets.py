@@ -130,12 +130,14 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
     has_train = needs_training_images or is_split or (root / "train").is_dir() or config.layout == "tiny_imagenet"
     train_folder = root if is_split else root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)
-    if len(available) != config.total_classes:
+    if config.total_classes not in (0, len(available)):
         raise UserError(
             f"{train_folder} contains {len(available)} class folders, not {config.total_classes}; "
             "set data.root to the whole data set, or data.total_classes to the number of folders."
         )
-    classes = available[: config.num_classes]
+    classes = available[: config.num_classes or None]
+    if len(classes) < config.num_classes:
+        raise UserError(f"data.classes={config.classes} exceeds the {len(available)} class folders in {train_folder}.")
     if has_train and not is_split and config.layout != "tiny_imagenet":
         _require_same_classes(available, class_folder_names(root / "val"), root)
 

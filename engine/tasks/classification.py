@@ -204,10 +204,11 @@ class Classification(Task):
         return open_dataset(self.data, needs_training_images)
 
     def for_training(self, data: Dataset) -> Self:
+        counted = replace(self.data, total_classes=self.data.total_classes or len(data.classes))
         if not self.balances:
-            return self
+            return replace(self, data=counted)
         counts = np.bincount(data.train.labels, minlength=len(data.classes))
-        return replace(self, class_weights=tuple((len(data.train) / (len(counts) * counts)).tolist()))
+        return replace(self, data=counted, class_weights=tuple((len(data.train) / (len(counts) * counts)).tolist()))
 
     @property
     def training_metrics(self) -> dict[str, float]:

@@ -51,3 +51,18 @@ def test_a_bare_folder_is_told_of_the_key_and_the_key_of_its_range(command: Comm
     given = ["model=resnet18", "recipe=scratch", f"data.root={bare}", "data.total_classes=3"]
     assert_one_line(command("train.py", *given), "or the class folders with data.val_fraction=0.2")
     assert_one_line(command("train.py", *given, "data.val_fraction=1.5"), "must be between 0.0 and 0.9")
+
+
+def test_a_bare_folder_of_own_classes_needs_its_name_and_place_only(command: Command, bare: Path) -> None:
+    given = ["model=mobilenet_v3_small", "recipe=scratch", "data=folders", "data.name=own", f"data.root={bare}"]
+    given += ["data.val_fraction=0.25", "data.image_size=32", "data.resize=32", "recipe.class_weights=balanced"]
+    done = command("train.py", *given, "recipe.epochs=1", "recipe.batch_size=8", "runtime.workers=0", "run.pictures=0")
+    assert done.returncode == 0, done.stderr
+    assert "own: 36 training and 12 validation images, 3 classes, 32 px; 25% of each class held out" in done.stdout
+    assert "top-5" not in done.stdout
+    assert_one_line(command("train.py", *given, "data.classes=4"), "data.classes=4 exceeds the 3 class folders")
+    assert_one_line(
+        command("train.py", *given, "data.num_classes=3"), "There is no key data.num_classes. data.classes=N"
+    )
+    table = command("evaluate.py", *given[2:6], *given[6:8], "runtime.device=cpu", "table.dir=table")
+    assert table.returncode == 0, table.stderr
