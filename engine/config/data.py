@@ -22,8 +22,8 @@ class DataConfig:
     # evaluation only: class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
     layout: str = "folders"
     root: str = MISSING  # folder of the data set
-    # Classes in the whole data set; 0: as many as there are class folders. With boxes, the annotations or `classes` name
-    # them.
+    # Classes in the whole data set; 0: as many as there are class folders. With boxes, the annotations or `classes`
+    # name them.
     total_classes: int = 0
     # Number of classes to use, the first by id; null: all. For layout=voc: the names of the classes.
     classes: Any = None
