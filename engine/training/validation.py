@@ -50,6 +50,7 @@ class Validator:
         gate_gains: gain of each gate; gate times gain is 1 where the gate leaves the map unchanged.
         loader: loader of the validation images, with the single view of `preprocessing`.
         pictures: number of images that the main process draws; 0 for none.
+        run: name of the run, for the title of the picture.
     """
 
     task: Task
@@ -62,9 +63,10 @@ class Validator:
     precision: torch.dtype
     group: ProcessGroup
     pictures: int
+    run: str = ""
 
-    def __call__(self, stop: GracefulStop | None = None) -> Validation:
-        """Validate the model in its current state, unless a stop is requested."""
+    def __call__(self, epoch: int, stop: GracefulStop | None = None) -> Validation:
+        """Validate the model in its current state, after `epoch` epochs, unless a stop is requested."""
         self.group.broadcast_buffers(self.model)
         evaluated = EvalModel(self.model, self.preprocessing)
         with record_gates(self.gates) as recorded, measure_movement(self.gates, self.gate_gains) as measured:
@@ -72,10 +74,11 @@ class Validator:
                 self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group, stop
             )
         movement = gather_movement(measured, self.group)
-        return Validation(predictions, movement, recorded, self._picture())
+        return Validation(predictions, movement, recorded, self._picture(epoch))
 
-    def _picture(self) -> np.ndarray | None:
+    def _picture(self, epoch: int) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))
         if not self.group.is_main_process or count == 0:
             return None
-        return pictures.draw(self.task, self.model, self.gates, self.data, self.preprocessing, count)
+        title = f"{self.run}, epoch {epoch}"
+        return pictures.draw(self.task, self.model, self.gates, self.data, self.preprocessing, count, title)
