@@ -24,7 +24,7 @@ from engine.tasks import box_predictions
 from engine.tasks.base import Task
 from engine.tasks.box_predictions import BoxPredictions, VocPredictions
 from engine.tasks.crossed_model import CrossedDifference
-from engine.tasks.detection import Detection
+from engine.tasks.detection import Detection, VocDetection
 from engine.tasks.inference import EvalModel, evaluate
 from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
