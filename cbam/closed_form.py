@@ -54,6 +54,7 @@ def refine(
     last: Tensor,
     last_bias: Tensor | None,
     kernel: Tensor,
+    scale: Tensor | None = None,
     gain: Tensor | float = 1.0,
     fused: bool = False,
 ) -> Tensor:
@@ -67,6 +68,7 @@ def refine(
         first, first_bias: weight [hidden, C, 1, 1] and bias of the MLP's first layer.
         last, last_bias: weight [C, hidden, 1, 1] and bias of the MLP's last layer.
         kernel: weight of the spatial gate's convolution, [1, 2, k, k].
+        scale: [2], divides the mean and the maximum over positions; None for ones.
         gain: scalar.
         fused: whether to run the passes as Triton kernels.
 
@@ -77,7 +79,7 @@ def refine(
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()
     gain = torch.as_tensor(gain, dtype=gate_dtype(x), device=x.device)
-    return _Refine.apply(x, first, first_bias, last, last_bias, kernel, gain, fused)
+    return _Refine.apply(x, first, first_bias, last, last_bias, kernel, scale, gain, fused)
 
 
 def _passes(fused: bool) -> ModuleType:
@@ -95,6 +97,7 @@ def _forward(
     last: Tensor,
     last_bias: Tensor | None,
     kernel: Tensor,
+    scale: Tensor | None,
     gain: Tensor,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -103,6 +106,7 @@ def _forward(
     refined = torch.empty_like(x)
     with without_autocast(x):
         pooled, position = over.pool_positions(x)
+        pooled = _divide(pooled, scale)
         hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
         channel_gate = torch.sigmoid(F.linear(hidden, _matrix(last, dtype), _cast(last_bias, dtype)).sum(0))
         planes, channel = over.pool_channels(x, channel_gate, refined)
@@ -117,6 +121,7 @@ def _backward(
     first: Tensor,
     last: Tensor,
     kernel: Tensor,
+    scale: Tensor | None,
     gain: Tensor,
     channel_gate: Tensor,
     spatial_gate: Tensor,
@@ -139,7 +144,7 @@ def _backward(
         # Of MLP(a) + MLP(b), and thus of each.
         sum_gradient = torch.ops.aten.sigmoid_backward(channel_gradient, channel_gate)
         hidden_gradient = torch.ops.aten.threshold_backward(sum_gradient @ _matrix(last, dtype), hidden, 0)
-        pooled_gradients = hidden_gradient @ _matrix(first, dtype)
+        pooled_gradients = _divide(hidden_gradient @ _matrix(first, dtype), scale)
 
         over.input_gradient(gradient, *factors, plane_gradients, channel, pooled_gradients, position, x_gradient)
     return x_gradient, hidden_gradient, sum_gradient, kernel_gradient
@@ -148,6 +153,11 @@ def _backward(
 # The kernels as operators, which torch.compile calls without looking into them.
 _refine = torch.library.custom_op("cbam::refine", _forward, mutates_args=())
 _refine_backward = torch.library.custom_op("cbam::refine_backward", _backward, mutates_args=())
+
+
+def _divide(pooled: Tensor, scale: Tensor | None) -> Tensor:
+    """Divide pooled vectors [2, N, C], or their gradients, by the scales [2]."""
+    return pooled if scale is None else pooled / scale[:, None, None].to(pooled.dtype)
 
 
 def _like(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -180,8 +190,9 @@ def _refine_shapes(x: Tensor, first: Tensor, *arguments: Any) -> tuple[Tensor, .
 
 @_refine_backward.register_fake
 def _gradient_shapes(
-    _: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, ___: Tensor, gate: Tensor, *____: Any
+    _: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
+    gate: Tensor = rest[2]  # after scale and gain
     hidden_gradient = gate.new_empty(2, len(gate), first.shape[0])
     return torch.empty_like(x), hidden_gradient, torch.empty_like(gate), gate.new_empty(kernel.shape)
 
@@ -190,10 +201,10 @@ class _Refine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
         """Run the forward pass and save the inputs and results that backward needs."""
-        first, first_bias, last, last_bias, kernel, gain, ctx.fused = arguments
+        first, first_bias, last, last_bias, kernel, scale, gain, ctx.fused = arguments
         refined, *kept = (_refine if ctx.fused else _forward)(x, *arguments)
         ctx.biases = first_bias is not None, last_bias is not None
-        ctx.save_for_backward(x, first, last, kernel, gain, *kept)
+        ctx.save_for_backward(x, first, last, kernel, scale, gain, *kept)
         return refined
 
     @staticmethod
@@ -203,14 +214,15 @@ class _Refine(torch.autograd.Function):
                 "Closed-form CBAM has no second derivative; to use create_graph=True, "
                 "set has_closed_form=False on every CBAM of the network."
             )
-        x, first, last, kernel, gain, gate, spatial_gate, pooled, position, hidden, planes, channel = ctx.saved_tensors
+        x, first, last, kernel, scale, gain, *kept = ctx.saved_tensors
+        gate, spatial_gate, pooled, position, hidden, planes, channel = kept
         layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         gradient = gradient.contiguous(memory_format=layout)
-        inputs = gradient, x, first, last, kernel, gain, gate, spatial_gate, position, hidden, planes, channel
+        inputs = gradient, x, first, last, kernel, scale, gain, gate, spatial_gate, position, hidden, planes, channel
         of_x, of_hidden, of_sum, of_kernel = (_refine_backward if ctx.fused else _backward)(*inputs, ctx.fused)
         with without_autocast(x):
             of_first = _like(first, of_hidden.flatten(0, 1).T @ pooled.flatten(0, 1))
             of_last = _like(last, of_sum.T @ hidden.sum(0))
         of_first_bias = of_hidden.sum((0, 1)).to(first.dtype) if ctx.biases[0] else None
         of_last_bias = (2 * of_sum.sum(0)).to(last.dtype) if ctx.biases[1] else None  # added in both MLP(a) and MLP(b)
-        return of_x, of_first, of_first_bias, of_last, of_last_bias, _like(kernel, of_kernel), None, None
+        return of_x, of_first, of_first_bias, of_last, of_last_bias, _like(kernel, of_kernel), None, None, None
