@@ -137,7 +137,7 @@ def _run_layers(net: nn.Module) -> None:
             weight, bias = (values.detach()[:, None, None] for values in (module.weight, module.bias))
             normal = torch.randn(_IMAGES, len(weight), _SIDE, _SIDE, generator=generator)
             with _evaluating(module), torch.no_grad():
-                module.attention(bias + weight * normal.to(weight))
+                module.get_submodule("attention")(bias + weight * normal.to(weight))
 
 
 @contextmanager

@@ -189,9 +189,7 @@ def _refine_shapes(x: Tensor, first: Tensor, *arguments: Any) -> tuple[Tensor, .
 
 
 @_refine_backward.register_fake
-def _gradient_shapes(
-    _: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, *rest: Any
-) -> tuple[Tensor, ...]:
+def _gradient_shapes(_: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     gate: Tensor = rest[2]  # after scale and gain
     hidden_gradient = gate.new_empty(2, len(gate), first.shape[0])
     return torch.empty_like(x), hidden_gradient, torch.empty_like(gate), gate.new_empty(kernel.shape)

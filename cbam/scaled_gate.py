@@ -59,4 +59,4 @@ class ScaledGate(nn.Module):
             self.set_scale_([1.0] * len(stored))
         elif stored is None and any(key.startswith(prefix) for key in state_dict):
             self.scale = None
-        super()._load_from_state_dict(state_dict, prefix, *arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -27,8 +27,14 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         )
     if any(row.get("gate_movement_mean") is not None for row in rows):
         notes.append(
-            "Gates moved is |gate x gain - 1| over the validation images at the end of training, from the records. It "
-            "is 0 if attention leaves every feature map unchanged."
+            "Gates moved is |gate / start - 1| over the validation images at the end of training, from the records, "
+            "where start is the gate's mean before the first step. It is 0 if attention does what it did then; at the "
+            "identity start, that is nothing."
+        )
+    if any(row.get("gate_saturation_mean") is not None for row in rows):
+        notes.append(
+            "Gates saturated is the share of gate values below 0.02 or above 0.98 over the validation images. A "
+            "saturated gate has almost no gradient: it is a fixed mask, not attention."
         )
     if any(lr_factor(row) for row in rows):
         notes.append("Attention's lr factor multiplies the learning rate of the attention parameters.")

@@ -53,6 +53,12 @@ def gate_movement(row: Row) -> str:
     return "" if mean is None or largest is None else f"{mean:.3g} ({largest:.3g})"
 
 
+def gate_saturation(row: Row) -> str:
+    """Format the share of saturated gate values in %: the mean over the gates, and the largest of a gate."""
+    mean, largest = row.get("gate_saturation_mean"), row.get("gate_saturation_largest")
+    return "" if mean is None or largest is None else f"{100 * mean:.1f} ({100 * largest:.1f})"
+
+
 def p_value(row: Row) -> str:
     """Format the p-value of the difference."""
     if row["baseline"] is None:
@@ -83,6 +89,7 @@ NETWORK = (
     Column("Epochs", lambda row: str(row["epochs"])),
     Column("Seeds", lambda row: ", ".join(map(str, row["seeds"])), in_summary=True),
     Column("Gates moved: mean (largest)", gate_movement),
+    Column("Gates saturated (%): mean (largest)", gate_saturation),
 )
 
 ACROSS_SEEDS = Column("95% interval over images and seeds", interval_across_seeds)

@@ -48,7 +48,7 @@ class CheckpointManager:
 
 def fit(
     trainer: Trainer,
-    validate: Callable[[GracefulStop], Validation],
+    validate: Callable[..., Validation],
     tensorboard: TensorBoardLogger,
     run: RunDirectory,
     config: TrainConfig,
@@ -71,23 +71,25 @@ def fit(
                 raise
             # The signal also ended another process, so the steps after the last checkpoint are lost.
             raise Interrupted(f"Stopped by {stop.signal.name}; the last checkpoint is kept.") from error
-        validation = validation or validate(stop)
+        validation = validation or validate(stop, trainer.state.gates_at_start)
     tensorboard.close()
     return validation
 
 
 def _fit(
-    trainer: Trainer, validate: Callable[[GracefulStop], Validation], checkpoints: CheckpointManager, stop: GracefulStop
+    trainer: Trainer, validate: Callable[..., Validation], checkpoints: CheckpointManager, stop: GracefulStop
 ) -> Validation | None:
     state, primary = trainer.state, f"val_{trainer.task.primary_metric}"
     validation = None
     if not state.history:
-        _end_row(trainer, checkpoints, {}, _require_finite(validate(stop), "before the first step"))
+        at_start = _require_finite(validate(stop), "before the first step")
+        state.gates_at_start = dict(at_start.movement.means)
+        _end_row(trainer, checkpoints, {}, at_start)
         checkpoints.save()
     while state.epoch < checkpoints.config.recipe.epochs:
         _train_epoch(trainer, checkpoints, stop)
         train_metrics = trainer.metrics()
-        validation = _require_finite(validate(stop), f"after epoch {state.epoch + 1}")
+        validation = _require_finite(validate(stop, state.gates_at_start), f"after epoch {state.epoch + 1}")
         best = max((row[primary] for row in state.history[1:]), default=-1.0)
         trainer.end_epoch()
         _end_row(trainer, checkpoints, train_metrics, validation)
@@ -162,7 +164,7 @@ def _end_row(trainer: Trainer, checkpoints: CheckpointManager, train: dict[str, 
     _log_epoch(trainer, checkpoints.tensorboard, train, validation)
     if validation.picture is not None:
         checkpoints.run.save_picture(validation.picture, epoch)
-    log.info(_epoch_line(trainer, train, val))
+    log.info(_epoch_line(trainer, train, validation))
 
 
 def _log_epoch(
@@ -178,13 +180,16 @@ def _log_epoch(
     tensorboard.flush()
 
 
-def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float]) -> str:
+def _epoch_line(trainer: Trainer, train: dict[str, float], validation: Validation) -> str:
     task: Task = trainer.task
+    val = validation.metrics
     parts = [f"epoch {trainer.state.epoch}/{trainer.recipe.epochs}"]
     if train:
         parts.append(f"train loss {train['loss']:.3f}, {task.describe(train)}")
     loss = f"loss {val['loss']:.3f}, " if "loss" in val else ""
     parts.append(f"val {loss}{task.describe(val)}")
+    if validation.movement.mean:
+        parts.append(validation.movement.describe())
     if trainer.timer.steps:  # none, if the run was stopped between the epoch's last step and its validation
         speed = trainer.speed()
         parts.append(

@@ -42,12 +42,14 @@ class TrainState:
         totals: float64 on the device; sums over the current epoch's images of all processes, for the task's training
             metrics.
         history: metrics before the first step and after each epoch.
+        gates_at_start: mean of each attention gate in each channel, before the first step.
     """
 
     totals: Tensor
     epoch: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    gates_at_start: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
