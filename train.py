@@ -33,8 +33,9 @@ from engine.processes.distributed import ProcessGroup, init_distributed
 from engine.runs import checkpoint
 from engine.runs.directory import RunDirectory
 from engine.tasks.registry import TASKS
+from engine.tasks.training_images import TrainingImages
 from engine.training import calibration, record
-from engine.training.calibration import CalibrationImages, Scales
+from engine.training.calibration import Scales
 from engine.training.fit import first_unlogged, fit
 from engine.training.param_groups import NetworkParts
 from engine.training.tensorboard import TensorBoardLogger
@@ -70,7 +71,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     loading = models.start_report(model)
     facts = record.initial_record(config, data, model, backbone_sha256, loading, preprocessing, device, group)
     if not run.has_checkpoint:
-        images = CalibrationImages(task, data, preprocessing, config.seed, config.calibration_images, device)
+        images = TrainingImages(task, data, preprocessing, config.seed, config.calibration_images, device)
         facts |= calibration.facts(calibrate(model, images, config, group), images)
     if runtime.cache_images:
         data = data.cached()
@@ -130,7 +131,7 @@ def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool)
     return model
 
 
-def calibrate(model: nn.Module, images: CalibrationImages, config: TrainConfig, group: ProcessGroup) -> Scales:
+def calibrate(model: nn.Module, images: TrainingImages, config: TrainConfig, group: ProcessGroup) -> Scales:
     """Calibrate the attention that is at the identity start, and return its scales; empty if there is none."""
     if images.count == 0:
         return {}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from engine.comparison.static_gates import IMAGES, SUFFIX
 from engine.tasks.base import Task
 from engine.tasks.columns import DAGGER, TOLERANCE, is_as_published, lr_factor
 
@@ -35,6 +36,13 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
         notes.append(
             "Gates saturated is the share of gate values below 0.02 or above 0.98 over the validation images. A "
             "saturated gate has almost no gradient: it is a fixed mask, not attention."
+        )
+    if any(row["attention"].endswith(SUFFIX) for row in rows):
+        notes.append(
+            f"In the rows with static_gates, each gate is replaced by its mean over at most {IMAGES} training images: "
+            "a channel gate by one value per channel, a spatial gate by one value per position. Their difference is "
+            "relative to the same network with its own gates: if it is close to 0, the network has a learned scale, "
+            "not attention."
         )
     if any(lr_factor(row) for row in rows):
         notes.append("Attention's lr factor multiplies the learning rate of the attention parameters.")

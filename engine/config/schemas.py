@@ -168,6 +168,7 @@ class TableConfig:
 
     dir: str | None = None  # null: results/DATA
     throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
+    static_gates: bool = False  # add each network with gates once more, with its gates replaced by their means
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
 
     def check(self) -> None:
@@ -196,6 +197,8 @@ class EvaluateConfig:
     def check(self) -> None:
         for part in (self.data, self.preprocessing, self.runtime, self.table):
             part.check()
+        if self.table.static_gates and (self.data.task != "classification" or self.data.trained_on is not None):
+            raise UserError("table.static_gates=true needs images of one size and a training set to take means over.")
 
 
 # Keys of earlier versions.
