@@ -24,8 +24,9 @@ from cbam.scaled_gate import ScaledGate
 # For each gate, by its name, the values of `ScaledGate.scale`.
 Scales = dict[str, list[float]]
 
-# The normally distributed maps from which scales are estimated: images, and the side in positions.
-_IMAGES, _SIDE = 8, 14
+# The maps from which scales are estimated: images, side in positions, and the part of a channel's variance that is
+# between images. With 0.2, estimates for EfficientNet-Lite0 are within a factor of 2 of the measured scales.
+_IMAGES, _SIDE, _BETWEEN = 8, 14, 0.2
 
 
 def calibrate(net: nn.Module, images: Tensor | Iterable[Tensor] | None = None) -> Scales:
@@ -127,17 +128,19 @@ def _run(net: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def _run_layers(net: nn.Module) -> None:
-    """Run attention on maps whose values are normally distributed, with the mean and variance after its BatchNorm.
+    """Run attention on random maps whose values have the mean and variance that its BatchNorm gives them.
 
-    The values of two positions or channels are independent, which is not so in a network.
+    The values are normally distributed and independent between channels, which is not so in a network.
     """
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
         if isinstance(module, _BatchNorm) and module.affine and has_attention(module):
             weight, bias = (values.detach()[:, None, None] for values in (module.weight, module.bias))
-            normal = torch.randn(_IMAGES, len(weight), _SIDE, _SIDE, generator=generator)
+            within = torch.randn(_IMAGES, len(weight), _SIDE, _SIDE, generator=generator)
+            between = torch.randn(_IMAGES, len(weight), 1, 1, generator=generator)
+            values = math.sqrt(1 - _BETWEEN) * within + math.sqrt(_BETWEEN) * between
             with _evaluating(module), torch.no_grad():
-                module.get_submodule("attention")(bias + weight * normal.to(weight))
+                module.get_submodule("attention")(bias + weight * values.to(weight))
 
 
 @contextmanager

@@ -21,6 +21,10 @@ from engine.tasks.training_images import TrainingImages
 IMAGES = 512  # training images for the means; all if there are fewer
 SUFFIX = "-static_gates"
 
+# For each gate, by name, its mean over images, [1, ...] on the CPU, by its shape for one image. Coordinate attention
+# calls its gate twice, with different shapes.
+_Means = dict[str, dict[torch.Size, Tensor]]
+
 Gates = Callable[[nn.Module], Mapping[str, nn.Module]]
 
 
@@ -48,7 +52,7 @@ def with_static_gates(
 
 def _static(entry: TableEntry, gates: Gates, images: TrainingImages, group: ProcessGroup) -> TableEntry:
     model = copy.deepcopy(entry.model)
-    means: dict[str, Tensor] = {}
+    means: _Means = {}
     if group.is_main_process:
         with _measured_means(gates(model)) as means:
             images.run(model)
@@ -67,34 +71,36 @@ def _static(entry: TableEntry, gates: Gates, images: TrainingImages, group: Proc
 
 
 @contextmanager
-def _measured_means(gates: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Yield the mean of each gate over the images, [1, C, 1, 1] or [1, 1, H, W] on the CPU, complete at the end."""
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+def _measured_means(gates: Mapping[str, nn.Module]) -> Iterator[_Means]:
+    """Yield the means of the gates, which are complete at the end."""
+    sums: _Means = {name: {} for name in gates}
+    counts: dict[tuple[str, torch.Size], int] = {}
 
     def note(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def add(_module: nn.Module, _inputs: object, gate: Tensor) -> None:
             total = gate.sum(0, keepdim=True, dtype=torch.float64)
-            sums[name] = sums[name] + total if name in sums else total
-            counts[name] = counts.get(name, 0) + len(gate)
+            of_shape = sums[name].setdefault(gate.shape[1:], torch.zeros_like(total))
+            of_shape += total
+            counts[name, gate.shape[1:]] = counts.get((name, gate.shape[1:]), 0) + len(gate)
 
         return add
 
     hooks = [gate.register_forward_hook(note(name)) for name, gate in gates.items()]
-    means: dict[str, Tensor] = {}
+    means: _Means = {}
     try:
         yield means
     finally:
         for hook in hooks:
             hook.remove()
-    means |= {name: (total / counts[name]).float().cpu() for name, total in sums.items()}
+    for name, totals in sums.items():
+        means[name] = {shape: (total / counts[name, shape]).float().cpu() for shape, total in totals.items()}
 
 
 @dataclass(frozen=True)
 class _Constant:
     """A forward hook that replaces a gate's output."""
 
-    value: Tensor
+    values: Mapping[torch.Size, Tensor]
 
     def __call__(self, _module: nn.Module, _inputs: object, gate: Tensor) -> Tensor:
-        return self.value.to(gate).expand_as(gate)
+        return self.values[gate.shape[1:]].to(gate).expand_as(gate)

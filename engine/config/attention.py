@@ -52,7 +52,7 @@ class AttentionConfig:
         return {"start": self.init, "after": self.after, **self.own_options()}
 
     def overrides(self) -> dict[str, Any]:
-        """Return the keys of the command line, with their values, except those of the start, without effect after it."""
+        """Return the keys of the command line, with their values, except the keys of the start."""
         values = {**self.own_options(), **{key: getattr(self, key) for key in ("after", "at")}}
         nested = {f"options.{key}": value for key, value in values.pop("options", {}).items()}
         return {f"attention.{key}": value for key, value in (values | nested).items()}
