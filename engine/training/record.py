@@ -250,6 +250,8 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
             f"train  {recipe.train}: {record['trained_parameters']:,} of {record['parameters']:,} parameters "
             f"({share:.2%}); the rest is frozen, running statistics included"
         )
+    if record.get("calibration_images"):
+        log.info(f"gates  calibrated on {record['calibration_images']} training images")
     log.info(f"into   {run.directory}")
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
