@@ -26,17 +26,7 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             f"Images/s is the speed of the network alone, in batches of {evaluated['throughput_batch_size']} in "
             f"{evaluated['precision']} on {evaluated['device']}."
         )
-    if any(row.get("gate_movement_mean") is not None for row in rows):
-        notes.append(
-            "Gates moved is |gate / start - 1| over the validation images at the end of training, from the records, "
-            "where start is the gate's mean before the first step. It is 0 if attention does what it did then; at the "
-            "identity start, that is nothing."
-        )
-    if any(row.get("gate_saturation_mean") is not None for row in rows):
-        notes.append(
-            "Gates saturated is the share of gate values below 0.02 or above 0.98 over the validation images. A "
-            "saturated gate has almost no gradient: it is a fixed mask, not attention."
-        )
+    notes += _notes_on_gates(rows)
     if any(row["attention"].endswith(SUFFIX) for row in rows):
         notes.append(
             f"In the rows with static_gates, each gate is replaced by its mean over at most {IMAGES} training images: "
@@ -56,6 +46,22 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(task.paper_note)
     return notes + row_notes(table, task)
+
+
+def _notes_on_gates(rows: Sequence[Row]) -> list[str]:
+    if any(row.get("gate_saturation_mean") is not None for row in rows):
+        return [
+            "Gates moved is |gate / start - 1| over the validation images at the end of training, from the records, "
+            "where start is the gate's mean before the first step. It is 0 if attention does what it did then.",
+            "Gates saturated is the share of gate values below 0.02 or above 0.98 over the validation images. A "
+            "saturated gate has almost no gradient: it is a fixed mask, not attention.",
+        ]
+    if any(row.get("gate_movement_mean") is not None for row in rows):  # a table of an earlier version
+        return [
+            "Gates moved is |gate x gain - 1| over the validation images at the end of training, from the records. It "
+            "is 0 if attention leaves every feature map unchanged."
+        ]
+    return []
 
 
 def row_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
