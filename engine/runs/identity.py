@@ -47,8 +47,8 @@ def recorded_label(record: Mapping[str, Any], config: TrainConfig) -> str:
     """Return the attention label of a run's record, as this version writes it."""
     label = current_label(record["attention"])
     is_of_earlier_version = "calibration_images" not in record
-    uncalibrated = config.attention_label.rpartition("-calibrate.")[1:]
-    return label + "".join(uncalibrated) if is_of_earlier_version else label
+    uncalibrated = config.attention_label.partition("-calibrate.")[1:]  # empty if that is the default
+    return "".join([label, *uncalibrated]) if is_of_earlier_version else label
 
 
 def current_label(attention: str) -> str:
@@ -63,6 +63,6 @@ def with_current_keys(stored: Any) -> Any:
         if key in stored.get(section, {}):
             stored[section][new.split(".")[1]] = stored[section].pop(key)
     stored.setdefault("attention", {}).setdefault("calibrate", 0)  # earlier versions did not calibrate
-    for key in foreign_options(stored.model.attention):
+    for key in foreign_options(stored.get("model", {}).get("attention", "none")):
         stored.get("attention", {}).pop(key, None)
     return stored
