@@ -164,7 +164,8 @@ class RunDirectory:
         """Return the configuration that the run was started with."""
         try:
             stored = with_current_keys(OmegaConf.load(self.config_file))
-            parsed = OmegaConf.to_object(OmegaConf.merge(train_node(stored.model.attention), stored))
+            kind = stored.get("model", {}).get("attention", "none")
+            parsed = OmegaConf.to_object(OmegaConf.merge(train_node(kind), stored))
         except OSError as error:
             raise UserError(f"{self.config_file} cannot be read ({error.strerror}).") from error
         except Exception as error:  # YAML and OmegaConf raise many types for a file that is not ours

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -179,11 +181,11 @@ def test_learned_attention_keeps_its_scale() -> None:
     ("given", "message"),
     [(lambda: [], "did not run; give at least one image"), (lambda: images() * math.nan, "is not finite")],
 )
-def test_a_failed_calibration_leaves_the_network_as_it_was(given: object, message: str) -> None:
+def test_a_failed_calibration_leaves_the_network_as_it_was(given: Callable[[], Any], message: str) -> None:
     net = network()
     keys = net.state_dict().keys()
     with pytest.raises(ValueError, match=message):
-        cbam.insert(net, after=["4"], image_size=20, calibrate=given())  # type: ignore[operator]
+        cbam.insert(net, after=["4"], image_size=20, calibrate=given())
     assert net.state_dict().keys() == keys
     cbam.insert(net, after=["4"], image_size=20)
 
@@ -203,6 +205,7 @@ def test_without_images_the_scales_follow_from_the_norm() -> None:
     """On features as the norm describes them, the estimate is within a factor of 2 of the measurement."""
     net = network()
     for norm in (net[1], net[4]):
+        assert isinstance(norm, nn.BatchNorm2d)
         norm.momentum = None  # exact statistics
     net.train()(images(64))
     cbam.insert(net.eval(), after=["1", "4"], image_size=20)
