@@ -3,9 +3,9 @@
 Published weights are torchvision's, by name (`models/pretrained.py`). A file contains the state dict of the network, by
 itself or in a checkpoint of this or another program (`models/checkpoint_files.py`). The network's own `load_state_dict`
 loads it, with the renaming of older names that torchvision's networks do there. Only these differences are allowed:
-attention, gains or batch counters that the weights do not have, the scales of gates, and a head that is missing or for other classes, which
-is then initialized anew. For other differences, the error lists the first tensors that are missing, unexpected or of
-another shape.
+attention, gains or batch counters that the weights do not have, the scales of gates, and a head that is missing or for
+other classes, which is then initialized anew. For other differences, the error lists the first tensors that are
+missing, unexpected or of another shape.
 """
 
 import logging
