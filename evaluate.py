@@ -28,9 +28,10 @@ from typing import Any
 
 import models
 from engine import cli
-from engine.comparison import corruptions, report, static_gates, transfer
+from engine.comparison import corruptions, markdown, report, static_gates, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
+from engine.comparison.omitted import omitted_runs
 from engine.config.presets import detector_preset
 from engine.config.schemas import EvaluateConfig, TrainConfig
 from engine.data.datasets import Dataset
@@ -57,7 +58,7 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
-    task = TASKS[config.data.task].of_data(config.data)
+    task = TASKS[config.data.task](config.data)  # type: ignore[call-arg]  # every task is a dataclass of its data
     with group.main_process_first():
         parts = open_parts(task, config)
     for data in parts:
@@ -66,29 +67,35 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         entries = [
             entry for name in config.published for entry in published_entries(name, task, config, parts[0].classes)
         ]
+        is_published = any(":" not in name for name in config.published) and not Path(config.weights or "").is_file()
+        if is_published and isinstance(task, Classification) and config.data.trained_on is None:
+            transfer.require_outputs_in_order(parts[0], models.imagenet_classes())
     # All processes use the list of the main process, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
-        entries, task = transfer.prepare(entries, task, parts[0])
+        entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
     if config.table.static_gates:
         device = resolve_device(config.runtime.device, group)
         entries = static_gates.with_static_gates(entries, models.gates, task, parts[0], device, group)
     tables, folder = {}, report.folder(config)
     for data in parts:
-        tables[data.part], evidence = compare(entries, task, data, config, group)
+        omitted = omitted_runs(
+            config, [Path(directory) for directory in directories], folder / data.part / "table.json"
+        )
+        tables[data.part], evidence = compare(entries, task, data, config, group, omitted)
         if group.is_main_process:
             report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
         part = parts[0].part  # empty unless the data set has several
-        print_line(corruptions.write(tables, folder) if part else report.summary(tables[part]))
+        print_line(corruptions.write(tables, folder) if part else markdown.summary(tables[part]))
         log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}.")
 
 
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
     """Return the data set; for ImageNet-C, one for each corruption and severity."""
     return (
-        [task.open(needs_training_images=False)]
+        [task.open(needs_training_images=config.table.static_gates)]
         if config.data.trained_on is None
         else open_evaluation_sets(config.data)
     )
@@ -153,9 +160,9 @@ def published_network(name: str, task: Task, config: EvaluateConfig) -> TableEnt
         weights_key=config.weights_key,
     )
     transforms = models.transforms(name, weights)
-    default = task.preprocessing(None) if transforms is None else task.published_preprocessing(transforms)
+    default = task.preprocessing(transforms, unmodified=True)
     preprocessing = default.adjusted(config.preprocessing)
-    return TableEntry.of_published(name, model, task, config.data, preprocessing, source(name, weights, entry), entry)
+    return TableEntry.of_published(name, model, config.data, preprocessing, source(name, weights, entry), entry)
 
 
 def default_weights(name: str) -> str | None:
@@ -189,11 +196,9 @@ def published_detectors(name: str, task: Detection, config: EvaluateConfig, clas
         detector = replace(detector_preset(architecture), weights=weights)
         model = models.build_detector(models.DetectorSpec(**detector.options), name, classes=classes)
         own_task = replace(task, detector=detector)
-        preprocessing = own_task.published_preprocessing(entry.transforms())
+        preprocessing = own_task.preprocessing(entry.transforms(), unmodified=True)
         origin = source(name, weights, entry)
-        entries.append(
-            TableEntry.of_published(name, model, own_task, config.data, preprocessing, origin, entry, detector.name)
-        )
+        entries.append(TableEntry.of_published(name, model, config.data, preprocessing, origin, entry, detector.name))
     if not entries:
         known = ", ".join(one for one in models.names() if models.published_detectors(one))
         raise UserError(

@@ -113,6 +113,7 @@ def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool)
             image_size=config.data.image_size,
             head=config.model.head,
             weights_key=config.model.weights_key if read_weights else None,
+            classes=classes,
             **options,
         )
     else:

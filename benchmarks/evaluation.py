@@ -11,8 +11,8 @@ import models
 from benchmarks.report import Section
 from engine.config.data import DataConfig
 from engine.data.datasets import Split
-from engine.data.file_index import EXTENSIONS
 from engine.data.loader import EvalLoader
+from engine.data.other_files import EXTENSIONS
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.processes.device import to_device

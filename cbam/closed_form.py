@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from cbam import passes
 from cbam.checks import is_transformed, require_feature_map
-from cbam.convolution import convolution_gradients, without_autocast
+from cbam.convolution import convolution_gradients, in_full_precision
 from cbam.passes import gate_dtype
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -43,7 +43,7 @@ def kernels_accept(x: Tensor) -> bool:
         x.is_cuda
         and x.dtype in KERNEL_DTYPES
         and x[0].numel() < 2**31
-        and x[0, 0].numel() <= 64 * 65_535  # CUDA's limit on blocks, of 64 positions each
+        and max(len(x), x[0, 0].numel() // 8) <= 65_535  # CUDA's limit on blocks: of an image, of 8 positions or more
     )
 
 
@@ -60,8 +60,8 @@ def refine(
 ) -> Tensor:
     """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast. Supports first derivatives in reverse
-    mode only, and no gradient for the gain.
+    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32. Supports first
+    derivatives in reverse mode only, and no gradient for the gain.
 
     Args:
         x: [N, C, H, W].
@@ -78,16 +78,19 @@ def refine(
     require_feature_map(x, first.shape[1])
     if not x.is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last):
         x = x.contiguous()
-    gain = torch.as_tensor(gain, dtype=gate_dtype(x), device=x.device)
+    if isinstance(gain, Tensor):
+        gain = gain.to(x.device, gate_dtype(x))
+    else:
+        gain = torch.full((), gain, dtype=gate_dtype(x), device=x.device)  # on CUDA, a copy would wait for the device
     return _Refine.apply(x, first, first_bias, last, last_bias, kernel, scale, gain, fused)
 
 
 def _passes(fused: bool) -> ModuleType:
     if not fused:
         return passes
-    from cbam import kernels  # imports Triton, which nothing else requires
+    from cbam import fused_passes  # imports Triton, which nothing else requires
 
-    return kernels
+    return fused_passes
 
 
 def _forward(
@@ -104,7 +107,7 @@ def _forward(
     """Return the refined map and the tensors for backward: gates, their pooled inputs, argmax indices, hidden units."""
     over, dtype = _passes(fused), gate_dtype(x)
     refined = torch.empty_like(x)
-    with without_autocast(x):
+    with in_full_precision(x):
         pooled, position = over.pool_positions(x)
         pooled = _divide(pooled, scale)
         hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
@@ -134,7 +137,7 @@ def _backward(
     """Return the gradients of x, of the outputs of both MLP layers, and of the convolution's weight."""
     over, dtype = _passes(fused), gate_dtype(x)
     x_gradient = torch.empty_like(x)
-    with without_autocast(x):
+    with in_full_precision(x):
         factors = channel_gate, gain * spatial_gate
         from_scale, spatial_gradient = over.factor_gradients(gradient, x, *factors, x_gradient)
         logits_gradient = torch.ops.aten.sigmoid_backward(gain * spatial_gradient, spatial_gate)
@@ -150,7 +153,7 @@ def _backward(
     return x_gradient, hidden_gradient, sum_gradient, kernel_gradient
 
 
-# The kernels as operators, which torch.compile calls without looking into them.
+# The kernels as operators, which torch.compile calls without looking into them. A call of an operator takes longer.
 _refine = torch.library.custom_op("cbam::refine", _forward, mutates_args=())
 _refine_backward = torch.library.custom_op("cbam::refine_backward", _backward, mutates_args=())
 
@@ -158,6 +161,10 @@ _refine_backward = torch.library.custom_op("cbam::refine_backward", _backward, m
 def _divide(pooled: Tensor, scale: Tensor | None) -> Tensor:
     """Divide pooled vectors [2, N, C], or their gradients, by the scales [2]."""
     return pooled if scale is None else pooled / scale[:, None, None].to(pooled.dtype)
+
+
+def _is_opaque(fused: bool) -> bool:
+    return fused and torch.compiler.is_compiling()
 
 
 def _like(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -200,7 +207,8 @@ class _Refine(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
         """Run the forward pass and save the inputs and results that backward needs."""
         first, first_bias, last, last_bias, kernel, scale, gain, ctx.fused = arguments
-        refined, *kept = (_refine if ctx.fused else _forward)(x, *arguments)
+        refined, *kept = (_refine if _is_opaque(ctx.fused) else _forward)(x, *arguments)
+        ctx.is_contiguous = x.is_contiguous()  # asked in backward, torch.compile would copy the map for an answer
         ctx.biases = first_bias is not None, last_bias is not None
         ctx.save_for_backward(x, first, last, kernel, scale, gain, *kept)
         return refined
@@ -214,11 +222,12 @@ class _Refine(torch.autograd.Function):
             )
         x, first, last, kernel, scale, gain, *kept = ctx.saved_tensors
         gate, spatial_gate, pooled, position, hidden, planes, channel = kept
-        layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        layout = torch.contiguous_format if ctx.is_contiguous else torch.channels_last
         gradient = gradient.contiguous(memory_format=layout)
         inputs = gradient, x, first, last, kernel, scale, gain, gate, spatial_gate, position, hidden, planes, channel
-        of_x, of_hidden, of_sum, of_kernel = (_refine_backward if ctx.fused else _backward)(*inputs, ctx.fused)
-        with without_autocast(x):
+        differentiate = _refine_backward if _is_opaque(ctx.fused) else _backward
+        of_x, of_hidden, of_sum, of_kernel = differentiate(*inputs, ctx.fused)
+        with in_full_precision(x):
             of_first = _like(first, of_hidden.flatten(0, 1).T @ pooled.flatten(0, 1))
             of_last = _like(last, of_sum.T @ hidden.sum(0))
         of_first_bias = of_hidden.sum((0, 1)).to(first.dtype) if ctx.biases[0] else None

@@ -1,6 +1,7 @@
 """The convolution of the spatial gate, from one or two planes to one."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,30 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
     if x.is_meta or not torch.is_autocast_enabled(device):
         return nullcontext()  # entering the other one takes as long as several operations on a small map
     return torch.autocast(device, enabled=False)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@contextmanager
+def _without_both(x: Tensor) -> Iterator[None]:
+    with without_autocast(x), _without_tf32():
+        yield
+
+
+def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which products have the dtype of their factors: without autocast and, on CUDA, TF32.
+
+    torch.compile cannot trace the second; the kernels are operators that it does not look into.
+    """
+    return _without_both(x) if x.is_cuda and not torch.compiler.is_compiling() else without_autocast(x)
 
 
 def convolve(planes: Tensor, kernel: Tensor) -> Tensor:

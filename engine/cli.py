@@ -30,6 +30,12 @@ from engine.errors import UserError
 from engine.logging import open_streams, print_line
 from engine.processes.signals import Interrupted, exit_interrupted, ignore_signals
 
+# Hydra's options whose value is the next argument.
+_OPTIONS_WITH_VALUE = (
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    *("--experimental-rerun",),
+)
+
 GROUPS = ("model", "attention", "data", "detector", "recipe", "runtime")
 
 
@@ -92,7 +98,7 @@ def _arguments(name: str) -> Iterator[None]:
     # Otherwise Hydra prints errors itself, on many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
-        sys.argv[1:] = [_as_list(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [_as_list(argument) for argument in _options_last(sys.argv[1:])]
         _refuse_earlier_keys(sys.argv[1:])
         if name == "train":
             sys.argv[1:] = with_usual_presets(sys.argv[1:])
@@ -132,6 +138,16 @@ def _help(name: str) -> str:
     )
 
 
+def _options_last(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with Hydra's options last: argparse accepts KEY=VALUE arguments in one place only."""
+    values: list[str] = []
+    options: list[str] = []
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        is_option_value = previous in _OPTIONS_WITH_VALUE
+        (options if argument.startswith("-") or is_option_value else values).append(argument)
+    return [*values, *options]
+
+
 def _as_list(argument: str) -> str:
     """Accept `runs=A,B` for `runs=[A,B]`."""
     key, equals, value = argument.partition("=")
@@ -143,7 +159,7 @@ def _require_one_attention(composed: DictConfig) -> None:
     """Reject `model=resnet50_cbam attention=none`, which composes to the baseline."""
     choices = HydraConfig.get().runtime.choices
     backbone, _, kind = choices.get("model", "").rpartition("_")
-    if kind in kinds() and composed.model.attention != kind:
+    if backbone and kind in kinds() and composed.model.attention != kind:  # model=custom is no attention
         raise UserError(
             f"model={backbone}_{kind} already selects an attention module and conflicts with "
             f"attention={choices['attention']}; use model={backbone} attention={choices['attention']}."

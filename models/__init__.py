@@ -14,6 +14,7 @@ from models.detector_weights import of_backbone as published_detectors
 from models.detector_weights import published_entry as published_detector
 from models.errors import ModelError
 from models.factory import build, names, transforms
+from models.head_classes import imagenet_classes
 from models.parts import last_norms, parts, stages
 from models.pretrained import published, published_entry
 from models.weights import report as start_report
@@ -30,6 +31,7 @@ __all__ = [
     "gate_gains",
     "gates",
     "gates_at_start",
+    "imagenet_classes",
     "last_norms",
     "names",
     "parts",

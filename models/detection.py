@@ -143,7 +143,7 @@ def build_detector(
         _attend_to_maps(model, kind, start, options)
     _keep_boxes_in_float32(model)
     if detector.weights and read_weights:
-        is_other = published is not None and not detector_weights.knows(published, classes)
+        is_other = not detector_weights.has_classes(published, detector.weights, classes)
         detector_weights.load(model, spec.name, detector.weights, published, new_predictors=is_other)
     if sync_batchnorm:
         attention_layers.convert_sync_batchnorm(model)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torchvision.models import detection
 
+from models import head_classes
 from models import weights as start_weights
 from models.attention.network import plain_state
 from models.errors import ModelError
@@ -50,6 +51,16 @@ def of_backbone(backbone: str) -> list[tuple[str, Any]]:
 def knows(published: Published, classes: Sequence[str]) -> bool:
     """Return whether published weights have all classes by name."""
     return published is not None and set(classes) <= set(published.meta["categories"])
+
+
+def has_classes(published: Published, weights: str, classes: Sequence[str]) -> bool:
+    """Return whether weights have all classes by name; a file, as far as it is known, in the same order."""
+    if published is not None:
+        return knows(published, classes)
+    trained = head_classes.named_in_file(Path(weights))
+    if trained is None:
+        log.warning("%s does not name its classes; they must be %s, in this order.", weights, ", ".join(classes))
+    return trained is None or trained == list(classes)
 
 
 def load(model: nn.Module, backbone: str, weights: str, published: Published, new_predictors: bool) -> None:

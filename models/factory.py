@@ -1,5 +1,6 @@
 """Networks by name, with or without attention, with their start weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 
 import cbam
 from cbam import AttentionLayer
-from models import custom, heads, pretrained, timm_networks
+from models import custom, head_classes, heads, pretrained, timm_networks
 from models import weights as start_weights
 from models.attention import network as attention_layers
 from models.attention.registry import KINDS
@@ -51,7 +52,7 @@ def _parse(name: str, attention: str | None, image_size: int | None) -> tuple[Ba
         return timm_networks.spec(name), attention or "none"
     if ":" in name:
         return custom.spec(name, image_size or 224), attention or "none"
-    for kind in KINDS:
+    for kind in ("none", *KINDS):
         if name.removesuffix(f"_{kind}") in BACKBONES and name not in BACKBONES:
             if attention is not None:
                 backbone = name.removesuffix(f"_{kind}")
@@ -77,6 +78,7 @@ def build(
     image_size: int | None = None,
     head: str | None = None,
     weights_key: str | None = None,
+    classes: Sequence[str] | None = None,
     **options: object,
 ) -> nn.Module:
     """Build a network in training mode.
@@ -101,6 +103,8 @@ def build(
             configuration, or the linear layer that produces the output.
         weights_key: entry of the weights file that contains the weights, or their prefix, if there are several; None
             for a moving average if there is one.
+        classes: names of the data set's classes, by which the outputs of a kept head are matched; None keeps them as
+            they are.
         options: options of the attention: those of its `models.ATTENTION_KINDS`.
 
     Raises:
@@ -115,6 +119,11 @@ def build(
     if weights is not None:  # into the plain network, by its own rules
         start_from = start_weights.read(backbone, net, weights, weights_key)
         start_weights.require_same_attention(start_from, weights, kind, options)
+        if classes is not None:
+            trained = head_classes.trained_classes(backbone, weights)
+            head_classes.arrange(
+                start_from.state, net.state_dict(), backbone.head_layers(net), trained, classes, weights
+            )
         rest = start_weights.load(net, backbone, start_from, new_head)
     layers: list[AttentionLayer] = []
     if kind != "none":

@@ -19,9 +19,9 @@ if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
 
 from engine import cli
+from engine.comparison.view import VIEWS
 from engine.errors import UserError
 from engine.logging import open_streams
-from engine.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
     axes.axhline(0, color="gray", linewidth=0.6)
     axes.set_xscale("log")
     axes.set_xlabel("mean |gate x gain - 1|")
-    axes.set_ylabel(f"{TASKS[table['task']].table_metric_label}: difference from the baseline")
+    axes.set_ylabel(f"{VIEWS[table['task']].label}: difference from the baseline")
     axes.set_title(f"{table['data']['name']}; labels: attention's learning rate factor", fontsize=8)
     axes.legend(fontsize=8, frameon=False)
 

@@ -1,22 +1,23 @@
-"""Unpack ImageNet's official archives into the folders that `data=imagenet` reads, or check existing folders.
+"""Make the folders that `data=imagenet` reads from ImageNet as it is distributed, or check existing folders.
 
     python scripts/prepare_imagenet.py archives=/path/to/archives target=/path/to/imagenet
     python scripts/prepare_imagenet.py archives=none target=/path/to/imagenet              # only count the images
 
-The archives, from https://image-net.org: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
-ILSVRC2012_devkit_t12.tar.gz. If interrupted, run the same command again: existing files are not unpacked again.
-Reading the devkit needs scipy (pip install scipy; the extra `prepare` of pyproject.toml).
+The folder `archives` contains one of:
+
+- the archives from https://image-net.org: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and
+  ILSVRC2012_devkit_t12.tar.gz, which are unpacked. Reading the devkit needs scipy; Kaggle's LOC_val_solution.csv can
+  replace it.
+- Kaggle's ImageNet, unpacked: ILSVRC/Data/CLS-LOC and LOC_val_solution.csv. The folders contain links to its images.
+- Hugging Face's ILSVRC/imagenet-1k: train-*.parquet and validation-*.parquet, which are unpacked. Needs pyarrow.
+
+If interrupted, run the same command again: existing files are not written again. scipy and pyarrow are the extra
+`prepare` of pyproject.toml.
 """
 
-import io
 import os
-import shutil
 import sys
-import tarfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,129 +29,45 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from engine import cli
+from engine.data.other_files import EXTENSIONS, is_program_folder
 from engine.errors import UserError
 from engine.logging import print_line
-from engine.runs.atomic_io import DRAFT, atomic_write
+from engine.runs.atomic_io import DRAFT
+from models import imagenet_classes
+from scripts.imagenet import archives as tar_archives
+from scripts.imagenet import kaggle, parquet
+from scripts.imagenet.archives import TRAIN, VAL
+from scripts.imagenet.names import DEVKIT
 
-TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 CLASSES, TRAIN_IMAGES, VAL_IMAGES = 1000, 1_281_167, 50_000
+SMALLEST, LARGEST, VAL_PER_CLASS = 732, 1300, 50  # images of a class in train/, and in val/
+
+__all__ = ["DEVKIT", "TRAIN", "VAL", "prepare"]
 
 
 def prepare(archives: str, target: str) -> None:
-    """Unpack the missing images below `target`, then count all images.
+    """Make the missing parts of `target`, then count all images.
 
     Raises:
-        UserError: naming the archives that are damaged or absent, or the folders that are incomplete.
+        UserError: naming what is damaged or absent in `archives`, or the folders that are incomplete.
     """
-    damaged: list[str] = []
-    if archives != "none":
-        source = Path(archives)
-        names = val_classes(source / DEVKIT)  # first: the archives take hours
-        damaged += unpack_train(source / TRAIN, Path(target) / "train")
-        damaged += unpack_val(source / VAL, names, Path(target) / "val")
-    if damaged:
-        raise UserError(
-            f"These archives are damaged: {', '.join(damaged)}. All others are unpacked; replace the damaged ones and "
-            "run the same command again."
-        )
-    count(Path(target))
-
-
-def unpack_train(archive: Path, folder: Path) -> list[str]:
-    """Unpack the archive of archives into complete class folders, and return the damaged archives."""
-    damaged = []
-    try:
-        with _open(archive) as classes:
-            for member in tqdm(classes, total=CLASSES, unit="class", disable=None, desc="train"):
-                into = folder / Path(member.name).stem
-                if into.exists():
-                    continue
-                inner = classes.extractfile(member) if member.isfile() else None
-                if inner is None:
-                    continue
-                draft = into.with_name(into.name + DRAFT)
-                shutil.rmtree(draft, ignore_errors=True)
-                draft.mkdir(parents=True)
-                try:
-                    _require_end(inner)
-                    with tarfile.open(fileobj=inner) as images:
-                        _unpack_flat(images, draft)
-                except (tarfile.TarError, EOFError):
-                    shutil.rmtree(draft)
-                    damaged.append(f"{member.name} in {archive}")
-                    continue
-                os.sync()  # otherwise a crash could leave a class of empty files
-                draft.rename(into)
-    except (tarfile.TarError, EOFError):
-        damaged.append(str(archive))
-    return damaged
-
-
-def _unpack_flat(images: tarfile.TarFile, folder: Path) -> None:
-    """Unpack the files of an archive into one folder, without subfolders.
-
-    Raises:
-        tarfile.TarError: if a member is neither a file nor a folder, or would replace another file.
-    """
-    for member in images:
-        if member.isdir():
-            continue
-        content = images.extractfile(member) if member.isfile() else None
-        file = folder / Path(member.name).name
-        if content is None or file.exists():
-            raise tarfile.TarError(member.name)
-        file.write_bytes(content.read())
-
-
-def unpack_val(archive: Path, names: list[str], folder: Path) -> list[str]:
-    """Sort the validation images into folders per class; return the archive if it is damaged.
-
-    Args:
-        names: class of each image.
-    """
-    try:
-        with _open(archive) as images:
-            for member in tqdm(images, total=VAL_IMAGES, unit="image", disable=None, desc="val"):
-                content = images.extractfile(member) if member.isfile() else None
-                if content is None:
-                    continue
-                number = int(Path(member.name).stem.rpartition("_")[2])  # ILSVRC2012_val_00000001.JPEG
-                file = folder / names[number - 1] / Path(member.name).name
-                if not file.exists():
-                    _write(file, content.read())
-    except (tarfile.TarError, EOFError, IndexError, ValueError):
-        return [str(archive)]
-    return []
-
-
-def val_classes(devkit: Path) -> list[str]:
-    """Return the class folder (WordNet id) of each validation image, from the devkit.
-
-    Raises:
-        UserError: if the devkit is absent or damaged, or scipy is not installed.
-    """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise UserError("Reading the devkit needs scipy; pip install scipy.") from error
-    try:
-        return _val_classes(devkit, loadmat)
-    except (tarfile.TarError, zlib.error, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"The archive {devkit} is damaged; replace it and run the same command again.") from error
-
-
-def _val_classes(devkit: Path, loadmat: Callable[..., Any]) -> list[str]:
-    with _open(devkit) as files:
-        contents = {Path(member.name).name: member for member in files if member.isfile()}
-        meta, truth = (
-            files.extractfile(contents[name]) for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")
-        )
-        assert meta is not None
-        assert truth is not None
-        synsets = loadmat(io.BytesIO(meta.read()), squeeze_me=True)["synsets"]
-        names = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
-        return [names[int(line)] for line in truth.read().decode().split()]
+    source, into = Path(archives), Path(target)
+    if archives == "none":
+        count(into)
+        return
+    if not source.is_dir():
+        raise UserError(f"There is no folder {source.absolute()}; set archives to the folder with the downloads.")
+    shards = parquet.shards(source)
+    folder = kaggle.find(source)
+    if shards:
+        rows = parquet.unpack(shards, into)
+        _report(into, {split: (rows[split], "rows in the shards") for split in rows})
+    elif folder is not None:
+        kaggle.link(folder, into)
+        _report(into, {})
+    else:
+        tar_archives.unpack(source, into)
+        count(into)
 
 
 def count(target: Path) -> None:
@@ -159,52 +76,76 @@ def count(target: Path) -> None:
     expected = {"train": TRAIN_IMAGES, "val": VAL_IMAGES}
     wrong = [
         f"{target / split} contains {sum(classes.values()):,} images in {len(classes):,} classes, not "
-        f"{expected[split]:,} in {CLASSES:,}"
+        f"{expected[split]:,} in {CLASSES:,}{_suspects(split, classes)}"
         for split, classes in found.items()
         if (sum(classes.values()), len(classes)) != (expected[split], CLASSES)
     ]
     if not wrong and found["train"].keys() != found["val"].keys():
         wrong = [f"{target / 'train'} and {target / 'val'} contain different classes"]
     if wrong:
-        raise UserError(f"{'; '.join(wrong)}. Unpack what is missing with archives=FOLDER.")
+        raise UserError(
+            f"{'; '.join(wrong)}. Rerun with archives=FOLDER, where FOLDER contains the downloads: it adds what is "
+            "missing."
+        )
     print_line(
         f"{target} is complete: {TRAIN_IMAGES:,} training and {VAL_IMAGES:,} validation images in {CLASSES:,} classes."
     )
+
+
+def _suspects(split: str, classes: dict[str, int]) -> str:
+    """Return a clause that names the classes whose number of images is impossible, or that are absent."""
+    low, high = (SMALLEST, LARGEST) if split == "train" else (VAL_PER_CLASS, VAL_PER_CLASS)
+    odd = [f"{name} has {images:,}" for name, images in classes.items() if not low <= images <= high]
+    absent = [f"{name} is absent" for name in imagenet_classes() if name not in classes]
+    named = [*odd, *absent][:5]
+    return f" ({', '.join(named)}{', ...' if len(odd) + len(absent) > 5 else ''})" if named else ""
+
+
+def _report(target: Path, expected: dict[str, tuple[int, str]]) -> None:
+    """Print the number of images, which may be those of a part of ImageNet.
+
+    Args:
+        expected: for each split, the number of images that it must have, and what they are.
+
+    Raises:
+        UserError: if there are more or fewer.
+    """
+    found = {split: _images(target / split) for split in ("train", "val")}
+    totals = {split: sum(classes.values()) for split, classes in found.items()}
+    for split, (number, what) in expected.items():
+        if totals[split] != number:
+            raise UserError(
+                f"{target / split} contains {totals[split]:,} images, but there are {number:,} {what}; set target to "
+                "an empty folder."
+            )
+    print_line(
+        f"{target} has {totals['train']:,} training and {totals['val']:,} validation images in "
+        f"{len(found['train']):,} classes."
+    )
+    if (totals["train"], totals["val"]) != (TRAIN_IMAGES, VAL_IMAGES):
+        print_line(
+            f"All of ImageNet-1K would be {TRAIN_IMAGES:,} and {VAL_IMAGES:,} images; for a part, set "
+            "data.total_classes."
+        )
 
 
 def _images(folder: Path) -> dict[str, int]:
     """Return the number of images in each class folder."""
     if not folder.is_dir():
         return {}
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.endswith(DRAFT))
+    names = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.endswith(DRAFT) and not is_program_folder(entry.name)
+    )
     return {
-        name: sum(file.name.endswith(".JPEG") for file in os.scandir(folder / name))
+        name: sum(_is_image(file.name) for file in os.scandir(folder / name))
         for name in tqdm(names, unit="class", disable=None, desc=f"counting {folder.name}")
     }
 
 
-def _write(file: Path, data: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(file, lambda draft: draft.write(data))
-
-
-def _open(archive: Path) -> tarfile.TarFile:
-    try:
-        if archive.suffix == ".tar":
-            with archive.open("rb") as file:
-                _require_end(file)
-        return tarfile.open(archive)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no {archive}; download it from https://image-net.org.") from error
-
-
-def _require_end(archive: IO[bytes]) -> None:
-    """Raise EOFError if an archive lacks its closing zeros: one cut off between two files would seem complete."""
-    size = archive.seek(0, io.SEEK_END)
-    archive.seek(max(0, size - 1024))
-    if any(archive.read()):
-        raise EOFError
-    archive.seek(0)
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 if __name__ == "__main__":

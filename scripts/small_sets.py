@@ -5,7 +5,8 @@
 INTO/tiny_imagenet_other contains classes 101 to 110 of Tiny ImageNet, which the sweeps on its first 20 or 40 classes do
 not use. For each class, 400 of its 500 training images are used for training; the other 100 and the 50 validation
 images are used for validation. INTO/blood_cells contains the cells of BCCD, cut out of its photographs, at most 200 per
-class and split. Cells from the list `train` are for training.
+class and split. Cells from the list `train` are for training. INTO/blood_cells/groups.csv contains the photograph of
+each cell, for data.groups: cells of one photograph are not independent.
 """
 
 import shutil
@@ -26,6 +27,7 @@ from torchvision.io import write_png
 
 from engine import cli
 from engine.data import voc
+from engine.data.groups import ImageGroups
 from engine.errors import UserError
 
 FIRST_CLASS, CLASSES, TRAINING = 100, 10, 400
@@ -67,6 +69,7 @@ def copy_classes(source: Path, target: Path) -> None:
 
 def cut_cells(source: Path, target: Path) -> None:
     data = voc.open_voc(source, CELL_CLASSES, "bccd", ("train",), ("val", "test"))
+    images, photographs = [], []
     for name, split in (("train", data.train), ("val", data.val)):
         counts: Counter[str] = Counter()
         for index in range(len(split)):
@@ -77,7 +80,11 @@ def cut_cells(source: Path, target: Path) -> None:
                     counts[cell] += 1
                     folder = target / name / cell
                     folder.mkdir(parents=True, exist_ok=True)
-                    write_png(cut(image, box), str(folder / f"{counts[cell]:03d}.png"))
+                    file = folder / f"{counts[cell]:03d}.png"
+                    write_png(cut(image, box), str(file))
+                    images.append(file.relative_to(target).as_posix())
+                    photographs.append(str(split.ids[index]))
+    (target / "groups.csv").write_text(ImageGroups(tuple(images), tuple(photographs)).text(), encoding="utf-8")
 
 
 def cut(image: Tensor, box: np.ndarray) -> Tensor:

@@ -27,10 +27,10 @@ flock 9 # jobs that share the node take turns
 staged=$(cat "$target/.staging")
 [ "$staged" = "$source" ] || fail "$2 was staged from $staged, not from $1; give another folder."
 for split in train val; do
-    rsync --archive --partial --delete "$source/$split/" "$target/$split/"
+    rsync --archive --copy-links --partial --delete "$source/$split/" "$target/$split/"
 done
 for split in train val; do
-    differing=$(rsync --archive --delete --dry-run --itemize-changes "$source/$split/" "$target/$split/")
+    differing=$(rsync --archive --copy-links --delete --dry-run --itemize-changes "$source/$split/" "$target/$split/")
     [ -z "$differing" ] || fail "$2/$split differs from $1/$split, first in: ${differing%%$'\n'*}"
 done
 echo "$2 is a complete copy of $1: $(find "$target" -type f ! -name .staging | wc -l) files."

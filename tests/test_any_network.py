@@ -15,6 +15,15 @@ def net(num_classes):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes)
     )
+
+class Gate(nn.Module):
+    def __init__(self, channels, width=4):
+        super().__init__()
+        layers = nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, channels), nn.Sigmoid()
+        self.gate = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return x * self.gate(x.mean((2, 3)))[..., None, None]
 """
 
 
@@ -42,11 +51,15 @@ def test_a_network_of_the_users_own(command: Command, folders: Path, tmp_path: P
     assert_one_line(command("train.py", *arguments(folders, *given, "attention=cbam")), "set attention.after=REGEX")
     train(command, folders, *given)
     train(command, folders, *given, "attention=cbam", "attention.after=2")
+    own = ("attention=custom", "attention.factory=own.networks:Gate", "attention.options.width=2", "attention.after=2")
+    train(command, folders, *given, *own)
+    assert "Nothing to do" in command("train.py", *arguments(folders, "recipe.epochs=1", *given, *own)).stdout
     assert record(tmp_path, "own.networks.net_cbam-after.2")["factory"] == "own.networks:net"
     found = rows(command, folders, tmp_path)
     assert [(row["model"], row["attention"], row["baseline"]) for row in found] == [
         ("own.networks.net", "none", None),
         ("own.networks.net", "cbam-after.2", 0),
+        ("own.networks.net", "own.networks.Gate-width.2-after.2", 0),
     ]
 
 
@@ -79,6 +92,13 @@ def test_a_network_of_timm(command: Command, folders: Path, tmp_path: Path) -> N
         (["model=custom", "model.factory=nowhere:net"], "names the module 'nowhere', which is neither"),
         (["model=resnet18", "model.factory=a:b"], "model.factory=a:b needs model=custom"),
         (["model=timm"], "Missing value for model.name"),
+        (["attention=custom"], "attention=custom needs attention.factory=package.module:Class; got none"),
+        (
+            ["attention=se", "attention.order=parallel"],
+            "attention.order is not an option of attention=se",
+        ),
+        (["model=resnet18_eca", "attention=none"], "model=resnet18_eca already selects an attention module"),
+        (["attention=etca"], "There is no attention=etca; perhaps attention=eca"),
         (["model=inception_v3", "model.weights=null"], "Set data.image_size=299"),
     ],
 )

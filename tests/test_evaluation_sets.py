@@ -2,15 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from engine.comparison import transfer
 from engine.comparison.corruptions import ALEXNET, mean_corruption_error
-from engine.data.evaluation_sets import CORRUPTIONS, logits_of
+from engine.comparison.entry import TableEntry
+from engine.config.data import DataConfig
+from engine.data.evaluation_sets import CORRUPTIONS, logits_of, open_evaluation_sets
+from engine.data.transforms import Preprocessing
 from engine.errors import UserError
+from engine.tasks.classification import Classification
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command, write_image
 from tests.processes import Process
@@ -110,26 +116,39 @@ def test_what_does_not_fit_is_one_line(runs: Path, sets: Path, folders: Path, co
     assert_one_line(command("evaluate.py", "data=imagenet_c", "data.root=imagenet_v2"), "contains no corruption")
 
 
-def test_published_weights_need_a_class_list_for_subsets(
-    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from engine.comparison import transfer
-    from engine.comparison.entry import TableEntry
-    from engine.config.data import DataConfig
-    from engine.data.evaluation_sets import open_evaluation_sets
-    from engine.data.transforms import Preprocessing
-    from engine.tasks.classification import Classification
-
+def test_published_weights_have_imagenets_classes(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = DataConfig(
         "imagenet_a", "class_folders", str(sets / "imagenet_a"), 2, image_size=32, trained_on="imagenet"
     )
     (data,) = open_evaluation_sets(config)
     published = TableEntry(torch.nn.Identity(), Preprocessing(32, 32), {"recorded": 1.0}, {}, "", {})
-    with pytest.raises(UserError, match=r"set data\.class_list=FILE to a list of class ids"):
-        transfer.prepare([published], Classification(config), data)
-    Path("classes.txt").write_text("class0 a fish\nclass1\nclass2\n")
-    config.class_list = "classes.txt"
-    (entry,), task = transfer.prepare([published], Classification(config), data)
+    (entry,), task = transfer.prepare([published], Classification(config), data, ["class0", "class1", "class2"])
     assert task.logits == (1, 2)
     assert entry.row["recorded"] is None
+    Path("classes.txt").write_text("class2 a fish\nclass1\nclass0\n")
+    config.class_list = "classes.txt"
+    (_,), task = transfer.prepare(
+        [replace(published, record={"class_names": [], "data_fingerprint": ""})], Classification(config), data, []
+    )
+    assert task.logits == (1, 0)
+
+
+def test_published_weights_are_refused_for_as_many_other_classes(sets: Path) -> None:
+    config = DataConfig("set", "class_folders", str(sets / "imagenet_sketch"), 3, image_size=32, trained_on="imagenet")
+    (data,) = open_evaluation_sets(config)
+    transfer.require_outputs_in_order(data, ["class0", "class1", "class2"])
+    with pytest.raises(UserError, match=r"are not in the order .* published weights \(class1, class0, \.\.\.\)"):
+        transfer.require_outputs_in_order(data, ["class1", "class0", "class2"])
+    with pytest.raises(UserError, match=r"lack 1 of the 3 classes of set .*WordNet ids"):
+        transfer.require_outputs_in_order(data, ["class0", "class1", "other"])
+
+
+def test_numbers_are_names_or_positions_among_the_sorted_names() -> None:
+    numbers = [str(number) for number in range(12)]
+    as_text = sorted(numbers)  # 0, 1, 10, 11, 2, ...: a run of an earlier version
+    positions = logits_of(numbers, as_text, "set")
+    assert positions is not None
+    assert [as_text[position] for position in positions] == numbers
+    assert logits_of(numbers, numbers, "set") is None
+    assert logits_of(["0", "1", "2"], ["b", "c", "a"], "set") == (2, 0, 1)

@@ -1,13 +1,15 @@
 """Rows of the table: the seeds of one network, aggregated and compared with the same seeds of its baseline."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from engine.tasks.base import Predictions, Task
-from engine.tasks.paired_stats import PairedDifference, standard_deviation
+from engine.comparison.contrasts import add_contrasts, baseline_contrast
+from engine.comparison.view import View
+from engine.tasks.crossed_model import Outcome
+from engine.tasks.paired_stats import standard_deviation
 
 Row = dict[str, Any]
 
@@ -15,12 +17,31 @@ _SHARED = ("model", "attention", "parameters", "gflops", "epochs", "recipe_devia
 _SHARED_SINCE = ("recipe", "attention_lr_factor", "weights")  # tables of earlier versions have none
 
 
-def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | None], task: type[Task]) -> list[Row]:
-    """Return one row for each (backbone, attention, its learning rate's factor, recipe), in order of the first run.
+@dataclass(frozen=True)
+class Settings:
+    """What a table decides and contrasts; stored in table.json.
+
+    Attributes:
+        margin: margin of equivalence in points; None for no test of equivalence.
+        contrasts: direct contrasts as `cbam/se`; None for one of each pair of kinds of attention.
+    """
+
+    margin: float | None = None
+    contrasts: list[str] | None = None
+
+
+def aggregate(
+    runs: Sequence[Row], outcomes: Sequence[Outcome | None], view: View, settings: Settings
+) -> tuple[list[Row], list[Row]]:
+    """Return one row for each (backbone, attention, its learning rate's factor, recipe), and the direct contrasts.
 
     Args:
         runs: the table's runs; `baseline` is the position of a run's baseline, or None.
-        predictions: predictions of each run, None if missing. A row that needs missing ones has no difference.
+        outcomes: outcome of each run, None if its predictions are missing. A contrast that needs it has no numbers.
+
+    Returns:
+        The rows, in order of their first run, each with the contrast with its baseline; and the contrasts between
+        kinds of attention, with the positions of their rows.
     """
     by_network: dict[tuple, list[int]] = {}
     for position, run in enumerate(runs):
@@ -29,20 +50,18 @@ def aggregate_seeds(runs: Sequence[Row], predictions: Sequence[Predictions | Non
         key = (run["model"], detector, run["attention"], factor, run["recipe_deviation"], run["seed"] is None)
         by_network.setdefault(key, []).append(position)
     groups = list(by_network.values())
-    return [
-        _averages(positions, runs, task) | _against_baseline(positions, groups, runs, predictions, task)
-        for positions in groups
-    ]
+    rows = [_averages(positions, runs, view) | baseline_contrast(positions, groups, runs) for positions in groups]
+    return rows, add_contrasts(rows, runs, outcomes, settings.margin, settings.contrasts)
 
 
-def _averages(positions: list[int], runs: Sequence[Row], task: type[Task]) -> Row:
+def _averages(positions: list[int], runs: Sequence[Row], view: View) -> Row:
     """Return a row's facts, and its metrics averaged over the seeds."""
     own = [runs[i] for i in positions]
     row = {key: own[0][key] for key in _SHARED} | {key: own[0].get(key) for key in _SHARED_SINCE}
     if "detector" in own[0]:
         row["detector"] = own[0]["detector"]
     row |= {"runs": positions, "seeds": [run["seed"] for run in own if run["seed"] is not None]}
-    for key in (f"{task.table_metrics[0]}_start", *task.table_metrics):
+    for key in (f"{view.keys[0]}_start", *view.keys):
         values = [run[key] for run in own if run[key] is not None]
         row[key] = float(np.mean(values)) if values else None
         row[f"{key}_sd"] = standard_deviation(np.array(values))
@@ -63,28 +82,3 @@ def _movement(runs: Sequence[Row]) -> Row:
             row[f"{kind}_mean"] = float(np.mean(means)) if means else None
             row[f"{kind}_largest"] = max(largest, default=None)
     return row
-
-
-def _against_baseline(
-    positions: list[int],
-    groups: list[list[int]],
-    runs: Sequence[Row],
-    predictions: Sequence[Predictions | None],
-    task: type[Task],
-) -> Row:
-    """Return the difference pooled over the seeds that have a baseline; `baseline` is the position of its row."""
-    pairs = [(i, runs[i]["baseline"]) for i in positions if runs[i]["baseline"] is not None]
-    if not pairs:
-        return {"baseline": None}
-    compared = {
-        "baseline": next(i for i, group in enumerate(groups) if pairs[0][1] in group),
-        "baseline_seeds": [runs[i]["seed"] for i, _ in pairs],
-        "baseline_differs": any(runs[i]["recipe_deviation"] != runs[j]["recipe_deviation"] for i, j in pairs),
-    }
-    if any(predictions[i] is None or predictions[j] is None for i, j in pairs):
-        return compared
-    if len(pairs) == 1:  # the run's own difference, which may have taken a minute to compute
-        own = runs[pairs[0][0]]
-        return compared | {field.name: own[field.name] for field in fields(PairedDifference)}
-    difference = task.paired([predictions[i] for i, _ in pairs], [predictions[j] for _, j in pairs])
-    return compared | asdict(difference)

@@ -10,10 +10,12 @@ import torch
 
 from engine.analysis.throughput import images_per_second
 from engine.comparison import paper_results
-from engine.comparison.aggregate import aggregate_seeds
+from engine.comparison.aggregate import Settings, aggregate
 from engine.comparison.baselines import config_mismatches, find_baselines
 from engine.comparison.entry import TableEntry
+from engine.comparison.view import VIEWS, View
 from engine.config.schemas import EvaluateConfig
+from engine.data.groups import ImageGroups
 from engine.data.loader import EvalLoader
 from engine.errors import UserError
 from engine.processes.device import PRECISIONS, resolve_device, to_device
@@ -23,18 +25,31 @@ from engine.runs.directory import RunDirectory
 from engine.tasks.base import AnyDataset, Predictions, Task
 from engine.tasks.inference import EvalModel, evaluate
 
-SCHEMA = 2  # of table.json
+SCHEMA = 3  # of table.json; docs/methodology.md describes it
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunEvidence:
     """The data behind a run's row. Record and config are empty for published weights."""
 
     predictions: Predictions
     record: dict[str, Any]
     config: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The data behind a table.
+
+    Attributes:
+        runs: of each run.
+        groups: groups of the validation images; None if all are independent.
+    """
+
+    runs: list[RunEvidence]
+    groups: ImageGroups | None
 
 
 def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
@@ -70,19 +85,31 @@ def _natural(path: Path) -> list[list[str | int]]:
 
 
 def compare(
-    entries: Sequence[TableEntry], task: Task, data: AnyDataset, config: EvaluateConfig, group: ProcessGroup
-) -> tuple[dict[str, Any], list[Evidence]]:
+    entries: Sequence[TableEntry],
+    task: Task,
+    data: AnyDataset,
+    config: EvaluateConfig,
+    group: ProcessGroup,
+    omitted: Sequence[Row] = (),
+) -> tuple[dict[str, Any], Evidence]:
     """Evaluate all entries in one pass over the validation images, which the processes share.
+
+    Args:
+        omitted: result of `omitted_runs`, for the notes.
 
     Returns:
         The table as plain values, and the evidence for each run. The table has the data, the environment, `runs` (one
-        for each entry) and `rows` (as printed, with the seeds of one network aggregated).
+        for each entry), `rows` (as printed, with the seeds of one network aggregated) and `direct` (the contrasts
+        between kinds of attention).
 
     Raises:
         UserError: if a run was trained on different data, or with a different recipe from the other runs.
     """
     if config.data.trained_on is None:
         _require_trained_on(entries, data, config)
+    groups = None
+    if config.data.groups is not None:
+        groups = ImageGroups.of_split(Path(config.data.groups), data.val.files.tolist())
     mismatches = config_mismatches(entries, config.table.allow_mixed)
     baselines = find_baselines(entries, mismatches)
     device = resolve_device(config.runtime.device, group)
@@ -90,31 +117,41 @@ def compare(
         to_device(entry.model, device, config.runtime.channels_last)
     speeds = _speeds(entries, config)  # first, because a batch may be too large for memory
     predictions = _predict(entries, task, data, config, device, group)
-    runs = _runs(entries, task, mismatches, baselines, predictions)
-    rows = aggregate_seeds(runs, predictions, type(task))
+    view = VIEWS[config.data.task]
+    runs = _runs(entries, view, mismatches, baselines, predictions)
+    ids = None if groups is None else groups.ids
+    outcomes = [one.outcome(ids) for one in predictions]
+    settings = Settings(config.table.margin, config.table.contrasts and list(config.table.contrasts))
+    rows, direct = aggregate(runs, outcomes, view, settings)
     for row in rows:
         row |= paper_results.columns(row, config.data)
         row["images_per_second"] = speeds[row["runs"][0]]
     table = {
         "schema": SCHEMA,
-        "task": task.name,
+        "task": config.data.task,
         "data": {
             "name": data.name,
             "classes": len(data.classes),
+            "class_names": list(data.classes),
             "train_images": len(data.train),
             "val_images": len(data.val),
             "fingerprint": data.fingerprint,
             "trained_on": config.data.trained_on,
+            "groups": None if groups is None else len(set(groups.groups)),
         },
+        "settings": asdict(settings),
         "evaluated": {
             "precision": config.runtime.precision,
             "throughput_batch_size": config.table.throughput_batch_size,
             **environment.collect_env(device),
         },
         "rows": rows,
+        "direct": direct,
         "runs": runs,
+        "omitted": list(omitted),
     }
-    return table, [Evidence(p, entry.record, entry.config) for entry, p in zip(entries, predictions, strict=True)]
+    evidence = [RunEvidence(p, entry.record, entry.config) for entry, p in zip(entries, predictions, strict=True)]
+    return table, Evidence(evidence, groups)
 
 
 def _require_trained_on(entries: Sequence[TableEntry], data: AnyDataset, config: EvaluateConfig) -> None:
@@ -165,33 +202,37 @@ def _predict(
 
 def _runs(
     entries: Sequence[TableEntry],
-    task: Task,
+    view: View,
     mismatches: Sequence[str],
     baselines: Sequence[int | None],
     predictions: Sequence[Predictions],
 ) -> list[Row]:
     runs: list[Row] = []
     for entry, mismatch, baseline, own in zip(entries, mismatches, baselines, predictions, strict=True):
-        run = entry.row | {
-            "recipe_deviation": mismatch,
-            **task.table_row(own.metrics()),
-            "baseline": baseline,
-            "difference": None,
-        }
-        run["published_gap"] = _published_gap(run, task)
-        if baseline is not None:
-            run |= asdict(task.paired([own], [predictions[baseline]]))
+        run = entry.row | {"recipe_deviation": mismatch, "baseline": baseline}
+        run |= run_numbers(own, None if baseline is None else predictions[baseline], view)
+        run["published_gap"] = _published_gap(run, view.keys[0])
         run["predictions_sha256"] = own.sha256()
         run["raw"] = _raw(run, [other["raw"] for other in runs])
         runs.append(run)
     return runs
 
 
-def _published_gap(run: Row, task: Task) -> float | None:
+def run_numbers(own: Predictions, baseline: Predictions | None, view: View) -> Row:
+    """Return the numbers of a run that follow from its predictions and those of its baseline."""
+    values = view.values(own.metrics())
+    if baseline is None:
+        return {**values, "difference": None}
+    (primary, *_) = view.keys
+    other = view.values(baseline.metrics())[primary]
+    difference = None if None in (values[primary], other) else values[primary] - other
+    return {**values, "difference": difference, **own.exact_test(baseline)}
+
+
+def _published_gap(run: Row, primary: str) -> float | None:
     """Return the measured minus the published metric of the start weights, in points."""
     if run["published"] is None:
         return None
-    primary = task.table_metrics[0]
     measured = run[primary] if run["seed"] is None else run[f"{primary}_start"]
     return float(measured - run["published"])
 

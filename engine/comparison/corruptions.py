@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.comparison import columns
 from engine.data.evaluation_sets import CORRUPTIONS, SEVERITIES
 from engine.runs.atomic_io import atomic_write
-from engine.tasks import columns
 
 Row = dict[str, Any]
 
@@ -83,7 +83,8 @@ def _row(part: str, row: Row) -> Row:
         "corruption": corruption,
         "severity": int(severity),
         **{key: row.get(key) for key in _KEYS},
-        "verdict": columns.difference(row),
+        "p_adjusted": row.get("p_adjusted"),
+        "verdict": row.get("verdict"),
     }
 
 
@@ -92,11 +93,19 @@ def _markdown(rows: Sequence[Row], networks: Sequence[Row]) -> str:
     for network in networks:
         mce = "-" if network["mce"] is None else f"{network['mce']:.2f}"
         lines.append(f"| {network['model']} | {network['attention']} | {mce} |")
-    titles = "Corruption", "Severity", "Backbone", "Attention", "Top-1 error (%)", "Difference [95% interval]"
-    lines += ["", f"| {' | '.join(titles)} |", "| --- | --: | --- | --- | --: | --: |"]
+    titles = (
+        "Corruption",
+        "Severity",
+        "Backbone",
+        "Attention",
+        "Top-1 error (%)",
+        "Difference [95% interval]",
+        "Verdict",
+    )
+    lines += ["", f"| {' | '.join(titles)} |", "| --- | --: | --- | --- | --: | --: | --- |"]
     for row in rows:
         cells = row["corruption"], row["severity"], row["model"], row["attention"], f"{row['top1_error']:.2f}"
-        lines.append(f"| {' | '.join(map(str, cells))} | {row['verdict'] or '-'} |")
+        lines.append(f"| {' | '.join(map(str, cells))} | {columns.difference(row) or '-'} | {row['verdict'] or '-'} |")
     lines += [
         "",
         f"- Mean corruption error: the mean over the {len(CORRUPTIONS)} corruptions of the error divided by AlexNet's. "

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from engine.analysis import complexity
+from engine.comparison.view import VIEWS, View
 from engine.config.data import DataConfig
 from engine.config.model import label
 from engine.config.schemas import TrainConfig
@@ -59,9 +60,10 @@ class TableEntry:
             raise UserError(f"The weights in {run.last} do not match {run.record_file}; repeat the run.")
         task.predictions.load(run.predictions, record["predictions_sha256"])
         preprocessing = Preprocessing.of_record(record["preprocessing"], run.record_file)
-        start = task.table_row({name: record[f"{name}_start"] for name in task.metrics})
-        final = task.table_row({name: record[name] for name in task.metrics})
-        primary = task.table_metrics[0]
+        view = VIEWS[config.data.task]
+        start = view.values({name: record[f"{name}_start"] for name in task.metrics})
+        final = view.values({name: record[name] for name in task.metrics})
+        primary = view.keys[0]
         row = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
             "attention": recorded_label(record, config),
@@ -71,7 +73,7 @@ class TableEntry:
             "weights": record.get("weights", "last step"),
             f"{primary}_start": start[primary],
             "recorded": final[primary],
-            "published": _published(task, start_weights, config.data, preprocessing),
+            "published": _published(view, start_weights, config.data, preprocessing),
             "source": str(run.directory),
         }
         if "detector" in record:
@@ -91,7 +93,6 @@ class TableEntry:
         cls,
         name: str,
         model: nn.Module,
-        task: Task,
         data: DataConfig,
         preprocessing: Preprocessing,
         source: str,
@@ -106,6 +107,7 @@ class TableEntry:
             entry: torchvision's entry for the weights; None if they are not published.
             detector: name of the detector's preset; None for classification.
         """
+        view = VIEWS[data.task]
         row = {
             "model": label(name),
             "attention": "none",
@@ -117,9 +119,9 @@ class TableEntry:
             "weights": "published",
             "parameters": complexity.parameters(model),
             "gflops": complexity.gflops(model, preprocessing.crop),
-            f"{task.table_metrics[0]}_start": None,
+            f"{view.keys[0]}_start": None,
             "recorded": None,
-            "published": _published(task, entry, data, preprocessing),
+            "published": _published(view, entry, data, preprocessing),
             "source": f"{source} (sha256 {checkpoint.sha256(model.state_dict())[:16]})" if entry is None else source,
         }
         if detector is not None:
@@ -146,5 +148,5 @@ def _portable(config: TrainConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(replace(config, data=data)))
 
 
-def _published(task: Task, entry: Any | None, data: DataConfig, preprocessing: Preprocessing) -> float | None:
-    return None if entry is None else task.published(entry, data, preprocessing)
+def _published(view: View, entry: Any | None, data: DataConfig, preprocessing: Preprocessing) -> float | None:
+    return None if entry is None else view.published(entry, data, preprocessing)

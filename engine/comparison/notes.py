@@ -1,39 +1,62 @@
-"""The notes below a table: first on the whole table, then on single rows."""
+"""The notes below a table: on the whole table, on its verdicts, on omitted runs and on single rows."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from engine.comparison.columns import DAGGER, TOLERANCE, attention, is_as_published, lr_factor, marked, network
 from engine.comparison.static_gates import IMAGES, SUFFIX
-from engine.tasks.base import Task
-from engine.tasks.columns import DAGGER, TOLERANCE, is_as_published, lr_factor
+from engine.comparison.view import VIEWS, View
 
 Row = dict[str, Any]
+Table = dict[str, Any]
 
 
-def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
-    """Return the notes of a table, each of one or more sentences."""
-    data, evaluated, rows = table["data"], table["evaluated"], table["rows"]
-    notes = [
-        _images(data, task),
-        "GFLOPs are billions of multiply-adds in convolutions and linear layers for one image, as in the paper.",
-        *task.notes,
-        f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
-    ]
-    if any(len(row["seeds"]) > 1 for row in rows):
-        notes.append(task.several_seeds_note)
-    if evaluated["throughput_batch_size"] is not None:
-        notes.append(
-            f"Images/s is the speed of the network alone, in batches of {evaluated['throughput_batch_size']} in "
-            f"{evaluated['precision']} on {evaluated['device']}."
-        )
-    notes += _notes_on_gates(rows)
-    if any(row["attention"].endswith(SUFFIX) for row in rows):
+def table_notes(table: Table) -> list[str]:
+    """Return the notes of the main table, each of one or more sentences."""
+    view = VIEWS[table["task"]]
+    notes = [_images(table["data"], view), *_seeds(table["rows"])]
+    if contrasts(table):
+        notes += [
+            f"The difference is the {view.metric} minus that of the same backbone without attention, with the same "
+            f"recipe, seeds and images; {view.better} is better. Its interval is over images and, with several seeds, "
+            "over seeds.",
+            *_decision(table),
+        ]
+    if any(row["attention"].endswith(SUFFIX) for row in table["rows"]):
         notes.append(
             f"In the rows with static_gates, each gate is replaced by its mean over at most {IMAGES} training images: "
             "a channel gate by one value per channel, a spatial gate by one value per position. Their difference is "
             "relative to the same network with its own gates: if it is close to 0, the network has a learned scale, "
             "not attention."
         )
+    return notes + summary_notes(table)
+
+
+def summary_notes(table: Table) -> list[str]:
+    """Return the notes for the terminal: verdicts, omitted runs, and single rows."""
+    return [*_verdicts(table), *_omitted(table.get("omitted", [])), *_row_notes(table)]
+
+
+def detail_notes(table: Table) -> list[str]:
+    """Return the notes of the table of details."""
+    evaluated, rows, view = table["evaluated"], table["rows"], VIEWS[table["task"]]
+    notes = [
+        "GFLOPs are billions of multiply-adds in convolutions and linear layers for one image, as in the paper.",
+        *view.notes,
+        f"Evaluated in {evaluated['precision']} on {evaluated['device']} with torch {evaluated['packages']['torch']}.",
+    ]
+    if any(row.get("seed_correlation") is not None for row in contrasts(table)):
+        notes.append(
+            "The correlation over seeds is that of the network's metric with its baseline's. If it is positive, "
+            "pairing by seed narrows the interval."
+        )
+    if evaluated["throughput_batch_size"] is not None:
+        notes.append(
+            f"Images/s is the speed of the network alone, in batches of {evaluated['throughput_batch_size']} in "
+            f"{evaluated['precision']} on {evaluated['device']}."
+        )
+    notes += _notes_on_gates(rows)
     if any(lr_factor(row) for row in rows):
         notes.append("Attention's lr factor multiplies the learning rate of the attention parameters.")
     averaged = [row for row in rows if row.get("weights") == "moving average"]
@@ -44,8 +67,8 @@ def table_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
             f"The weights of {named} are the exponential moving average; those of other runs are from the last step."
         )
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
-        notes.append(task.paper_note)
-    return notes + row_notes(table, task)
+        notes.append(view.paper_note)
+    return notes
 
 
 def _notes_on_gates(rows: Sequence[Row]) -> list[str]:
@@ -58,46 +81,136 @@ def _notes_on_gates(rows: Sequence[Row]) -> list[str]:
         ]
     if any(row.get("gate_movement_mean") is not None for row in rows):  # a table of an earlier version
         return [
-            "Gates moved is |gate x gain - 1| over the validation images at the end of training, from the records. It "
-            "is 0 if attention leaves every feature map unchanged."
+            "The distance of the gates from the identity is |gate x gain - 1| over the validation images at the end of "
+            "training, from the records. It is 0 if attention leaves every feature map unchanged. After a random start "
+            "it is not the movement of the gates, because they do not start at the identity."
         ]
     return []
 
 
-def row_notes(table: dict[str, Any], task: type[Task]) -> list[str]:
-    """Return the notes on single rows: deviations from the table's recipe, published values and records."""
-    return [note for row in table["rows"] for note in _row_notes(row, table["runs"], task, table["evaluated"])]
+def contrasts(table: Table) -> list[Row]:
+    """Return the contrasts that have numbers: rows with a baseline, and direct contrasts as printed."""
+    return [row for row in printed_rows(table) if row.get("difference") is not None]
 
 
-def _images(data: Row, task: type[Task]) -> str:
+def printed_rows(table: Table) -> list[Row]:
+    """Return the rows of the table, and below them a row for each direct contrast."""
+    rows = table["rows"]
+    return [*rows, *(_direct_row(one, rows[one["row"]], rows[one["against"]]) for one in table.get("direct", []))]
+
+
+def _direct_row(direct: Row, row: Row, other: Row) -> Row:
+    shown = {key: row.get(key) for key in ("model", "detector", "attention_lr_factor", "recipe_deviation")}
+    nothing = dict.fromkeys(("parameters", "gflops"))
+    return shown | nothing | direct | {"attention": f"{row['attention']} - {other['attention']}", "seeds": row["seeds"]}
+
+
+def _images(data: Row, view: View) -> str:
+    grouped = ""
+    if data.get("groups"):
+        grouped = f" They are in {data['groups']:,} groups; images of one group are not counted as independent."
     if data.get("trained_on") is None:
         return (
             f"{data['name']}: {data['classes']} classes, {data['train_images']:,} training images and "
-            f"{data['val_images']:,} validation images; each is evaluated {task.view_note}."
+            f"{data['val_images']:,} validation images; each is evaluated {view.evaluation}.{grouped}"
         )
     return (
         f"{data['name']}: {data['classes']} classes and {data['val_images']:,} images; each is evaluated "
-        f"{task.view_note}. The networks were trained on {data['trained_on']}, not on these images. Only the logits of "
-        "these classes are compared."
+        f"{view.evaluation}.{grouped} The networks were trained on {data['trained_on']}, not on these images. Only the "
+        "logits of these classes are compared."
     )
 
 
-def _row_notes(row: Row, runs: Sequence[Row], task: type[Task], evaluated: Row) -> Iterator[str]:
-    name, (primary, *_) = f"{row['model']} {row['attention']}", task.table_metrics
-    metric = task.table_metric_label.partition(" (")[0].replace("Top", "top")
+def _seeds(rows: Sequence[Row]) -> Iterator[str]:
+    if all(len(row["seeds"]) < 2 for row in rows):
+        return
+    together = {tuple(row["seeds"]) for row in rows if row["seeds"]}
+    which = f"seeds {_listed(next(iter(together)))}" if len(together) == 1 else "the seeds in details.md"
+    yield f"Values are the mean ± standard deviation over {which}."
+
+
+def _decision(table: Table) -> Iterator[str]:
+    tested = [row for row in contrasts(table) if row.get("p_adjusted") is not None]
+    if not tested:
+        return
+    count = len(tested)
+    of_all = f"the {count} contrasts of this table" if count > 1 else "one contrast"
+    yield (
+        f"p is adjusted for {of_all} (Holm). A difference is supported, and bold, if p < 0.05. Detectable is the true "
+        "difference that one such contrast would find with 80% power."
+    )
+
+
+def _verdicts(table: Table) -> Iterator[str]:
+    """Yield one line for each verdict."""
+    by_verdict: dict[str, list[str]] = {}
+    for row in contrasts(table):
+        by_verdict.setdefault(row["verdict"], []).append(f"{row['model']} {marked(row)}")
+    metric = VIEWS[table["task"]].metric
+    texts = {
+        "lower": f"Supported, lower {metric}",
+        "higher": f"Supported, higher {metric}",
+        "equivalent": f"Equivalent within {table.get('settings', {}).get('margin')} points",
+        "not distinguishable": "Not distinguishable from 0",
+        "one seed": "One seed, no verdict",
+    }
+    for verdict, text in texts.items():
+        if verdict in by_verdict:
+            yield f"{text}: {', '.join(by_verdict[verdict])}."
+
+
+def _omitted(omitted: Sequence[Row]) -> Iterator[str]:
+    for reason, items in itertools.groupby(sorted(omitted, key=lambda one: one["reason"]), lambda one: one["reason"]):
+        yield f"Not in this table ({reason}): {', '.join(one['source'] for one in items)}."
+
+
+def _row_notes(table: Table) -> list[str]:
+    notes = []
+    view = VIEWS[table["task"]]
+    for row in table["rows"]:
+        baseline = None if row["baseline"] is None else table["rows"][row["baseline"]]
+        notes += [*_partner_notes(row, baseline), *_facts(row, table["runs"], view, table["evaluated"])]
+    for one in table.get("direct", []):
+        row, other = table["rows"][one["row"]], table["rows"][one["against"]]
+        if not row["seeds"] == other["seeds"] == one["contrast_seeds"]:
+            name = f"{row['model']} {attention(row)} - {other['attention']}"
+            notes.append(f"{name}: the difference is over seeds {_listed(one['contrast_seeds'])}.")
+    return notes
+
+
+def _partner_notes(row: Row, baseline: Row | None) -> Iterator[str]:
+    """Yield which seeds have no partner."""
+    if baseline is None:
+        if row["attention"] != "none":
+            yield f"{network(row)} has no baseline with its seeds ({_listed(row['seeds'])})."
+        return
+    used = row["contrast_seeds"]
+    if not row["seeds"] == baseline["seeds"] == used:
+        yield (
+            f"{network(row)}: the difference is over seeds {_listed(used)}; its {_listed(row['seeds'])} and the "
+            f"baseline's {_listed(baseline['seeds'])} are averaged in their own cells."
+        )
+    if row["recipes_differ"]:
+        yield f"{network(row)}: its baseline was trained with another recipe."
+
+
+def _facts(row: Row, runs: Sequence[Row], view: View, evaluated: Row) -> Iterator[str]:
+    """Yield deviations from the table's recipe, from published values and from records."""
+    name, primary = network(row), view.keys[0]
     if row["recipe_deviation"]:
         yield f"{DAGGER} {name} was trained differently: {row['recipe_deviation']}."
-    if row["baseline"] is not None and row["baseline_seeds"] != row["seeds"]:
-        seeds = ", ".join(map(str, row["baseline_seeds"]))
-        yield f"{name}: the difference covers the seeds with a baseline, {seeds}."
     if row["published_gap"] is not None:
         yield (
-            f"{name}: the published {metric} of the start weights is {row['published']:.2f}%; the measured one differs "
-            f"by {row['published_gap']:+.2f} points, {_publication_verdict(row, evaluated['precision'])}."
+            f"{name}: the published {view.metric} of the start weights is {row['published']:.2f}%; the measured one "
+            f"differs by {row['published_gap']:+.2f} points, {_publication_verdict(row, evaluated['precision'])}."
         )
     for run in (runs[i] for i in row["runs"]):
         if run["recorded"] is not None and run["recorded"] != run[primary]:
-            yield f"{run['source']}: {metric} differs from {run['recorded']:.2f}% in its record."
+            yield f"{run['source']}: {view.metric} differs from {run['recorded']:.2f}% in its record."
+
+
+def _listed(seeds: Sequence[int | None]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _publication_verdict(row: Row, precision: str) -> str:

@@ -1,128 +1,134 @@
-"""The table as a figure: the metric against cost, with an arrow from each baseline to its CBAM."""
+"""The table as a figure: a forest plot of the differences and, for several backbones, the metric against cost."""
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.tasks.base import Task
+from engine.comparison.columns import is_supported, marked
+from engine.comparison.notes import contrasts
+from engine.comparison.pictures import rendered
+from engine.comparison.view import VIEWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
+Table = dict[str, Any]
 
-# Attention costs next to nothing, so each kind is drawn this far to the right of the previous one, in points.
-_APART = 11
+_BACKBONES_FOR_COST = 3  # fewest backbones for the panel of the metric against cost
+_LINE = 0.24  # height of a line of the forest plot, inches
 # One of each for each kind of attention, none first. Okabe and Ito's colorblind-safe colors.
 _COLORS = ("black", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _MARKERS = ("o", "D", "s", "^", "v", "P")
 
 
-def render(table: dict[str, Any], task: type[Task]) -> dict[str, bytes]:
-    """Return the content of table.png and table.svg; the same table gives the same bytes.
+def files(table: Table) -> dict[str, bytes]:
+    """Return the contents of table.png and table.svg; empty without matplotlib."""
+    shown = contrasts(table)
+    with_cost = len({row["model"] for row in table["rows"]}) >= _BACKBONES_FOR_COST or not shown
+    lines = len(shown) + len({row["model"] for row in shown})
+    height = max(1.9 if not with_cost else 3.6, 1.1 + _LINE * lines)
+    size = (7.2 if shown else 0.0) + (4.6 if with_cost else 0.0), height
 
-    The result is empty if matplotlib is not installed.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        return {}
-    png, svg = io.BytesIO(), io.BytesIO()
-    # Without these settings, names inside the SVG are random, both files contain the date or the version, and names
-    # with dollar signs are parsed as formulas.
-    with mpl.rc_context({"svg.hashsalt": "table", "font.size": 9, "text.parse_math": False}):
-        figure = Figure(figsize=(8, 4.8), layout="constrained")
-        _draw(figure.subplots(), table, task)
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return {"table.png": png.getvalue(), "table.svg": svg.getvalue()}
+    def draw(figure: "Figure") -> None:
+        panels = figure.subplots(1, bool(shown) + with_cost, squeeze=False, width_ratios=_widths(shown, with_cost))[0]
+        if shown:
+            draw_forest(panels[0], shown, table)
+        if with_cost:
+            draw_cost(panels[-1], table)
+
+    return {f"table.{form}": content for form, content in rendered(size, draw).items()}
 
 
-def _draw(axes: "Axes", table: dict[str, Any], task: type[Task]) -> None:
-    metric, rows = task.table_metrics[0], table["rows"]
-    kinds = sorted(dict.fromkeys(row["attention"] for row in rows), key=_rank)
+def _widths(shown: Sequence[Row], with_cost: bool) -> list[float]:
+    return [width for width, is_there in ((7.2, bool(shown)), (4.6, with_cost)) if is_there]
+
+
+def draw_forest(axes: "Axes", shown: Sequence[Row], table: Table) -> None:
+    """Draw one line per contrast, grouped by backbone: the difference and the interval that decides."""
+    view, margin = VIEWS[table["task"]], table["settings"]["margin"]
+    kinds = _kinds(table["rows"])
+    names, places, place = [], [], 0
+    for model in dict.fromkeys(row["model"] for row in shown):
+        axes.text(0.01, place, model, fontsize=8, weight="bold", va="center", transform=axes.get_yaxis_transform())
+        place += 1
+        for row in (one for one in shown if one["model"] == model):
+            _draw_contrast(axes, row, place, kinds)
+            names.append(f"{marked(row)}{_seeds(row)}")
+            places.append(place)
+            place += 1
+    if margin is not None:
+        axes.axvspan(-margin, margin, color="gray", alpha=0.15, linewidth=0, label=f"margin of {margin:g} points")
+        axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set_ylim(place - 0.4, -0.6)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -0.05 * high), max(high, -0.05 * low))
+    axes.grid(axis="x", alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(f"difference in {view.metric} (points), 95% interval; {view.better} is better")
+    title = f"{table['data']['name']}. Filled: supported after adjustment for {_tested(shown)} contrasts"
+    axes.set_title(
+        title if _tested(shown) else f"{table['data']['name']}. One seed: no verdict", fontsize=9, loc="left"
+    )
+
+
+def _draw_contrast(axes: "Axes", row: Row, place: int, kinds: Sequence[str]) -> None:
+    color, marker = _style(kinds, row["attention"].partition(" - ")[0])
+    if "against" in row:
+        color = "gray"
+    axes.plot([row["difference_low"], row["difference_high"]], [place, place], color=color, linewidth=1.4)
+    face = color if is_supported(row) else "white"
+    axes.plot([row["difference"]], [place], marker, color=color, markerfacecolor=face, markersize=5, zorder=3)
+
+
+def _seeds(row: Row) -> str:
+    count = len(row["contrast_seeds"])
+    return f", {count} seed{'s' if count > 1 else ''}"
+
+
+def _tested(shown: Sequence[Row]) -> int:
+    return sum(row["p_adjusted"] is not None for row in shown)
+
+
+def draw_cost(axes: "Axes", table: Table) -> None:
+    """Draw the metric of every row against its cost, with a line from each baseline to its networks."""
+    view, rows = VIEWS[table["task"]], table["rows"]
+    metric, kinds = view.keys[0], _kinds(rows)
     axes.set_xscale("log")
-    _set_limits(axes, rows, metric)
     for row in rows:
-        _draw_row(axes, row, rows, kinds.index(row["attention"]), metric)
-    for position, kind in enumerate(kinds):
-        color, marker = _style(position)
+        color, marker = _style(kinds, row["attention"])
+        axes.plot([row["gflops"]], [row[metric]], marker, color=color, markersize=5, zorder=3)
+        if row["attention"] == "none":
+            axes.annotate(row["model"], (row["gflops"], row[metric]), (0, 6), textcoords="offset points", fontsize=7)
+        if row["baseline"] is not None:
+            baseline = rows[row["baseline"]]
+            ends = [baseline["gflops"], row["gflops"]], [baseline[metric], row[metric]]
+            axes.plot(*ends, color=color, linewidth=0.8, alpha=0.6)
+    for kind in kinds:
+        color, marker = _style(kinds, kind)
         axes.plot([], [], marker, color=color, label="no attention" if kind == "none" else kind)
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))  # beside the axes
-    axes.grid(alpha=0.25, linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("GFLOPs (multiply-adds) of the baseline; attention is drawn to its right")
-    axes.set_ylabel(task.table_metric_label)
-    what = task.table_metric_label.partition(" (")[0]
-    title = f"{table['data']['name']}: {what}; bars: 95% interval of the paired difference from the baseline"
-    if any(row["recipe_deviation"] for row in rows):
-        title += "\n† trained with another recipe"
-    axes.set_title(title, fontsize=9, loc="left")
-
-
-def _draw_row(axes: "Axes", row: Row, rows: Sequence[Row], position: int, metric: str) -> None:
-    """Draw a point; for attention, also the interval of its difference; for CBAM, also the arrow from its baseline."""
-    from matplotlib.transforms import offset_copy
-
-    baseline = None if row["baseline"] is None else rows[row["baseline"]]
-    x, y = (baseline or row)["gflops"], row[metric]
-    color, marker = _style(position)
-    beside = offset_copy(axes.transData, axes.figure, x=_APART * position, units="points")  # type: ignore[arg-type]
-    axes.plot([x], [y], marker, color=color, markersize=5, transform=beside, zorder=3)
-    if row["attention"] == "none":
-        place = (-6, _away(row, rows, axes.get_ylim(), metric))
-        axes.annotate(row["model"], (x, y), place, textcoords="offset points", ha="right", va="center", fontsize=8)
-    if row["recipe_deviation"]:
-        axes.annotate("†", (x, y), (0, 8), xycoords=beside, textcoords="offset points", ha="center", va="center")
-    if baseline is None:
-        return
-    axes.plot([x, x], _interval(row, metric), color=color, linewidth=1.2, transform=beside, zorder=2)
-    if row["attention"].partition("-")[0] == "cbam":
-        arrow = {"arrowstyle": "-|>", "color": color, "alpha": 0.6, "linewidth": 0.9, "shrinkA": 3, "shrinkB": 3}
-        start = (x, baseline[metric])
-        axes.annotate("", (x, y), start, xycoords=beside, textcoords="data", arrowprops=arrow)
-
-
-def _set_limits(axes: "Axes", rows: Sequence[Row], metric: str) -> None:
-    """Set limits with room for every point, interval and name, and ticks without exponents."""
+    axes.legend(fontsize=7, frameon=False)
+    axes.margins(0.18, 0.12)
     costs = [row["gflops"] for row in rows]
-    errors = [bound for row in rows for bound in _interval(row, metric)]
-    room = 0.08 * (max(errors) - min(errors)) + 0.1
-    right = max(costs) * 1.5
-    left = min(costs) / max(2.2, (right / min(costs)) ** 0.3)  # room for the names
-    axes.set_xlim(left, right)
-    axes.set_ylim(min(errors) - room, max(errors) + room)
     steps = [digit * 10.0**power for power in range(-4, 4) for digit in (1, 2, 5)]
-    ticks = [step for step in steps if left <= step <= right]
+    ticks = [step for step in steps if 0.6 * min(costs) <= step <= 1.6 * max(costs)]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.25, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("GFLOPs (multiply-adds)")
+    axes.set_ylabel(view.label)
 
 
-def _away(row: Row, rows: Sequence[Row], limits: tuple[float, float], metric: str) -> int:
-    """Return the vertical offset of a name in points, away from a baseline of similar cost and error."""
-    near = 0.05 * (limits[1] - limits[0])
-    for other in rows:
-        gap = row[metric] - other[metric]
-        alike = abs(gap) < near and 0.6 < row["gflops"] / other["gflops"] < 1.7
-        if other["attention"] == "none" and other is not row and alike:
-            return 5 if (gap, row["gflops"], row["model"]) > (0, other["gflops"], other["model"]) else -5
-    return 0
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    """Return the kinds of attention in the table: none, CBAM, then the rest."""
+    kinds = dict.fromkeys(row["attention"].partition("-")[0] for row in rows)
+    return sorted(kinds, key=lambda kind: (kind != "none", kind != "cbam", kind))
 
 
-def _interval(row: Row, metric: str) -> tuple[float, float]:
-    """Return the metric at the ends of the difference's interval; for a row without a baseline, its metric twice."""
-    error = row[metric]
-    if row["baseline"] is None:
-        return error, error
-    return error + row["difference_low"] - row["difference"], error + row["difference_high"] - row["difference"]
-
-
-def _rank(kind: str) -> tuple[bool, bool, str]:
-    """Return the sort key of a kind of attention: none, CBAM and its variants, the rest."""
-    return kind != "none", kind.partition("-")[0] != "cbam", kind
-
-
-def _style(position: int) -> tuple[str, str]:
-    round_, place = divmod(position, len(_COLORS))
+def _style(kinds: Sequence[str], attention: str) -> tuple[str, str]:
+    round_, place = divmod(kinds.index(attention.partition("-")[0]), len(_COLORS))
     return _COLORS[place], _MARKERS[(place + round_) % len(_MARKERS)]  # more kinds than colors: other pairs

@@ -1,28 +1,27 @@
-"""The output formats of a table, all rendered from table.json, and the raw data of its runs."""
+"""The files of a table, all rendered from table.json and the predictions of its runs."""
 
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.comparison import plot
+from engine.comparison import classes, earlier, latex, markdown, plot
 from engine.comparison.compare import SCHEMA, Evidence
-from engine.comparison.notes import row_notes, table_notes
-from engine.comparison.verify import verify_table
+from engine.comparison.verify import require_structure, stored_predictions, verify_table
 from engine.config.schemas import EvaluateConfig
+from engine.data.groups import ImageGroups
 from engine.errors import UserError
-from engine.logging import aligned
 from engine.runs.atomic_io import atomic_write
-from engine.tasks.base import Column, Task
-from engine.tasks.columns import DAGGER
+from engine.tasks.base import Predictions
 from engine.tasks.registry import TASKS
 
 Row = dict[str, Any]
 Table = dict[str, Any]
+
+_GROUPS = "groups.csv"
 
 
 def folder(config: EvaluateConfig) -> Path:
@@ -30,7 +29,7 @@ def folder(config: EvaluateConfig) -> Path:
     return Path(config.table.dir or f"results/{config.data.label}")
 
 
-def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
+def write(table: Table, evidence: Evidence, directory: Path) -> str:
     """Write the table in every format, and the predictions, record and config of each run below runs/.
 
     Everything is computed before the first file is replaced.
@@ -41,35 +40,28 @@ def write(table: Table, evidence: Sequence[Evidence], directory: Path) -> str:
     Raises:
         UserError: if the folder cannot be written.
     """
-    text = json.dumps(table, indent=2) + "\n"
-    forms = _forms(table, TASKS[table["task"]])
+    forms = _forms(table, [run.predictions for run in evidence.runs])
     try:
         (directory / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"{directory} cannot be created ({error.strerror})"
         raise UserError(f"{reason}; set table.dir to another folder.") from error
-    for run, behind in zip(table["runs"], evidence, strict=True):
+    for run, behind in zip(table["runs"], evidence.runs, strict=True):
         behind.predictions.save(directory / f"{run['raw']}.npz")
         if behind.record:
-            _write(directory / f"{run['raw']}.json", (json.dumps(behind.record, indent=2) + "\n").encode())
+            _write(directory / f"{run['raw']}.json", _json(behind.record))
             _write(directory / f"{run['raw']}.yaml", behind.config.encode())
-    for name, content in {**forms, "table.json": text.encode()}.items():
+    if evidence.groups is not None:
+        forms[_GROUPS] = evidence.groups.text().encode()
+    for name, content in {**forms, "table.json": _json(table)}.items():
         _write(directory / name, content)
     return forms["table.md"].decode()
-
-
-def summary(table: Table) -> str:
-    """Return the main columns of the table and the notes on single rows, as text for a terminal."""
-    task = TASKS[table["task"]]
-    columns = _columns(table["rows"], [column for column in task.columns if column.in_summary])
-    titles, cells = zip(*columns, strict=True)
-    return "\n".join([*aligned([titles, *zip(*cells, strict=True)]), *row_notes(table, task)])
 
 
 def render(directory: Path) -> str:
     """Write every format of the table from its table.json, after checking its numbers against the stored predictions.
 
-    The same table.json gives the same bytes.
+    The same table.json gives the same bytes. A table of the previous schema gets this version's intervals and verdicts.
 
     Returns:
         The table as Markdown.
@@ -78,61 +70,81 @@ def render(directory: Path) -> str:
         UserError: if table.json cannot be read, or does not match the stored predictions.
     """
     file = directory / "table.json"
+    table = _read(file)
+    try:
+        require_structure(table)
+        predictions = stored_predictions(table, directory)
+        contents: dict[str, bytes] = {}
+        if table["schema"] == SCHEMA:
+            groups = ImageGroups.read(directory / _GROUPS) if table["data"]["groups"] else None
+            verify_table(table, predictions, groups)
+        else:
+            groups = ImageGroups.read(directory / _GROUPS) if (directory / _GROUPS).is_file() else None
+            table = earlier.with_current_schema(table, predictions, directory, groups)
+            contents = {"table.json": _json(table)}
+        contents = _forms(table, predictions) | contents
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # from edited values
+        raise UserError(f"{file} is damaged ({error!r}); run evaluate.py.") from error
+    for name, content in contents.items():
+        _write(directory / name, content)
+    return contents["table.md"].decode()
+
+
+def _read(file: Path) -> Table:
     if not file.is_file():
         raise UserError(f"There is no table {file}; run evaluate.py.")
     try:
         table: Table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"The table {file} cannot be read ({error}); run evaluate.py.") from error
-    if not isinstance(table, dict) or table.get("schema") != SCHEMA or table.get("task") not in TASKS:
+    schemas = (earlier.SCHEMA, SCHEMA)
+    if not isinstance(table, dict) or table.get("schema") not in schemas or table.get("task") not in TASKS:
         raise UserError(f"{file} is not a table of this version (schema {SCHEMA}); run evaluate.py.")
-    task = TASKS[table["task"]]
-    try:
-        verify_table(table, directory, task)
-        forms = _forms(table, task)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # from edited values
-        raise UserError(f"{file} is damaged ({error!r}); run evaluate.py.") from error
-    for name, content in forms.items():
-        _write(directory / name, content)
-    return forms["table.md"].decode()
+    return table
 
 
-def _forms(table: Table, task: type[Task]) -> dict[str, bytes]:
+def _forms(table: Table, predictions: Sequence[Predictions | None]) -> dict[str, bytes]:
     """Return the content of each file that shows the table."""
     if not table["rows"]:
         raise UserError("table.json has no rows; run evaluate.py.")
-    texts = {"table.md": _markdown(table, task), "table.csv": _csv(table["rows"]), "table.tex": _latex(table, task)}
-    pictures = plot.render(table, task)
+    texts = {
+        "table.md": markdown.main_table(table),
+        "details.md": markdown.details(table),
+        "table.csv": _csv(table["rows"]),
+        "table.tex": latex.float_table(table),
+    }
+    contrasts = _contrasts(table)
+    if contrasts:
+        texts["contrasts.csv"] = _csv(contrasts)
+    pictures = plot.files(table)
     if not pictures:
         print("The figure needs matplotlib; pip install matplotlib and render the table again.", file=sys.stderr)
-    return {name: text.encode() for name, text in texts.items()} | pictures
+    contents = {name: text.encode() for name, text in texts.items()}
+    return contents | pictures | classes.files(table, predictions)
 
 
-def _columns(rows: Sequence[Row], columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
-    """Return each column's title and texts, with `-` for an empty string."""
-    texts = [(column.title, [column.text(row) for row in rows]) for column in columns]
-    return [(title, [text or "-" for text in column]) for title, column in texts if any(column)]
-
-
-def _markdown(table: Table, task: type[Task]) -> str:
-    links = [_links(row, table["runs"]) for row in table["rows"]]
-    columns = [*_columns(table["rows"], task.columns), ("Config and records", links)]
-    lines = [
-        " | ".join(title for title, _ in columns),
-        " | ".join("---" if i < 2 else "--:" for i in range(len(columns))),
-        *(" | ".join(texts) for texts in zip(*(column for _, column in columns), strict=True)),
+def _contrasts(table: Table) -> list[Row]:
+    """Return every contrast with the names of both networks, first those with a baseline."""
+    rows = table["rows"]
+    pairs = [(row, rows[row["baseline"]], row) for row in rows if row["baseline"] is not None]
+    pairs += [(rows[one["row"]], rows[one["against"]], one) for one in table["direct"]]
+    return [
+        {
+            "model": row["model"],
+            "attention": row["attention"],
+            "attention_lr_factor": row["attention_lr_factor"],
+            "against": other["attention"],
+            **{key: contrast[key] for key in _CONTRAST if key in contrast},
+        }
+        for row, other, contrast in pairs
     ]
-    body = "\n".join(f"| {line} |" for line in lines)
-    notes = "\n".join(f"- {note}" for note in table_notes(table, task))
-    return f"{body}\n\n{notes}\n"
 
 
-def _links(row: Row, runs: Sequence[Row]) -> str:
-    trained = [runs[i] for i in row["runs"] if runs[i]["seed"] is not None]
-    if not trained:
-        return str(runs[row["runs"][0]]["source"])
-    records = [f"[{run['seed']}]({run['raw']}.json)" for run in trained]
-    return ", ".join([f"[config]({trained[0]['raw']}.yaml)", *records])
+_CONTRAST = (
+    *("contrast_seeds", "difference", "difference_low", "difference_high", "difference_sd", "per_seed"),
+    *("common_variance", "residual_variance", "units", "seed_correlation", "p_value", "p_adjusted", "detectable"),
+    *("equivalence_p", "equivalence_p_adjusted", "verdict", "won", "lost", "mcnemar_p"),
+)
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -146,38 +158,8 @@ def _csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _latex(table: Table, task: type[Task]) -> str:
-    """Return a booktabs table with its notes below."""
-    columns = _columns(table["rows"], task.columns)
-    rows = zip(*(column for _, column in columns), strict=True)
-    return "\n".join(
-        (
-            r"% \usepackage{booktabs}",
-            rf"\begin{{tabular}}{{ll{'r' * (len(columns) - 2)}}}",
-            r"\toprule",
-            " & ".join(_escape(title) for title, _ in columns) + r" \\",
-            r"\midrule",
-            *(" & ".join(map(_escape, texts)) + r" \\" for texts in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-            r"\begin{flushleft}\footnotesize",
-            *(_escape(note) + r"\\" for note in table_notes(table, task)),
-            r"\end{flushleft}",
-            "",
-        )
-    )
-
-
-_LATEX = str.maketrans(
-    {character: f"\\{character}" for character in "%_&#${}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"±": r"$\pm$", DAGGER: r"$^\dagger$", "<": "$<$"}
-)
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"(?<![\w$])-(?=\d)", lambda _: "$-$", text.translate(_LATEX))
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -9,32 +9,45 @@ from engine.config.data import DataConfig
 from engine.data.datasets import Dataset
 from engine.data.evaluation_sets import logits_of
 from engine.errors import UserError
+from engine.tasks.base import AnyDataset
 from engine.tasks.classification import Classification
 
-_IMAGENET_CLASSES = 1000  # of published weights, in the order of the sorted ids
+_IMAGENET_CLASSES = 1000  # outputs of networks that are evaluated without training on a set for ImageNet
 
 
 def prepare(
-    entries: Sequence[TableEntry], task: Classification, data: Dataset
+    entries: Sequence[TableEntry], task: Classification, data: Dataset, published: Sequence[str]
 ) -> tuple[list[TableEntry], Classification]:
     """Return the entries without the metrics of their training data set, and the task for the one to evaluate.
+
+    Args:
+        published: names of the classes of published weights, in the order of their outputs.
 
     Raises:
         UserError: if the networks were trained on different data, or do not have the classes of this data set.
     """
-    trained = _class_names(entries, task.data)
-    if trained is None and len(data.classes) != _IMAGENET_CLASSES:
-        raise UserError(
-            f"Published weights do not contain class ids, so the classes of {data.name} cannot be found among their "
-            f"{_IMAGENET_CLASSES:,} classes; add a run trained on ImageNet, or set data.class_list=FILE to a list of "
-            "class ids."
-        )
-    logits = logits_of(data.classes, trained or data.classes, data.name)
+    trained = _class_names(entries, task.data) or published
+    if not all(entry.record for entry in entries) and logits_of(trained, published, "the runs") is not None:
+        raise UserError("The runs and the published weights order their classes differently; compare them separately.")
+    logits = logits_of(data.classes, trained, data.name)
     return [_elsewhere(entry, task) for entry in entries], replace(task, logits=logits)
 
 
+def require_outputs_in_order(data: AnyDataset, published: Sequence[str]) -> None:
+    """Require that published weights have the classes of a data set, in its order.
+
+    Raises:
+        UserError: if they have other classes, although as many.
+    """
+    if len(data.classes) == len(published) and logits_of(data.classes, published, data.name) is not None:
+        raise UserError(
+            f"The classes of {data.name} ({data.classes[0]}, {data.classes[1]}, ...) are not in the order of those of "
+            f"published weights ({published[0]}, {published[1]}, ...); name the folders by WordNet id."
+        )
+
+
 def _elsewhere(entry: TableEntry, task: Classification) -> TableEntry:
-    nothing = {f"{task.table_metrics[0]}_start": None, "recorded": None, "published": None}
+    nothing = {"top1_error_start": None, "recorded": None, "published": None}
     preprocessing = entry.preprocessing
     if task.data.layout == "corruptions":  # because the images are already cropped
         preprocessing = replace(preprocessing, resize=preprocessing.crop)
@@ -42,7 +55,7 @@ def _elsewhere(entry: TableEntry, task: Classification) -> TableEntry:
 
 
 def _class_names(entries: Sequence[TableEntry], data: DataConfig) -> list[str] | None:
-    """Return the names of the networks' classes in the order of their logits; None if they are unknown."""
+    """Return the names of the classes of runs in the order of their logits, or those of the list; None without any."""
     runs = [entry for entry in entries if entry.record]
     for run in runs:
         for key in ("class_names", "data_fingerprint"):

@@ -28,11 +28,19 @@ class DataConfig:
     image_size: int = 0  # side of the crops, pixels; images with boxes use the detector's size
     resize: int | None = None  # shorter side before the center crop in evaluation, pixels; null: automatic
     crop_scale: float = 0.08  # smallest area of a training crop, as a fraction of the image's
+    # Whether EXIF orientations turn the images of a classification data set upright. torchvision's published accuracies
+    # were measured without them. Images with boxes are always turned, as annotation tools show them.
+    exif_orientation: bool = False
+    skip_other_formats: bool = False  # leave out images with extensions that are not read; false: an error
     task: str = "classification"  # classification | detection: COCO's metric | voc_detection: the VOC devkit's
     detector: str | None = None  # default detector preset, used unless detector=NAME is given
     train_list: str = "train"  # for layout=voc: the file in ImageSets/Main that lists the training images
     val_list: str = "val"  # the same, for the validation images
+    first_pixel: int = 1  # for layout=voc: the coordinate of the first pixel, 1 as in VOC, or 0
     trained_on: str | None = None  # evaluation only: the data set that the networks were trained on; null: this one
+    # Evaluation only: CSV file with a line `image,group` for each validation image, with its path below root. Images of
+    # one group (a patient, a photograph) are not independent. null: every image is.
+    groups: str | None = None
     class_list: str | None = None  # file with the class ids of those networks, one per line; null: those of the runs
 
     def check(self) -> None:
@@ -57,6 +65,7 @@ class DataConfig:
         one_of("data.layout", self.layout, ("coco", "voc", "voc2007", "shapes_boxes"))
         if self.trained_on is not None:
             raise UserError(f"data.trained_on={self.trained_on} is for classification only; leave it out.")
+        one_of("data.first_pixel", str(self.first_pixel), ("0", "1"))
         is_named = isinstance(self.classes, list) and all(isinstance(name, str) for name in self.classes)
         if self.layout == "voc" and not (is_named and self.classes):
             raise UserError("data.classes must list the classes of a data set in VOC's layout: data.classes=[a,b].")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.config import attention
 from engine.config.detector import DetectorConfig
-from engine.config.schemas import EvaluateConfig, ExportConfig, TrainConfig
+from engine.config.schemas import CheckDataConfig, EvaluateConfig, ExportConfig, TrainConfig
 from engine.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -71,6 +71,7 @@ def _register_groups() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="check_data_schema", node=CheckDataConfig)
     store.store(group="model", name="timm", node={"library": "timm", "weights": "default"})
     store.store(group="model", name="custom", node={"library": "custom", "name": "custom"})
     for kind in attention.kinds():

@@ -163,6 +163,19 @@ class ExportConfig:
 
 
 @dataclass
+class CheckDataConfig:
+    """The check of one data set."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    workers: int | None = None  # processes; null: one per processor
+
+    def check(self) -> None:
+        self.data.check()
+        if self.workers is not None:
+            between("workers", self.workers, 1, 1024)
+
+
+@dataclass
 class TableConfig:
     """Location and contents of the comparison table."""
 
@@ -170,12 +183,17 @@ class TableConfig:
     throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
     static_gates: bool = False  # add each network with gates once more, with its gates replaced by their means
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
+    margin: float | None = None  # points: test whether differences are within +- this margin; null: no such test
+    # Direct contrasts by attention label: [cbam/se]. null: each pair of kinds on the same backbone; []: none
+    contrasts: list[str] | None = None
 
     def check(self) -> None:
         if self.dir is not None:
             filled("table.dir", self.dir)
         if self.throughput_batch_size is not None:
             at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
+        if self.margin is not None and not self.margin > 0:
+            raise UserError(f"table.margin={self.margin} must be positive.")
 
 
 @dataclass

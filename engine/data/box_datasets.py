@@ -1,5 +1,6 @@
 """Data sets of images with boxes, by their layout on disk."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def open_boxes(config: DataConfig) -> BoxDataset:
     """
     root = Path(config.root)
     if config.layout == "voc":
-        dataset = voc.open_voc(root, config.classes, config.name, (config.train_list,), (config.val_list,))
+        lists = (config.train_list,), (config.val_list,)
+        dataset = voc.open_voc(root, config.classes, config.name, *lists, config.first_pixel)
     elif config.layout == "voc2007":
         dataset = voc.open_voc2007(root, config.name)
     else:
@@ -30,7 +32,7 @@ def open_boxes(config: DataConfig) -> BoxDataset:
         dataset = coco.open_coco(root, config.name)
     for split, problems in dataset.problems.items():
         for problem in problems:
-            log.warning(f"{config.name} {split}: {problem}")
+            log.log(logging.INFO if problem.is_usual else logging.WARNING, f"{config.name} {split}: {problem}")
     if np.all(dataset.val.crowd | dataset.val.difficult):
         raise UserError(f"The validation images of {root} have no boxes that count; no AP can be computed.")
     return dataset

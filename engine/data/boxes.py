@@ -12,9 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from engine.data import transforms as augment
+from engine.data.annotated_sizes import require_shown_sizes
 from engine.data.box_geometry import overlap, pairs_within_groups
+from engine.data.box_problems import Problem
 from engine.data.cache import ImageCache
 from engine.data.datasets import require_same_fingerprint
+from engine.data.duplicates import shared_images
+from engine.data.image_notes import ImageNotes
 from engine.errors import UserError
 from engine.processes.distributed import ProcessGroup
 
@@ -37,6 +41,7 @@ class BoxSplit:
         areas: [M] float64, object area in pixels; smaller than the box's area for segmented objects.
         crowd: [M] bool, a group of objects in one box: not trained on, ignored in evaluation.
         difficult: [M] bool, hard to recognize: trained on, ignored in evaluation.
+        unknown: names of the annotated classes that the data set does not have.
         cache: cached decoded images; None without a cache.
     """
 
@@ -50,6 +55,7 @@ class BoxSplit:
     areas: np.ndarray
     crowd: np.ndarray
     difficult: np.ndarray
+    unknown: Sequence[str] = ()
     cache: ImageCache | None = None
 
     def __len__(self) -> int:
@@ -58,26 +64,39 @@ class BoxSplit:
     def path(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.files[index]))  # noqa: PTH118 (speed: called once per image)
 
+    @cached_property
+    def notes(self) -> ImageNotes:
+        """Findings about the images. Use it before workers are forked, so that they share it."""
+        return ImageNotes(len(self))
+
     def image(self, index: int) -> Tensor:
-        """Decode an image to a read-only uint8 [3, H, W].
+        """Decode an image to a read-only uint8 [3, H, W] of the annotated size.
+
+        The EXIF orientation is applied, as annotation tools do, unless only the stored image has the annotated size.
 
         Raises:
-            UnreadableImage: if the file is missing, truncated or not an image, or differs from the annotated size.
+            UnreadableImage: if the file is missing, damaged or not an image, or differs from the annotated size.
         """
         cached = None if self.cache is None else self.cache.get(index)
         if cached is not None:
             return cached
-        image = augment.decode(self.path(index))
+        image = self.notes.decode(index, self.path(index), upright=True)
         width, height = self.sizes[index]
+        if image.shape[1:] == (width, height) and width != height:  # perhaps turned by 90 degrees
+            image = self.notes.decode(index, self.path(index), upright=False)
         if image.shape[1:] != (height, width):
             found = f"{image.shape[2]}x{image.shape[1]}"
             raise augment.UnreadableImage(
                 f"The image {self.path(index)} is {found} pixels, but its annotation says {width}x{height}. "
-                "Restore the file or correct the annotation."
+                "Replace the image by the annotated one, or correct the annotation."
             )
         if self.cache is not None:
             self.cache.put(index, image)
         return image
+
+    def new_findings(self) -> list[str]:
+        """Return lines on the images read so far; none if there is nothing new since the last call."""
+        return self.notes.new_lines(self.path, upright=True)
 
     def cached(self) -> "BoxSplit":
         """Return the same images with a cache, so that each is decoded once."""
@@ -117,26 +136,6 @@ class BoxSplit:
         return replace(
             self, files=self.files[kept], ids=self.ids[kept], sizes=self.sizes[kept], offsets=_offsets(count[kept])
         )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A kind of bad annotation in a split, and its handling.
-
-    Attributes:
-        count: number of occurrences.
-        what: description, e.g. "Boxes without area".
-        first: file, or image id, of the first occurrence.
-        handling: e.g. "removed".
-    """
-
-    count: int
-    what: str
-    first: str
-    handling: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.count} (first in {self.first}), {self.handling}."
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,12 @@ class Objects(NamedTuple):
 
 
 def build_split(
-    root: Path, files: Sequence[str], ids: Sequence[int | str], sizes: np.ndarray, objects: Objects
+    root: Path,
+    files: Sequence[str],
+    ids: Sequence[int | str],
+    sizes: np.ndarray,
+    objects: Objects,
+    unknown: Sequence[str] = (),
 ) -> BoxSplit:
     """Sort annotated objects by image, in annotation order within an image.
 
@@ -191,6 +195,7 @@ def build_split(
         ids: image ids.
         sizes: [I, 2], width and height.
         objects: annotated objects of the images.
+        unknown: names of the annotated classes that the data set does not have.
     """
     order = np.argsort(objects.image, kind="stable")
     return BoxSplit(
@@ -204,22 +209,40 @@ def build_split(
         areas=objects.areas[order].astype(np.float64),
         crowd=objects.crowd[order].astype(bool),
         difficult=objects.difficult[order].astype(bool),
+        unknown=unknown,
     )
 
 
-def build_dataset(name: str, classes: list[str], train: BoxSplit, val: BoxSplit) -> BoxDataset:
+def build_dataset(
+    name: str, classes: list[str], train: BoxSplit, val: BoxSplit, found: dict[str, list[Problem]] | None = None
+) -> BoxDataset:
     """Clean the splits, check their files, and compute the fingerprint.
 
+    Args:
+        found: problems that the reader found in each split, `train` and `val`.
+
     Raises:
-        UserError: if a split has no images, or files are missing.
+        UserError: if a split has no images, files are missing, or boxes are not in the picture as it is shown.
     """
-    problems = {}
-    train, problems["train"] = clean(train, training=True)
-    val, problems["val"] = clean(val, training=False)
+    problems = found or {"train": [], "val": []}
+    for split in (train, val):
+        require_shown_sizes(split.root, split.files, split.sizes, split.box_image, split.boxes)
+    train, in_train = clean(train, training=True)
+    val, in_val = clean(val, training=False)
     for split, description in ((train, "training images with boxes"), (val, "validation images")):
         if not len(split):
-            raise UserError(f"{split.root} lists no {description} of the classes {', '.join(classes[:5])}.")
-    return BoxDataset(name, classes, train, val, _fingerprint(classes, [train, val]), problems)
+            names = f"; the annotations name {', '.join(split.unknown[:8])}" if split.unknown else ""
+            raise UserError(
+                f"{split.root} lists no {description} of the classes {', '.join(classes[:5])}{names}. Correct the "
+                "lists, or the names of the classes."
+            )
+    sizes = [_file_sizes(split) for split in (train, val)]
+    problems = {"train": in_train + problems["train"], "val": in_val + problems["val"]}
+    shared = shared_images(train.root, (train.files, np.array(sizes[0])), (val.files, np.array(sizes[1])))
+    if shared.pairs:
+        what = "Validation images that are training images too"
+        problems["val"].append(Problem(len(shared.pairs), what, shared.pairs[0][0], "kept; remove them from one list"))
+    return BoxDataset(name, classes, train, val, _fingerprint(classes, [train, val], sizes), problems)
 
 
 def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
@@ -234,7 +257,8 @@ def clean(split: BoxSplit, training: bool) -> tuple[BoxSplit, list[Problem]]:
     """
     report = _Report(split, training)
     bad = split.labels == UNKNOWN
-    report.boxes(bad, "Boxes of unknown classes", "removed", "removed")
+    names = f" ({', '.join(split.unknown[:8])})" if split.unknown else ""
+    report.boxes(bad, f"Boxes of unknown classes{names}", "removed", "removed")
     empty = ~bad & ~(split.boxes[:, 2:] > split.boxes[:, :2]).all(axis=1)  # NaN also counts as no area
     report.boxes(empty, "Boxes without area", "removed", "removed")
     border = np.tile(split.sizes[split.box_image], 2).astype(np.float32)
@@ -292,10 +316,10 @@ def _near_duplicates(split: BoxSplit, considered: np.ndarray) -> np.ndarray:
     return duplicate
 
 
-def _fingerprint(classes: Sequence[str], splits: Sequence[BoxSplit]) -> str:
+def _fingerprint(classes: Sequence[str], splits: Sequence[BoxSplit], sizes: Sequence[Sequence[int]]) -> str:
     digest = hashlib.sha256("\n".join(classes).encode())
-    for split in splits:
-        for index, size in enumerate(_file_sizes(split)):
+    for split, of_files in zip(splits, sizes, strict=True):
+        for index, size in enumerate(of_files):
             digest.update(b"%s\0%d\n" % (split.files[index], size))
         for name in ("offsets", "boxes", "labels", "areas", "crowd", "difficult"):
             values = getattr(split, name)
@@ -318,7 +342,8 @@ def _file_sizes(split: BoxSplit) -> list[int]:
             absent.append(path)
     if absent:
         raise UserError(
-            f"{len(absent)} of {len(split)} annotated images cannot be read (first: {absent[0]}). Restore the files."
+            f"{len(absent)} of {len(split)} annotated images cannot be read (first: {absent[0]}). Add the files, or "
+            "remove their annotations."
         )
     return sizes
 

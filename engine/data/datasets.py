@@ -3,15 +3,20 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from engine.config.data import DataConfig
-from engine.data import file_index, synthetic, transforms
+from engine.data import file_index, synthetic
 from engine.data.cache import ImageCache
+from engine.data.image_notes import ImageNotes
+from engine.data.layout_hints import layout_hint
+from engine.data.other_files import is_program_folder, program_files_line
 from engine.errors import UserError
+from engine.logging import log
 from engine.processes.distributed import ProcessGroup
 
 ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet
@@ -25,13 +30,20 @@ class Split:
         root: folder of the data set.
         files: [N] paths relative to `root`, bytes.
         labels: [N] int64 in [0, number of classes).
+        upright: whether the EXIF orientation is applied.
         cache: cached decoded images; None without a cache.
     """
 
     root: Path
     files: np.ndarray
     labels: np.ndarray
+    upright: bool = False
     cache: ImageCache | None = None
+
+    @cached_property
+    def notes(self) -> ImageNotes:
+        """Findings about the images. Use it before workers are forked, so that they share it."""
+        return ImageNotes(len(self))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,13 +57,16 @@ class Split:
         Raises:
             UnreadableImage: if the file is missing, truncated or not an image.
         """
-        if self.cache is None:
-            return transforms.decode(self.path(index))
-        image = self.cache.get(index)
+        image = None if self.cache is None else self.cache.get(index)
         if image is None:
-            image = transforms.decode(self.path(index))
-            self.cache.put(index, image)
+            image = self.notes.decode(index, self.path(index), self.upright)
+            if self.cache is not None:
+                self.cache.put(index, image)
         return image
+
+    def new_findings(self) -> list[str]:
+        """Return lines on the images read so far; none if there is nothing new since the last call."""
+        return self.notes.new_lines(self.path, self.upright)
 
     def without_images(self) -> "Split":
         """Return an empty split of the same folder."""
@@ -129,10 +144,7 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
     train_folder = root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)
     if len(available) != config.total_classes:
-        raise UserError(
-            f"{train_folder} contains {len(available)} class folders, not {config.total_classes}; "
-            "set data.root to the whole data set, or data.total_classes to the number of folders."
-        )
+        raise UserError(_wrong_number(train_folder, available, config))
     classes = available[: config.num_classes]
     if has_train and config.layout != "tiny_imagenet":
         _require_same_classes(available, class_folder_names(root / "val"), root)
@@ -147,37 +159,64 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
         return [train, file_index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
 
     key = f"{config.layout}{'' if has_train else ' val'} {' '.join(classes)}"
-    found = file_index.build_file_index(root, key, read)
-    *train_part, val = (Split(root, files, labels) for files, labels in zip(found.files, found.labels, strict=True))
+    found = file_index.build_file_index(root, key, read, config.skip_other_formats)
+    *train_part, val = (
+        Split(root, files, labels, config.exif_orientation)
+        for files, labels in zip(found.files, found.labels, strict=True)
+    )
     train = train_part[0] if train_part else val.without_images()
     if not len(val):
         raise UserError(f"{root} lists no validation images of the selected classes.")
+    for line in found.warnings:
+        log.warning(line)
     return Dataset(config.label, classes, train, val, found.fingerprint)
 
 
 def class_folder_names(folder: Path) -> list[str]:
-    """Return the names of the class folders, sorted.
+    """Return the names of the class folders, sorted; names that are all numbers are sorted as numbers.
+
+    Folders of other programs are skipped with a warning.
 
     Raises:
-        UserError: if the folder is missing, or a class folder is hidden or its name is not UTF-8.
+        UserError: if the folder is missing, or the name of a class folder is not UTF-8.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder.absolute()}; data.root must contain train/ and val/.")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        raise UserError(
+            f"There is no folder {folder.absolute()}; data.root must contain train/ and val/"
+            f"{layout_hint(folder.parent)}."
+        )
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    names = [name for name in found if not is_program_folder(name)]
+    if len(names) < len(found):
+        log.warning(program_files_line([str(folder / name) for name in found if is_program_folder(name)]))
     for name in names:
-        if name.startswith("."):
-            raise UserError(f"{folder / name} is a hidden folder, not a class; remove it.")
         if not name.isprintable():  # also finds bytes that are not UTF-8
             raise UserError(
                 f"The name of the class folder {os.fsencode(name)!r} in {folder} is not text; rename it, or set "
                 "PYTHONUTF8=1 where the locale is not UTF-8."
             )
+    if all(name.isdecimal() for name in names):
+        names.sort(key=lambda name: (int(name), name))
     return names
+
+
+def _wrong_number(folder: Path, available: list[str], config: DataConfig) -> str:
+    """Return the message on another number of classes than configured; it names folders that only train/ has."""
+    val = folder.parent / "val"
+    others = set() if config.layout == "tiny_imagenet" or not val.is_dir() else set(class_folder_names(val))
+    odd = [name for name in available if name not in others] if others else []
+    if odd and len(available) - len(odd) == config.total_classes:
+        remedy = f"{', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} not in {val}; move what is not a class"
+    else:
+        remedy = "set data.root to the whole data set, or data.total_classes to the number of folders"
+    return f"{folder} contains {len(available)} class folders, not {config.total_classes}; {remedy}."
 
 
 def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
     if not val:
-        raise UserError(f"{root / 'val'} contains no class folders; sort its images into one folder per class.")
+        raise UserError(
+            f"{root / 'val'} contains no class folders; sort its images into one folder per class{layout_hint(root)}."
+        )
     differing = sorted(set(train) ^ set(val))
     if differing:
         raise UserError(f"train/ and val/ of {root} differ in these classes: {', '.join(differing[:5])}.")

@@ -14,6 +14,7 @@ from engine.config.data import DataConfig
 from engine.data import file_index
 from engine.data.datasets import Dataset, Split, class_folder_names
 from engine.errors import UserError
+from engine.logging import log
 
 # ImageNet-C's corruptions in its paper's order (Hendrycks and Dietterich, ICLR 2019), without the four extra ones.
 CORRUPTIONS = (
@@ -46,7 +47,8 @@ def open_evaluation_sets(config: DataConfig) -> list[Dataset]:
 def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tuple[int, ...] | None:
     """Return the position of each class among a network's training classes.
 
-    Returns None if each class is at its own position: the classes are the same, or they are numbered 0, 1, ...
+    Returns None if each class is at its own position. Classes are matched by name, or by their number among the
+    network's sorted classes if those have other names than 0, 1, ...
 
     Args:
         classes: the data set's classes: names of its folders, or class numbers.
@@ -56,16 +58,19 @@ def logits_of(classes: Sequence[str], trained: Sequence[str], name: str) -> tupl
     Raises:
         UserError: if the network lacks one of the classes.
     """
-    if list(classes) in (list(trained), _numbers(len(trained))):
-        return None
-    position = {label: number for number, label in enumerate(trained)}
+    names = list(trained)
+    if set(classes) == set(_numbers(len(names))) != set(names):
+        ranked = sorted(names)
+        names = [str(ranked.index(label)) for label in names]
+    position = {label: number for number, label in enumerate(names)}
     missing = [label for label in classes if label not in position]
     if missing:
         raise UserError(
             f"The networks lack {len(missing)} of the {len(classes)} classes of {name} (first: {missing[0]}); compare "
-            "networks that were trained on class folders of the same names."
+            "networks that were trained on class folders of the same names (published weights: WordNet ids)."
         )
-    return tuple(position[label] for label in classes)
+    positions = [position[label] for label in classes]
+    return None if positions == list(range(len(names))) else tuple(positions)
 
 
 def _numbers(count: int) -> list[str]:
@@ -85,18 +90,20 @@ def _corruptions(root: Path) -> Iterator[tuple[str, str]]:
 
 def _open(config: DataConfig, root: Path, folder: str, part: str) -> Dataset:
     available = class_folder_names(root / folder)
-    if config.layout == "index_folders":
-        available = sorted(available, key=lambda name: (len(name), name))
-        if available != _numbers(len(available)):
-            raise UserError(f"The folders of {root} are not named 0, 1, and so on; unpack {config.name} again.")
+    if config.layout == "index_folders" and available != _numbers(len(available)):
+        raise UserError(f"The folders of {root} are not named 0, 1, and so on; unpack {config.name} again.")
     if len(available) != config.total_classes:
         raise UserError(
             f"{root / folder} contains {len(available)} class folders, not {config.total_classes}; "
             "set data.root to the whole data set, or data.total_classes to the number of folders."
         )
     key = f"{config.layout} {folder} {' '.join(available)}"
-    found = file_index.build_file_index(root, key, lambda: [file_index.class_folders(root, folder, available)])
-    val = Split(root, found.files[0], found.labels[0])
+    found = file_index.build_file_index(
+        root, key, lambda: [file_index.class_folders(root, folder, available)], config.skip_other_formats
+    )
+    for line in found.warnings:
+        log.warning(line)
+    val = Split(root, found.files[0], found.labels[0], config.exif_orientation)
     nothing = Split(root, np.array([], dtype=val.files.dtype), np.array([], dtype=np.int64))
     name = config.label + (f" {part.replace(os.sep, ' ')}" if part else "")
     return Dataset(name, available, nothing, val, found.fingerprint, part)

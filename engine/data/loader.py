@@ -1,6 +1,7 @@
 """Batches of images in a defined order, prefetched by worker processes and copied to the device."""
 
 import hashlib
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -11,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from engine.config.schemas import TrainConfig
+from engine.data.image_notes import ImageNotes
 from engine.data.mixing import Mixer, Mixing
 from engine.data.shared_batches import PREFETCH, SharedBatchRing, Slot
-from engine.data.workers import WorkerContext, starting_workers
+from engine.data.workers import CRASHES, WorkerContext, starting_workers
 from engine.errors import UserError
+from engine.logging import log
 from engine.processes.determinism import RngPurpose, rng
 from engine.processes.device import Transfer
 from engine.processes.distributed import ProcessGroup
@@ -29,6 +32,11 @@ class ImageSplit(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, index: int) -> str: ...
+
+    @property
+    def notes(self) -> ImageNotes: ...
+
+    def new_findings(self) -> list[str]: ...
 
 
 class Samples(Protocol):
@@ -202,6 +210,7 @@ class _Reader:
         """
         if workers is None:
             workers = min(8, group.cluster.processors)
+        self.split, self.notes = samples.split, samples.split.notes  # before the workers are forked
         self.ring = SharedBatchRing(workers, largest, samples.shapes)
         self.transfer = Transfer(device)
         self.loader: DataLoader = DataLoader(
@@ -232,6 +241,23 @@ class _Reader:
             # A worker's message includes a traceback, whose last line is the error.
             last_line = str(error).strip().splitlines()[-1]
             raise UserError(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from error
+        except RuntimeError as error:
+            raise self._crash() or error from error
+        for line in self.split.new_findings():
+            log.warning(line)
+
+    def _crash(self) -> UserError | None:
+        """Return the error for workers that crashed; None if there are none."""
+        workers = getattr(self.loader._iterator, "_workers", [])
+        crashed = [number for number, worker in enumerate(workers) if -(worker.exitcode or 0) in CRASHES]
+        if not crashed:
+            return None
+        names = sorted({signal.Signals(-workers[number].exitcode).name for number in crashed})
+        files = ", ".join(self.split.path(int(self.notes.reading[number])) for number in crashed)
+        return UserError(
+            f"A data loading worker was ended by {' and '.join(names)} while it read {files}. Convert the file to "
+            "another format or remove it, then run the same command again to resume."
+        )
 
 
 def _collate(ring: SharedBatchRing, samples: Sequence[Sample]) -> tuple[Slot, list[np.ndarray], np.ndarray]:

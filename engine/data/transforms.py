@@ -3,7 +3,9 @@
 import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from enum import IntFlag
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,26 @@ from torchvision.transforms.v2 import functional as F
 
 from engine.config.data import DataConfig
 from engine.config.preprocessing import PreprocessingConfig
+from engine.data.image_checks import PNG, StderrCapture, orientation, png_damage
 from engine.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+_LARGEST_OF_12_BITS = 4095
+
+
 class UnreadableImage(UserError):
     """An image file that cannot be decoded. It is never replaced by another image."""
+
+
+class Finding(IntFlag):
+    """A property of an image file that a data set should not have unnoticed."""
+
+    ROTATED = 1  # it has an EXIF orientation
+    DAMAGED = 2  # libjpeg warns of damaged data
+    DARK = 4  # its 16-bit values do not exceed 12 bits
 
 
 @dataclass(frozen=True)
@@ -110,27 +124,57 @@ class Preprocessing:
         return F.center_crop(image, [self.crop, self.crop])
 
 
-def decode(path: str) -> Tensor:
+def decode(path: str, upright: bool = False) -> Tensor:
     """Decode a JPEG, PNG, WebP or still GIF file of any color space to uint8 [3, H, W], RGB.
 
+    Args:
+        path: path of the file.
+        upright: whether to apply the EXIF orientation.
+
     Raises:
-        UnreadableImage: if the file is missing, truncated or not an image.
+        UnreadableImage: if the file is missing, damaged or not an image.
+    """
+    return inspect(path, upright, StderrCapture())[0]
+
+
+def inspect(path: str, upright: bool, capture: StderrCapture | None) -> tuple[Tensor, list[Finding]]:
+    """Decode a file as `decode` does, and return its findings too.
+
+    Args:
+        capture: the context for the decoder's messages; None skips all checks, for a file that has passed them before.
     """
     try:
         # torchvision's reader accepts only UTF-8 file names.
         content = np.fromfile(path, dtype=np.uint8)
         if not len(content):
             raise ValueError("it is empty")
-        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB)
+        findings = [] if capture is None else _findings(content.tobytes())
+        with capture or nullcontext():
+            image = decode_image(torch.from_numpy(content), ImageReadMode.RGB, apply_exif_orientation=upright)
         if image.ndim != 3:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
         name = path.replace("\n", "\\n")
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # torchvision's source location
-        raise UnreadableImage(f"The image {name} cannot be decoded ({reason}). Restore the file.") from error
+        raise UnreadableImage(
+            f"The image {name} cannot be decoded ({reason}). Replace the file or remove it; "
+            "`python scripts/check_data.py` with the same data keys lists all such files."
+        ) from error
+    if capture is not None and capture.lines:
+        findings.append(Finding.DAMAGED)
     if image.dtype != torch.uint8:  # a 16-bit PNG
+        if image.numpy().max() <= _LARGEST_OF_12_BITS:
+            findings.append(Finding.DARK)
         image = F.to_dtype(image, torch.uint8, scale=True)
-    return image
+    return image, findings
+
+
+def _findings(content: bytes) -> list[Finding]:
+    if content.startswith(PNG):
+        damage = png_damage(content)
+        if damage is not None:
+            raise ValueError(damage)
+    return [Finding.ROTATED] if orientation(content) > 1 else []
 
 
 def augment(

@@ -13,6 +13,9 @@ from multiprocessing.process import BaseProcess
 
 from engine.processes.signals import SIGNALS
 
+# Signals by which a process ends for a fault of its own code, such as a decoder's; SIGKILL is for lack of memory.
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+
 
 class _Popen(Popen):
     def terminate(self) -> None:

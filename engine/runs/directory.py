@@ -100,12 +100,17 @@ class RunDirectory:
     def save_state(self, state: dict[str, Any], config: TrainConfig) -> None:
         """Write the state to resume from, and keep the previous one in case this one is damaged."""
         if self.writes:
-            checkpoint.save({**state, "identity": result_config(config)}, self.last, self.previous)
+            checkpoint.save(self._described(state, config), self.last, self.previous)
 
     def save_best(self, state: dict[str, Any], config: TrainConfig) -> None:
         """Write the weights of the best epoch so far."""
         if self.writes:
-            checkpoint.save({**state, "identity": result_config(config)}, self.best)
+            checkpoint.save(self._described(state, config), self.best)
+
+    def _described(self, state: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
+        """Return a state with the configuration and the names of the classes, by which another run matches the head."""
+        names = {"class_names": self.record()["class_names"]} if self.record_file.is_file() else {}
+        return {**state, **names, "identity": result_config(config)}
 
     def load_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """Return the newest readable state, or None if there is no checkpoint yet.
@@ -217,7 +222,9 @@ class RunDirectory:
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
         advice = "Restore the file."
         file_schema.require_types(state, file_schema.CHECKPOINT, path, advice)
-        file_schema.require_types(state["position"], file_schema.POSITION, f"position in {path}", advice)
+        since = {key: types for key, types in file_schema.POSITION_SINCE.items() if key in state["position"]}
+        expected = {**file_schema.POSITION, **since}
+        file_schema.require_types(state["position"], expected, f"position in {path}", advice)
         if not all(isinstance(value, torch.Tensor) for value in state["model"].values()):
             raise UserError(f"model in {path} does not contain only tensors. {advice}")
         differing = mismatches(state, config)

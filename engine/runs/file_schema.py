@@ -40,6 +40,7 @@ FINISHED: Schema = {
 FINISHED_SINCE: Schema = {
     "weights": TEXT,
     "trained_parameters": (int,),
+    "train_seconds": NUMBER,
     "gate_movement_mean": NUMBER,
     "gate_movement_largest": NUMBER,
     "gate_movement": (dict,),
@@ -54,6 +55,7 @@ PREPROCESSING: Schema = {"resize": (int,), "crop": (int,), "interpolation": TEXT
 # checkpoint/last.pt.
 CHECKPOINT: Schema = {"model": (dict,), "optimizer": (dict,), "scaler": (dict,), "position": (dict,)}
 POSITION: Schema = {"epoch": (int,), "step": (int,), "history": (list,)}
+POSITION_SINCE: Schema = {"seconds": NUMBER}  # which checkpoints of earlier versions lack
 
 
 def require_types(values: Any, schema: Schema, source: Path | str, advice: str) -> dict[str, Any]:

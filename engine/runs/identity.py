@@ -8,7 +8,10 @@ from engine.config.attention import foreign_options, schema
 from engine.config.schemas import RENAMED_KEYS, TrainConfig, renamed
 
 # Keys that do not identify a run: where it is computed (its record names the hardware), and what it writes on the way.
-_NOT_RESULT = ("run.", "recipe.name", "data.root", "runtime.device", "runtime.workers", "runtime.cache_images")
+_NOT_RESULT = (
+    *("run.", "recipe.name", "data.root", "data.groups"),
+    *("runtime.device", "runtime.workers", "runtime.cache_images"),
+)
 
 # Without attention, keys that have no effect are set to their defaults.
 _WITHOUT_ATTENTION = {"recipe.attention_lr_factor": 1.0, "recipe.decay_attention": True}

@@ -1,4 +1,4 @@
-"""Average precision (AP) of detections, and the paired bootstrap of its difference between two detectors.
+"""Average precision (AP) of detections, and its bootstrap over images.
 
 An AP is computed in two steps. Matching decides for every detection whether it is a true positive, a false positive
 or ignored, and sorts the detections of each class by score. Interpolation averages the precision over recalls.
@@ -10,14 +10,13 @@ pycocotools takes a minute for 5,000 images and keeps a dictionary for each (ima
 would need as much code as the rule itself. The tests compare with pycocotools.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.data.boxes import BoxSplit
 
-CONFIDENCE = 0.95
 COCO_RECALLS = np.linspace(0, 1, 101)
 COCO_AREAS = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # pixels
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
@@ -219,55 +218,30 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> di
     return {name: mean_over_classes(values) for name, values in selected.items()}
 
 
-@dataclass(frozen=True)
-class PairedInterval:
-    """A detector's metric minus its baseline's, over the same images and the same seeds.
-
-    Attributes:
-        difference: mean over seeds.
-        low, high: 95% percentile bootstrap interval over images; NaN if a replicate has no object that counts.
-    """
-
-    difference: float
-    low: float
-    high: float
-
-
-def paired_bootstrap(
-    matches: Sequence[Matches],
-    baselines: Sequence[Matches],
+def bootstrap(
+    matches: Matches,
+    metric: Callable[[Matches, np.ndarray], np.ndarray],
     random: np.random.Generator,
     resamples: int = 1000,
-    metrics: Callable[[Matches, np.ndarray], Mapping[str, np.ndarray]] = average_precision,
-) -> dict[str, PairedInterval]:
-    """Compare a detector with its baseline on resampled images.
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return a metric of a detector on resampled images: [resamples].
 
-    In a replicate, every detector of every seed sees the same images, so the difficulty of an image cancels out. An
-    image is one draw from the population, regardless of the number of seeds.
+    A replicate's images depend only on `random` and the groups. With generators in the same state, detectors are
+    evaluated on the same images, so that their replicates can be subtracted from each other.
 
     Args:
-        matches: matches of the detector, one for each seed.
-        baselines: matches of the baseline, one for each of the same seeds.
+        matches: matches of the detector.
+        metric: function of matches and image weights [I, R] that returns the metric, [R]; `average_precision` returns
+            several.
         random: generator that draws the images.
         resamples: number of replicates.
-        metrics: function of matches and image weights that returns each metric, [R]; for example, `average_precision`.
+        groups: [I] int64, 0 to G - 1: images of one group are drawn together. None: single images are drawn.
     """
-    pairs = list(zip(matches, baselines, strict=True))
-    images = matches[0].images
-    if any(one.images != images for pair in pairs for one in pair):
-        raise ValueError("the detectors were evaluated on different numbers of images")
-
-    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        both = [(metrics(detector, weights), metrics(baseline, weights)) for detector, baseline in pairs]
-        return {name: np.mean([ours[name] - theirs[name] for ours, theirs in both], axis=0) for name in both[0][0]}
-
-    observed = differences(np.ones((images, 1)))
-    largest = max(int(np.diff(one.detection_offsets).max(initial=1)) for pair in pairs for one in pair)
-    replicates = [differences(weights) for weights in _resampled(images, resamples, max(1, _CHUNK // largest), random)]
-    return {
-        name: _interval(float(values[0]), np.concatenate([replicate[name] for replicate in replicates]))
-        for name, values in observed.items()
-    }
+    largest = max(1, int(np.diff(matches.detection_offsets).max(initial=1)))
+    units = matches.images if groups is None else int(groups.max()) + 1
+    drawn = _resampled(units, resamples, max(1, _CHUNK // largest), random)
+    return np.concatenate([metric(matches, counts if groups is None else counts[groups]) for counts in drawn])
 
 
 def mean_over_classes(precision: np.ndarray) -> np.ndarray:
@@ -278,18 +252,12 @@ def mean_over_classes(precision: np.ndarray) -> np.ndarray:
         return np.where(present, flat, 0).sum(axis=0) / present.sum(axis=0)
 
 
-def _interval(difference: float, replicates: np.ndarray) -> PairedInterval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(replicates, (tail, 1 - tail))
-    return PairedInterval(difference, float(low), float(high))
-
-
-def _resampled(images: int, resamples: int, chunk: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield how often each image occurs in samples with replacement, as [I, at most chunk].
+def _resampled(units: int, resamples: int, chunk: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield how often each unit occurs in samples with replacement, as [units, at most chunk].
 
     The replicates do not depend on the chunk size.
     """
-    chances = np.full(images, 1 / images)
+    chances = np.full(units, 1 / units)
     for start in range(0, resamples, chunk):
-        counts = random.multinomial(images, chances, size=min(chunk, resamples - start))
+        counts = random.multinomial(units, chances, size=min(chunk, resamples - start))
         yield np.ascontiguousarray(counts.T, dtype=np.float64)

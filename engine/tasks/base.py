@@ -1,23 +1,22 @@
 """The interface between a task and the rest of the engine.
 
 The trainer, the validator, the record and the comparison use a task only through this class (except
-`comparison.transfer`, which is for classification). A task defines its loss, metrics, predictions and table; it does
-not depend on optimizers, processes or run directories.
+`comparison.transfer`, which is for classification). A task defines its loss, metrics and predictions; it does not
+depend on optimizers, processes or run directories. Texts, tables and pictures belong to `training` and `comparison`.
 """
 
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.config.data import DataConfig
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
 from engine.data.datasets import Dataset
@@ -26,7 +25,7 @@ from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.runs import checkpoint
 from engine.runs.atomic_io import atomic_write
-from engine.tasks.paired_stats import PairedDifference
+from engine.tasks.crossed_model import Outcome
 
 # A network, possibly compiled or wrapped in DDP.
 Model = Callable[..., Any]
@@ -43,6 +42,22 @@ class Predictions(ABC):
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Return the metrics by name, accuracies and precisions in %, and `loss` if evaluation has one."""
+
+    @abstractmethod
+    def outcome(self, groups: np.ndarray | None = None) -> Outcome:
+        """Return the metric by which networks are compared, with its error over images.
+
+        Args:
+            groups: [N] int64, 0 to G - 1: images of the same group are not independent. None: all images are.
+        """
+
+    @abstractmethod
+    def per_class(self) -> dict[int, tuple[int, float]]:
+        """Return, for each class with images or objects, their number and the class's metric in %."""
+
+    def exact_test(self, baseline: Self) -> dict[str, Any]:  # noqa: ARG002
+        """Return the values of an exact test of two networks with one seed, if the metric has one."""
+        return {}
 
     @classmethod
     def names(cls) -> list[str]:
@@ -74,63 +89,26 @@ class Predictions(ABC):
         return predictions
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the printed table.
-
-    Attributes:
-        title: title with the unit.
-        text: function that formats a row's cell; empty if there is no value. Empty columns are omitted.
-        in_summary: whether the column is also in the summary for the terminal.
-    """
-
-    title: str
-    text: Callable[[Mapping[str, Any]], str]
-    in_summary: bool = False
-
-
 class Task(ABC):
-    """Base class of tasks.
+    """Base class of tasks: the loss, the predictions and their metrics.
+
+    Subclasses are dataclasses whose first field is the data configuration. The rest have defaults, so that `cls(data)`
+    is the task of an evaluation.
 
     Attributes:
-        name: name in configurations (`data.task`) and in table.json.
-        primary_metric: the metric that selects the best checkpoint; larger is better.
         predictions: the class of this task's predictions.
-        metrics: names of the metrics, without the loss.
-        table_metrics: keys of `table_row`; networks are compared by the first.
-        table_metric_label: label of the first, with its unit, for the figure.
-        columns: columns of the printed table.
-        notes: notes below the table on the comparison of networks.
-        several_seeds_note: the note for rows with several seeds.
-        paper_note: the note for tables with the paper's numbers.
-        view_note: the note on the evaluated part of each image.
-        picture_title: title of the picture from `draw`.
+        metrics: names of the metrics, without the loss. The first selects the best checkpoint; larger is better.
         eval_batch_size: batch size in evaluation; None for `runtime.eval_batch_size`.
     """
 
-    name: ClassVar[str]
-    primary_metric: ClassVar[str]
     predictions: ClassVar[type[Predictions]]
     metrics: ClassVar[Sequence[str]]
-    table_metrics: ClassVar[Sequence[str]]
-    table_metric_label: ClassVar[str]
-    columns: ClassVar[Sequence[Column]]
-    notes: ClassVar[Sequence[str]]
-    several_seeds_note: ClassVar[str]
-    paper_note: ClassVar[str]
-    view_note: ClassVar[str]
-    picture_title: ClassVar[str]
     eval_batch_size: ClassVar[int | None] = None
 
     @classmethod
     @abstractmethod
     def from_config(cls, config: TrainConfig) -> Self:
         """Return the task of a training run."""
-
-    @classmethod
-    @abstractmethod
-    def of_data(cls, data: DataConfig) -> Self:
-        """Return the task of an evaluation."""
 
     @abstractmethod
     def open(self, needs_training_images: bool = True) -> AnyDataset:
@@ -152,16 +130,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def preprocessing(self, published: Any | None) -> Preprocessing:
+    def preprocessing(self, published: Any | None, unmodified: bool = False) -> Preprocessing:
         """Return the preprocessing of the images in evaluation.
 
         Args:
             published: torchvision's preprocessing for the start weights; None for weights that are not published.
+            unmodified: whether the network has these weights unchanged, without training.
         """
-
-    @abstractmethod
-    def published_preprocessing(self, published: Any) -> Preprocessing:
-        """Return the preprocessing of the images for unmodified published weights; arguments as above."""
 
     @abstractmethod
     def train_samples(self, split: Any, seed: int) -> Samples:
@@ -190,41 +165,4 @@ class Task(ABC):
             model: model in evaluation mode.
             images: images from `inputs`.
             targets: targets of the batch.
-        """
-
-    @abstractmethod
-    def draw(
-        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Any, preprocessing: Preprocessing, count: int
-    ) -> np.ndarray | None:
-        """Draw `count` evenly spaced validation images with the model's outputs.
-
-        Returns:
-            uint8 [height, width, 3]; None if a required package is not installed.
-        """
-
-    @abstractmethod
-    def describe(self, metrics: Mapping[str, float]) -> str:
-        """Format training or validation metrics without the loss, e.g. `top-1 76.13%, top-5 92.86%`."""
-
-    @classmethod
-    @abstractmethod
-    def table_row(cls, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Return the table's metrics under the keys `table_metrics`; None for missing values."""
-
-    @classmethod
-    @abstractmethod
-    def paired(cls, predictions: Sequence[Any], baseline: Sequence[Any]) -> PairedDifference:
-        """Compare a network with its baseline, given the predictions of each seed for the same images.
-
-        The comparison uses the first of `table_metrics`.
-        """
-
-    @abstractmethod
-    def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:
-        """Return the published value of the first of `table_metrics`; None if none is comparable.
-
-        Args:
-            entry: torchvision's entry for the weights.
-            data: the data set of the evaluation.
-            preprocessing: preprocessing of the images.
         """

@@ -1,9 +1,10 @@
 """A model's detections for every image of a split, and their average precision."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,15 +13,21 @@ from torch import Tensor
 from engine.data.box_samples import PADDING, EvalTargets
 from engine.processes.determinism import RngPurpose, rng
 from engine.tasks import average_precision, coco_matching, voc_metric
-from engine.tasks.average_precision import COCO_RECALLS, Detections, GroundTruth, Matches
+from engine.tasks.average_precision import (
+    COCO_RECALLS,
+    Detections,
+    GroundTruth,
+    Matches,
+    bootstrap,
+    interpolated_precision,
+    mean_over_classes,
+)
 from engine.tasks.base import Predictions
-from engine.tasks.paired_stats import PairedDifference
+from engine.tasks.crossed_model import Outcome
 
 MOST = 300  # maximum number of detections kept per image
 REPLICATES = 1000
 _SEED = 51  # of the resampling, the same for every table
-
-Metrics = Callable[[Matches, np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class BoxPredictions(Predictions):
     The metrics are COCO's.
 
     Attributes:
+        recalls: recall levels of the primary AP.
         true_boxes: [N, M, 4] float32, x1, y1, x2, y2 in pixels.
         true_labels: [N, M] int64, classes; PADDING after the last object.
         true_areas: [N, M] float64, areas of the objects in pixels.
@@ -40,6 +48,8 @@ class BoxPredictions(Predictions):
         labels: [N, D] int64; PADDING after the last detection.
         scores: [N, D] float32, descending.
     """
+
+    recalls: ClassVar[np.ndarray] = COCO_RECALLS
 
     true_boxes: np.ndarray
     true_labels: np.ndarray
@@ -76,9 +86,35 @@ class BoxPredictions(Predictions):
         matches = coco_matching.match(self.truth(), self.detections())
         return replace(matches, outcome=matches.outcome[:1], object_counted=matches.object_counted[:1])
 
+    def outcome(self, groups: np.ndarray | None = None) -> Outcome:
+        """Return the primary AP in %, with deviations from 1,000 resampled image sets, equal for all detectors."""
+        matches = self.matches()
+
+        def metric(matches: Matches, weights: np.ndarray) -> np.ndarray:
+            return mean_over_classes(interpolated_precision(matches, self.recalls, weights))
+
+        replicates = 100 * bootstrap(matches, metric, rng(_SEED, RngPurpose.BOOTSTRAP), REPLICATES, groups)
+        # A replicate without an object has no AP, whatever the detector.
+        replicates = replicates[np.isfinite(replicates)]
+        deviations = (replicates - replicates.mean()) / math.sqrt(max(1, len(replicates) - 1))
+        units = matches.images if groups is None else int(groups.max()) + 1
+        return Outcome(100 * float(metric(matches, np.ones((matches.images, 1)))[0]), deviations, units)
+
+    def per_class(self) -> dict[int, tuple[int, float]]:
+        """Return the number of objects and the primary AP of each class."""
+        matches = self.matches()
+        precision = interpolated_precision(matches, self.recalls)[0, ..., 0].mean(axis=0)
+        counts = [
+            int(matches.object_counted[0, start:stop].sum())
+            for start, stop in itertools.pairwise(matches.object_offsets.tolist())
+        ]
+        return {label: (count, 100 * float(precision[label])) for label, count in enumerate(counts) if count}
+
 
 class VocPredictions(BoxPredictions):
     """`BoxPredictions` with the VOC devkit's metrics in addition to COCO's."""
+
+    recalls: ClassVar[np.ndarray] = voc_metric.VOC2007_RECALLS
 
     def metrics(self) -> dict[str, float]:
         return _percent(voc_metric.average_precision(self.matches())) | super().metrics()
@@ -113,36 +149,6 @@ def predictions_of(results: Sequence[Mapping[str, Tensor]], targets: EvalTargets
         "labels": labels,
         "scores": scores,
     }
-
-
-def primary_ap(recalls: np.ndarray, matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the primary AP of matches, [R] in [0, 1], for `paired_bootstrap`."""
-    precision = average_precision.interpolated_precision(matches, recalls, weights)
-    return {"ap": average_precision.mean_over_classes(precision)}
-
-
-COCO_AP: Metrics = partial(primary_ap, COCO_RECALLS)
-VOC_AP: Metrics = partial(primary_ap, voc_metric.VOC2007_RECALLS)
-
-
-def paired_difference(
-    predictions: Sequence[Any], baseline: Sequence[Any], metrics: Metrics, replicates: int = REPLICATES
-) -> PairedDifference:
-    """Compare the AP of a detector with its baseline's; positive is better.
-
-    Args:
-        predictions: predictions of the detector, one for each seed.
-        baseline: predictions of the baseline, one for each of the same seeds.
-        metrics: function that returns the AP of their matches.
-        replicates: number of resampled image sets.
-    """
-    pairs = [(ours.matches(), theirs.matches()) for ours, theirs in zip(predictions, baseline, strict=True)]
-    once = np.ones((pairs[0][0].images, 1))
-    per_seed = np.array([100 * float((metrics(a, once)["ap"] - metrics(b, once)["ap"])[0]) for a, b in pairs])
-    random = rng(_SEED, RngPurpose.BOOTSTRAP)
-    ours, theirs = zip(*pairs, strict=True)
-    interval = average_precision.paired_bootstrap(ours, theirs, random, replicates, metrics)["ap"]
-    return PairedDifference.of_seeds(per_seed, 100 * interval.low, 100 * interval.high)
 
 
 def _percent(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -1,15 +1,15 @@
 """Image classification: cross-entropy, top-1 and top-5 accuracy, square crops."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from engine.analysis import grad_cam
 from engine.config.data import DataConfig
 from engine.config.schemas import TrainConfig
 from engine.data import transforms
@@ -19,9 +19,9 @@ from engine.data.loader import Batch, Sample, Samples
 from engine.data.mixing import partners
 from engine.data.transforms import Preprocessing, normalize
 from engine.processes.determinism import RngPurpose, rng
-from engine.tasks import columns
-from engine.tasks.base import Column, Model, Predictions, Task
-from engine.tasks.paired_stats import PairedDifference, paired_difference
+from engine.tasks.base import Model, Predictions, Task
+from engine.tasks.crossed_model import Outcome
+from engine.tasks.paired_stats import sign_test
 
 TOP_K = 5
 
@@ -57,6 +57,35 @@ class ClassPredictions(Predictions):
             "top1": 100 * float(self.hits().mean()),
             "top5": 100 * float(self.hits(TOP_K).mean()),
         }
+
+    def outcome(self, groups: np.ndarray | None = None) -> Outcome:
+        """Return the top-1 error in %."""
+        errors = 100.0 * ~self.hits()
+        deviations = errors - errors.mean()
+        if groups is not None:
+            deviations = np.bincount(groups, deviations)
+        units = len(deviations)
+        scale = math.sqrt(units / max(1, units - 1)) / len(errors)
+        return Outcome(float(errors.mean()), scale * deviations, units)
+
+    def per_class(self) -> dict[int, tuple[int, float]]:
+        """Return the number of images and the top-1 error of each class."""
+        missed = np.bincount(self.labels, ~self.hits())
+        return {
+            label: (int(count), 100 * float(missed[label] / count))
+            for label, count in enumerate(np.bincount(self.labels))
+            if count
+        }
+
+    def exact_test(self, baseline: Self) -> dict[str, Any]:
+        """Return McNemar's exact test.
+
+        An image is won if this network classifies it correctly and its baseline does not, and lost in the opposite
+        case.
+        """
+        ours, theirs = self.hits(), baseline.hits()
+        won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        return {"won": won, "lost": lost, "mcnemar_p": sign_test(won, lost)}
 
 
 @dataclass(frozen=True)
@@ -136,47 +165,8 @@ class Classification(Task):
     resize_ratio: float = 256 / 224
     logits: tuple[int, ...] | None = None
 
-    name: ClassVar = "classification"
-    primary_metric: ClassVar = "top1"
     predictions: ClassVar = ClassPredictions
     metrics: ClassVar = ("top1", "top5")
-    table_metrics: ClassVar = ("top1_error", "top5_error")
-    table_metric_label: ClassVar = "Top-1 error (%)"
-    columns: ClassVar = (
-        *columns.NETWORK,
-        Column("Top-1 error at start (%)", lambda row: columns.mean(row, "top1_error_start")),
-        Column("Top-1 error (%)", lambda row: columns.mean(row, "top1_error"), in_summary=True),
-        Column("Top-5 error (%)", lambda row: columns.mean(row, "top5_error")),
-        Column("Difference in top-1 error (points) [95% interval]", columns.difference, in_summary=True),
-        columns.ACROSS_SEEDS,
-        Column("Won : lost (images)", lambda row: "" if row["baseline"] is None else f"{row['won']} : {row['lost']}"),
-        Column("p", columns.p_value),
-        Column("Images/s", lambda row: columns.number(row["images_per_second"], ".0f")),
-        Column("Paper: top-1 error (%)", lambda row: columns.number(row["paper_top1_error"], ".2f")),
-        Column("Paper: top-5 error (%)", lambda row: columns.number(row["paper_top5_error"], ".2f")),
-        Column("Start weights: published top-1 error (%)", columns.published),
-    )
-    notes: ClassVar = (
-        "The difference is relative to the same backbone without attention, with the same recipe, seed and images; "
-        "negative is better. Its interval is from a paired bootstrap over the validation images (10,000 resamples, "
-        "percentiles): it reflects the sampling of images, not the variation between training runs. The difference "
-        "is not distinguishable from 0 unless the interval excludes 0 and the test is significant (p < 0.05). With "
-        "one seed, it holds for these two training runs only.",
-        "An image is won if the network with attention classifies it correctly and its baseline does not, and lost in "
-        "the opposite case. p is from the exact two-sided sign test on these images; with one seed, this is McNemar's "
-        "test.",
-    )
-    several_seeds_note: ClassVar = (
-        "With several seeds, values are mean ± standard deviation over seeds. The bootstrap resamples the outcomes of "
-        "an image for all seeds together, and an image is won if attention is correct with more seeds than the "
-        "baseline. A difference is supported only if its 95% interval over images and seeds also excludes 0."
-    )
-    paper_note: ClassVar = (
-        "The paper's values are from Tables 4 and 5 of arXiv 1807.06521v2. Its authors trained ResNets from "
-        "scratch for 90 epochs; compare these values only with rows of that recipe."
-    )
-    view_note: ClassVar = "once, with one crop"
-    picture_title: ClassVar = "Grad-CAM and spatial gates"
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> "Classification":
@@ -191,10 +181,6 @@ class Classification(Task):
             recipe.resize_ratio,
         )
 
-    @classmethod
-    def of_data(cls, data: DataConfig) -> "Classification":
-        return cls(data)
-
     def open(self, needs_training_images: bool = True) -> Dataset:
         return open_dataset(self.data, needs_training_images)
 
@@ -202,13 +188,11 @@ class Classification(Task):
     def training_metrics(self) -> dict[str, float]:
         return {"loss": 1.0, "top1": 100.0, "top5": 100.0}
 
-    def preprocessing(self, published: Any | None) -> Preprocessing:
-        return Preprocessing.choose(self.data, published, self.resize_ratio)
-
-    def published_preprocessing(self, published: Any) -> Preprocessing:
+    def preprocessing(self, published: Any | None, unmodified: bool = False) -> Preprocessing:
         # Networks for image sizes other than ImageNet's usual one are evaluated at their own size.
-        is_default = self.data.resize is None and self.data.image_size == 224
-        return Preprocessing.published(published) if is_default else self.preprocessing(published)
+        if unmodified and published is not None and self.data.resize is None and self.data.image_size == 224:
+            return Preprocessing.published(published)
+        return Preprocessing.choose(self.data, published, self.resize_ratio)
 
     def train_samples(self, split: Split, seed: int) -> Samples:
         size = round(self.data.image_size * self.train_size_ratio)
@@ -254,37 +238,6 @@ class Classification(Task):
         ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
         return {"labels": labels, "ranked": ranked, "loss": F.cross_entropy(logits, labels, reduction="none")}
 
-    def draw(
-        self, model: nn.Module, gates: Mapping[str, nn.Module], data: Dataset, preprocessing: Preprocessing, count: int
-    ) -> np.ndarray | None:
-        if not grad_cam.can_draw():
-            return None
-        samples = EvalSamples(data.val, (preprocessing,))
-        chosen = [samples[int(index)] for index in np.linspace(0, len(samples) - 1, count)]
-        images = torch.stack([views[0] for views, _, _ in chosen])
-        labels = [label for _, (label,), _ in chosen]
-        device = next(model.parameters()).device
-        maps = grad_cam.compute_maps(
-            model, gates, images.to(device), torch.tensor(labels, device=device), preprocessing
-        )
-        return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"network": maps}, labeled=True))
-
-    def describe(self, metrics: Mapping[str, float]) -> str:
-        return f"top-1 {metrics['top1']:.2f}%, top-5 {metrics['top5']:.2f}%"
-
-    @classmethod
-    def table_row(cls, metrics: Mapping[str, float]) -> dict[str, float]:
-        return {"top1_error": 100 - metrics["top1"], "top5_error": 100 - metrics["top5"]}
-
-    @classmethod
-    def paired(cls, predictions: Sequence[ClassPredictions], baseline: Sequence[ClassPredictions]) -> PairedDifference:
-        return paired_difference(*(np.stack([p.hits() for p in seeds]) for seeds in (predictions, baseline)))
-
-    def published(self, entry: Any, data: DataConfig, preprocessing: Preprocessing) -> float | None:
-        if not data.is_imagenet_1k or preprocessing != Preprocessing.published(entry.transforms()):
-            return None
-        return 100 - float(entry.meta["_metrics"]["ImageNet-1K"]["acc@1"])
-
 
 @dataclass(frozen=True)
 class MixedClassification(Classification):
@@ -294,11 +247,3 @@ class MixedClassification(Classification):
     """
 
     training_metrics: ClassVar = {"loss": 1.0, "mixed_top1": 100.0, "mixed_top5": 100.0}
-
-    def describe(self, metrics: Mapping[str, float]) -> str:
-        if "mixed_top1" not in metrics:
-            return super().describe(metrics)
-        return (
-            f"on mixed images, against the label of the larger share: top-1 {metrics['mixed_top1']:.2f}%, "
-            f"top-5 {metrics['mixed_top5']:.2f}%"
-        )

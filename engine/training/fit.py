@@ -10,7 +10,8 @@ from engine.errors import UserError
 from engine.logging import log, progress_bar
 from engine.processes.signals import GracefulStop, Interrupted
 from engine.runs.directory import RunDirectory
-from engine.tasks.base import Task
+from engine.training import pictures
+from engine.training.descriptions import describe
 from engine.training.tensorboard import TensorBoardLogger
 from engine.training.trainer import Trainer
 from engine.training.validation import Validation
@@ -79,7 +80,7 @@ def fit(
 def _fit(
     trainer: Trainer, validate: Callable[..., Validation], checkpoints: CheckpointManager, stop: GracefulStop
 ) -> Validation | None:
-    state, primary = trainer.state, f"val_{trainer.task.primary_metric}"
+    state, primary = trainer.state, f"val_{trainer.task.metrics[0]}"
     validation = None
     if not state.history:
         at_start = _require_finite(validate(stop), "before the first step")
@@ -131,7 +132,7 @@ def _log_step(trainer: Trainer, tensorboard: TensorBoardLogger) -> str:
     tensorboard.metrics("step", losses, trainer.images_seen)
     tensorboard.scalars({"lr": trainer.learning_rate}, trainer.images_seen)
     speed = trainer.speed()["images_per_second"]
-    return f"loss {metrics['loss']:.3f}, {trainer.task.describe(metrics)}, {speed:.0f} images/s"
+    return f"loss {metrics['loss']:.3f}, {describe(metrics)}, {speed:.0f} images/s"
 
 
 def first_unlogged(trainer: Trainer) -> int:
@@ -176,18 +177,17 @@ def _log_epoch(
     tensorboard.scalars({"progress/epoch": trainer.state.epoch, **validation.movement.scalars()}, seen)
     tensorboard.histograms("gates", validation.gates, seen)
     if validation.picture is not None:
-        tensorboard.picture(trainer.task.picture_title, validation.picture, seen)
+        tensorboard.picture(pictures.title(trainer.task), validation.picture, seen)
     tensorboard.flush()
 
 
 def _epoch_line(trainer: Trainer, train: dict[str, float], validation: Validation) -> str:
-    task: Task = trainer.task
     val = validation.metrics
     parts = [f"epoch {trainer.state.epoch}/{trainer.recipe.epochs}"]
     if train:
-        parts.append(f"train loss {train['loss']:.3f}, {task.describe(train)}")
+        parts.append(f"train loss {train['loss']:.3f}, {describe(train)}")
     loss = f"loss {val['loss']:.3f}, " if "loss" in val else ""
-    parts.append(f"val {loss}{task.describe(val)}")
+    parts.append(f"val {loss}{describe(val)}")
     if validation.movement.mean:
         parts.append(validation.movement.describe())
     if trainer.timer.steps:  # none, if the run was stopped between the epoch's last step and its validation

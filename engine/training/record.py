@@ -1,6 +1,8 @@
 """Record of a run: configuration, environment, start weights and results."""
 
+import resource
 import shlex
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +23,7 @@ from engine.processes.distributed import ProcessGroup
 from engine.runs import checkpoint, environment
 from engine.runs.directory import RunDirectory
 from engine.tasks.base import AnyDataset
+from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 from engine.training.validation import Validation
 
@@ -133,7 +136,7 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
         record: result of `start_or_resume`.
     """
     task, history = trainer.task, trainer.state.history
-    primary = task.primary_metric
+    primary = task.metrics[0]
     best = max(history[1:], key=lambda row: row[f"val_{primary}"])
     predictions, metrics = validation.predictions, validation.predictions.metrics()
     return {
@@ -147,8 +150,24 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
         "weights_sha256": checkpoint.sha256(trainer.evaluated.state_dict()),
         "weights": "moving average" if trainer.average else "last step",
         **validation.movement.summary(),
+        **_resources(trainer),
         **record,
         "history": history,
+    }
+
+
+def _resources(trainer: Trainer) -> dict[str, float | int | None]:
+    """Return the time and memory of a finished training.
+
+    `train_seconds` is over all starts of the run; `step_seconds`, the median of the steps, and the peaks of memory in
+    bytes are of the last start and of this process. They are None where nothing was measured.
+    """
+    peak = torch.cuda.max_memory_allocated(trainer.device) if trainer.device.type == "cuda" else None
+    return {
+        "train_seconds": trainer.seconds,
+        "step_seconds": statistics.median(trainer.step_seconds) if trainer.step_seconds else None,
+        "peak_device_memory": peak,
+        "peak_process_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
 
 
@@ -171,7 +190,7 @@ def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record:
     start = {name: record[f"{name}_start"] for name in task.metrics}
     end = {name: record[name] for name in task.metrics}
     log.info(
-        f"Finished: {task.describe(start)} before the first step, {task.describe(end)} after epoch "
+        f"Finished: {describe(start)} before the first step, {describe(end)} after epoch "
         f"{config.recipe.epochs}. {run.record_file}"
     )
     if config.run.dir is None and HydraConfig.initialized():

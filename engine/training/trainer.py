@@ -2,6 +2,7 @@
 
 import math
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,8 @@ class TrainState:
             metrics.
         history: metrics before the first step and after each epoch.
         gates_at_start: mean of each attention gate in each channel, before the first step.
+        seconds: wall-clock seconds of the completed steps, over all starts of the run, including logs and checkpoints
+            between the steps. It has no effect on the training.
     """
 
     totals: Tensor
@@ -50,6 +53,7 @@ class TrainState:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     gates_at_start: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class Trainer:
         self.optimizer = optim.build_optimizer(model, config.recipe, fused, parts)
         self.state = TrainState(self._zero_totals())
         self.timer = StepTimer()
+        self.step_seconds = array("f")  # of this start
+        self._since: float | None = None  # start of the step in progress
         self._unchecked: list[_UncheckedStep] = []
 
     @property
@@ -123,6 +129,11 @@ class Trainer:
         return self.steps_done * self.recipe.batch_size
 
     @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the training steps over all starts of the run, up to now."""
+        return self.state.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the last step."""
         return optim.learning_rate(self.recipe, self.steps_done - 1, self.loader.steps_per_epoch)
@@ -133,7 +144,7 @@ class Trainer:
             "model": self.evaluated.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "position": vars(self.state),
+            "position": vars(self.state) | {"seconds": self.seconds},
         }
         if self.average:
             state |= {"training_model": self.model.state_dict(), "average": self.average.state_dict()}
@@ -156,7 +167,7 @@ class Trainer:
         for norm in self.frozen_norms:
             norm.eval()
         self.timer = StepTimer()
-        started = time.perf_counter()
+        started = self._since = time.perf_counter()
         for batch in self.loader.epoch(self.state.epoch, first=self.state.step):
             arrived = time.perf_counter()
             lr = optim.learning_rate(self.recipe, self.steps_done, self.loader.steps_per_epoch)
@@ -172,7 +183,10 @@ class Trainer:
             self.timer.steps += 1
             self.timer.waiting += arrived - started
             self.timer.total += now - started
-            started = now
+            self.step_seconds.append(now - started)
+            self.state.seconds += now - started
+            started = self._since = now
+        self._since = None
 
     def end_epoch(self) -> None:
         """Start the next epoch."""

@@ -16,6 +16,7 @@ from engine.processes.distributed import ProcessGroup
 from engine.processes.signals import GracefulStop
 from engine.tasks.base import AnyDataset, Predictions, Task
 from engine.tasks.inference import EvalModel, evaluate
+from engine.training import pictures
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,4 @@ class Validator:
         count = min(self.pictures, len(self.data.val))
         if not self.group.is_main_process or count == 0:
             return None
-        return self.task.draw(self.model, self.gates, self.data, self.preprocessing, count)
+        return pictures.draw(self.task, self.model, self.gates, self.data, self.preprocessing, count)

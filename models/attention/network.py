@@ -1,6 +1,8 @@
 """Attention layers in a network: insertion, their gates, and operations on all of them."""
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -79,7 +81,7 @@ def fuse(net: nn.Module) -> None:
     """Make the network's CBAMs, if any, train with the kernels of `cbam.kernels` while they are on CUDA.
 
     Raises:
-        ModelError: if the kernels do not support its CBAM variant, or Triton is not installed.
+        ModelError: if the kernels do not support its CBAM variant, or if Triton or its C compiler is not installed.
     """
     modules = [module for module in net.modules() if isinstance(module, CBAM)]
     if not all(module.has_closed_form for module in modules):
@@ -89,5 +91,10 @@ def fuse(net: nn.Module) -> None:
         )
     if modules and importlib.util.find_spec("triton") is None:
         raise ModelError("The fused kernels need Triton, which is not installed; set runtime.fused_cbam=false.")
+    if modules and not any(map(shutil.which, (os.environ.get("CC", "gcc"), "gcc", "clang"))):
+        raise ModelError(
+            "Triton needs a C compiler to launch the fused kernels; install gcc or clang, set the environment variable "
+            "CC, or set runtime.fused_cbam=false."
+        )
     for module in modules:
         module.fused = True

@@ -3,6 +3,8 @@
 set -u
 if [ -d .venv ]; then source .venv/bin/activate; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # the other processors are for data loading workers
+# Each process compiles CBAM's kernels once per node: on a shared file system, all nodes would wait for each other.
+export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-$(id -un)}"
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" # since Slurm 22.05, a step does not inherit it from the job
 
 echo "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST: $*"

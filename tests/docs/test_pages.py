@@ -57,7 +57,7 @@ def check(program: str, arguments: list[str]) -> None:
         (sweep,) = (argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep="))
         assert (CONFIGS / "sweep" / f"{sweep}.yaml").is_file()
         compose_all("train", [argument for argument in arguments if not argument.startswith("sweep=")])
-    elif name in ("train", "evaluate", "hash_batches", "export"):
+    elif name in ("train", "evaluate", "hash_batches", "export", "check_data"):
         compose_all("train" if name == "hash_batches" else name, arguments)
     elif name in (
         "download_weights",

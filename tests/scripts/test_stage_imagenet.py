@@ -33,6 +33,19 @@ def test_staging_copies_and_completes(folders: Path, tmp_path: Path) -> None:
     assert not (target / "val" / "class0" / "stray.JPEG").exists()
 
 
+def test_links_are_staged_as_the_files_that_they_point_to(folders: Path, tmp_path: Path) -> None:
+    """As scripts/prepare_imagenet.py makes them of Kaggle's ImageNet."""
+    for split in ("train", "val"):
+        (tmp_path / "links" / split).mkdir(parents=True)
+        for folder in (folders / split).iterdir():
+            (tmp_path / "links" / split / folder.name).symlink_to(folder)
+    done = stage(tmp_path / "links", tmp_path / "local")
+    assert done.returncode == 0, done.stderr
+    assert "is a complete copy" in done.stdout
+    assert not any(path.is_symlink() for path in (tmp_path / "local").rglob("*"))
+    assert len(list((tmp_path / "local").rglob("*.JPEG"))) == 69
+
+
 @pytest.fixture
 def precious(tmp_path: Path) -> Path:
     """Write a folder with a file that was not staged."""

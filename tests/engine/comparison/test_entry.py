@@ -13,6 +13,6 @@ def test_published_errors_need_the_published_size(size: int, expected: float | N
     data = DataConfig("imagenet", "folders", "nowhere", 1000, image_size=size)
     entry = models.published_entry("resnet18", "IMAGENET1K_V1")
     task, net = Classification(data), models.build("resnet18")
-    preprocessing = task.published_preprocessing(entry.transforms())
-    published = TableEntry.of_published("resnet18", net, task, data, preprocessing, "torchvision IMAGENET1K_V1", entry)
+    preprocessing = task.preprocessing(entry.transforms(), unmodified=True)
+    published = TableEntry.of_published("resnet18", net, data, preprocessing, "torchvision IMAGENET1K_V1", entry)
     assert published.row["published"] == (None if expected is None else pytest.approx(expected))

@@ -56,8 +56,6 @@ def test_fingerprint_covers_names_sizes_and_labels(folders: Path, tmp_path: Path
         (lambda root: (shutil.rmtree(root / "val"), (root / "val").mkdir()), "val contains no class folders"),
         (lambda root: [f.unlink() for f in (root / "val" / "class1").iterdir()], "class1 contains no images"),
         (lambda root: os.mkfifo(root / "train" / "class1" / "pipe.JPEG"), "pipe.JPEG is named like an image but"),
-        (lambda root: (root / "train" / "class1" / "a.webp").touch(), r"image .*a\.webp has an unsupported format"),
-        (lambda root: (root / "train" / ".ipynb_checkpoints").mkdir(), "ipynb_checkpoints is a hidden folder, not a"),
         (lambda root: os.mkdir(bytes(root / "train") + b"/caf\xe9"), r"class folder b'caf\\xe9' .* is not text"),  # noqa: PTH102
     ],
 )

@@ -10,7 +10,8 @@ from engine.config.data import DataConfig
 from engine.data.loader import Batch
 from engine.data.mixing import Mixer, Mixing, partners
 from engine.data.transforms import Preprocessing, normalize
-from engine.tasks.classification import Classification, MixedClassification
+from engine.tasks.classification import MixedClassification
+from engine.training.descriptions import describe
 
 WAY = Preprocessing(8, 8)
 
@@ -72,8 +73,5 @@ def test_the_loss_is_that_of_both_targets(mixing: Mixing) -> None:
 
 def test_training_accuracy_on_mixtures_has_a_name_of_its_own() -> None:
     assert "mixed_top1" in MixedClassification.training_metrics
-    task = MixedClassification(DataConfig(image_size=8))
-    assert "mixed images" in task.describe({"mixed_top1": 10.0, "mixed_top5": 50.0})
-    assert task.describe({"top1": 10.0, "top5": 50.0}) == Classification(task.data).describe(
-        {"top1": 10.0, "top5": 50.0}
-    )
+    assert "mixed images" in describe({"mixed_top1": 10.0, "mixed_top5": 50.0})
+    assert describe({"top1": 10.0, "top5": 50.0}) == "top-1 10.00%, top-5 50.00%"

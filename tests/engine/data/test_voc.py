@@ -28,7 +28,7 @@ def write(folder: Path, lists: dict[str, list[str]], *objects: str) -> None:
         for name in names:
             xml = f"<annotation>{size}{''.join(objects)}</annotation>"
             (folder / "Annotations" / f"{name}.xml").write_text(xml)
-            write_image(folder / "JPEGImages" / f"{name}.jpg", 100, seed=0)
+            write_image(folder / "JPEGImages" / f"{name}.jpg", 100, seed=sum(name.encode()))
 
 
 def test_voc_boxes_are_one_based_and_inclusive(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_unusable_boxes_and_classes_are_dropped(tmp_path: Path) -> None:
     dataset = open_voc(tmp_path, CELLS)
     for split, name in (("train", "a"), ("val", "b")):
         assert [str(problem) for problem in dataset.problems[split]] == [
-            f"Boxes of unknown classes: 1 (first in JPEGImages/{name}.jpg), removed.",
+            f"Boxes of unknown classes (yeast): 1 (first in JPEGImages/{name}.jpg), removed.",
             f"Boxes without area: 1 (first in JPEGImages/{name}.jpg), removed.",
         ]
     assert len(dataset.train.boxes) == 1
@@ -91,7 +91,6 @@ def test_an_image_listed_twice_is_an_error(tmp_path: Path) -> None:
     [
         "",
         "<annotation>",
-        "<annotation><size><width>0</width><height>40</height></size></annotation>",
         "<annotation><object/></annotation>",
         "<annotation><size><width>48</width><height>40</height></size><object><name>RBC</name></object></annotation>",
     ],
@@ -101,6 +100,90 @@ def test_broken_annotation_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "Annotations" / "b.xml").write_text(content)
     with pytest.raises(UserError, match=r"annotation .*b\.xml cannot be read"):
         open_voc(tmp_path, CELLS)
+
+
+def names_of(root: Path, *lines: str, encoding: str = "utf-8") -> list[str]:
+    for split in ("train", "val"):
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(lines), encoding=encoding)
+    return [str(name) for name in open_voc(root, CELLS).train.ids]
+
+
+def test_a_line_of_a_list_is_a_name(tmp_path: Path) -> None:
+    """Spaces belong to it, but for the column of a list of one class."""
+    names = ["im 1", "scan1", "scan1 copy", "photo (2)", "im"]
+    write(tmp_path, {"train": names, "val": names}, element("RBC", (1, 1, 9, 9)))
+    assert names_of(tmp_path, "im 1", "scan1 copy", "photo (2)") == ["im 1", "scan1 copy", "photo (2)"]
+    assert names_of(tmp_path, "scan1 -1", "scan1 copy  1", "im 0", "") == ["scan1", "scan1 copy", "im"]
+    assert names_of(tmp_path, "scan1.jpg", "im 1.JPG") == ["scan1", "im 1"]
+    assert names_of(tmp_path, "scan1", "im", encoding="utf-8-sig") == ["scan1", "im"]
+    assert names_of(tmp_path, "scan1", "im", encoding="utf-16") == ["scan1", "im"]
+
+
+def test_every_box_of_an_object_is_read(tmp_path: Path) -> None:
+    boxes = "".join(
+        f"<bndbox><xmin>{x}</xmin><ymin>1</ymin><xmax>{x + 8}</xmax><ymax>9</ymax></bndbox>" for x in (1, 11, 21)
+    )
+    write(
+        tmp_path,
+        {"train": ["a"], "val": ["b"]},
+        f"<object><name>RBC</name>{boxes}</object>",
+        element("WBC", (1, 20, 9, 30)),
+    )
+    train = open_voc(tmp_path, CELLS).train
+    assert train.boxes.tolist() == [[0, 0, 9, 9], [10, 0, 19, 9], [20, 0, 29, 9], [0, 19, 9, 30]]
+    assert train.labels.tolist() == [0, 0, 0, 1]
+
+
+def test_boxes_that_count_from_0_are_reported_and_read_with_a_key(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, element("RBC", (0, 0, 9, 9)), element("RBC", (20, 10, 30, 20)))
+    data = open_voc(tmp_path, CELLS)
+    assert (
+        "Boxes with a corner at 0: 1 (first in JPEGImages/a.jpg), read as VOC's, which count from 1; if these"
+        in str(data.problems["train"][-1])
+    )
+    data = open_voc(tmp_path, CELLS, first_pixel=0)
+    assert data.problems == {"train": [], "val": []}
+    assert data.train.boxes.tolist() == [[0, 0, 9, 9], [20, 10, 30, 20]]
+
+
+def test_fractions_are_an_error(tmp_path: Path) -> None:
+    box = "<bndbox><xmin>0.1</xmin><ymin>0.2</ymin><xmax>0.5</xmax><ymax>0.9</ymax></bndbox>"
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, f"<object><name>RBC</name>{box}</object>")
+    with pytest.raises(UserError, match=r"are fractions of the image, not pixels .*Multiply x by the width"):
+        open_voc(tmp_path, CELLS)
+
+
+@pytest.mark.parametrize("width", ["0", "48.0", "", "unknown", "96000000"])
+def test_sizes_are_read_from_the_image_where_the_annotation_has_none(width: str, tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, element("RBC", (1, 1, 9, 9)))
+    file = tmp_path / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<width>48<", f"<width>{width}<"))
+    data = open_voc(tmp_path, CELLS)
+    assert data.train.sizes.tolist() == [[48, 40]]
+    assert [problem.what for problem in data.problems["train"]] == (
+        [] if width == "48.0" else ["Images without a valid size"]
+    )
+
+
+def test_images_without_annotation_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a", "b", "c"], "val": ["d"]}, element("RBC", (1, 1, 9, 9)))
+    for name in "bc":
+        (tmp_path / "Annotations" / f"{name}.xml").unlink()
+    with pytest.raises(UserError, match=r"2 of 3 listed images have no annotation \(first: .*b\.xml\)\. Add the file"):
+        open_voc(tmp_path, CELLS)
+
+
+def test_other_spellings_of_all_classes_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, element("rbc", (1, 1, 9, 9)), element("wbc", (11, 11, 19, 19)))
+    with pytest.raises(UserError, match=r"no training images .*; the annotations name rbc, wbc"):
+        open_voc(tmp_path, CELLS)
+
+
+def test_images_of_a_camera_have_capital_extensions(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["b"]}, element("RBC", (1, 1, 9, 9)))
+    for name in "ab":
+        (tmp_path / "JPEGImages" / f"{name}.jpg").rename(tmp_path / "JPEGImages" / f"{name}.JPG")
+    assert open_voc(tmp_path, CELLS).train.files.tolist() == [b"JPEGImages/a.JPG"]
 
 
 def test_bccd_is_read_and_its_faults_named(bccd: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from engine.config.data import DataConfig
 from engine.data import transforms
 from engine.data.datasets import open_dataset
 from engine.data.loader import TrainLoader
+from engine.errors import UserError
 from engine.processes.distributed import ProcessGroup
 from engine.processes.signals import SIGNALS
 from engine.tasks.classification import TrainSamples
@@ -23,7 +25,7 @@ from tests.engine.data.small import config, loader
 def test_a_killed_worker_is_named(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(transforms, "decode", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(transforms, "inspect", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 51, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(SystemExit) as ended, cli.one_line_errors():
@@ -34,11 +36,29 @@ def test_a_killed_worker_is_named(
     )
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_file_on_which_a_worker_crashes_is_named(
+    workers: int, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a damaged PNG, before the decoder was kept from it."""
+    inspect = transforms.inspect
+
+    def crash(path: str, *rest: Any) -> object:
+        if path.endswith("class1/3.JPEG"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return inspect(path, *rest)
+
+    monkeypatch.setattr(transforms, "inspect", crash)
+    batches = loader(open_dataset(config(folders)), workers).epoch(0)
+    with pytest.raises(UserError, match=r"ended by SIGSEGV while it read .*class1/3\.JPEG\. Convert the file"):
+        list(batches)
+
+
 def test_worker_error_is_not_a_dead_worker(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: str) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(transforms, "decode", fail)
+    monkeypatch.setattr(transforms, "inspect", fail)
     data = open_dataset(DataConfig("test", "folders", str(folders), 3, None, image_size=32, resize=32))
     loader = TrainLoader(TrainSamples(data.train, 51, 32, 0.5), 8, 51, 1, torch.device("cpu"), ProcessGroup())
     with pytest.raises(RuntimeError, match="a fault"), cli.one_line_errors():

@@ -1,4 +1,4 @@
-"""AP against pycocotools, and the paired bootstrap against repeated images and known differences."""
+"""AP against pycocotools, and the bootstrap against repeated images and known differences."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ from engine.tasks.average_precision import (
     GroundTruth,
     Matches,
     average_precision,
+    bootstrap,
     interpolated_precision,
-    paired_bootstrap,
 )
 
 IMAGES, CLASSES = 40, 4
@@ -260,33 +260,38 @@ def test_replicate_without_a_class_omits_it() -> None:
     assert ap == pytest.approx([0.5, 1, 0], abs=1e-12)
 
 
-def test_bootstrap_shares_images_and_pools_seeds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def primary(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    return average_precision(matches, weights)["ap"]
+
+
+def test_bootstrap_shares_images_between_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(7)
     truth = objects(random)
-    seeds = [coco_matching.match(truth, found(truth, random)) for _ in range(2)]
-    others = [coco_matching.match(truth, found(truth, random, noise=0.2)) for _ in range(2)]
-    same = paired_bootstrap(seeds, seeds, np.random.default_rng(0), resamples=20)
-    assert all((one.difference, one.low, one.high) == (0, 0, 0) for one in same.values())
-    pooled = paired_bootstrap(seeds, others, np.random.default_rng(0), resamples=20)
-    each = [point(ours) - point(theirs) for ours, theirs in zip(seeds, others, strict=True)]
-    assert pooled["ap"].difference == pytest.approx(np.mean(each, axis=0)[0])
-    swapped = paired_bootstrap(others, seeds, np.random.default_rng(0), resamples=20)
-    assert swapped["ap"].low == pytest.approx(-pooled["ap"].high)
+    ours, theirs = (coco_matching.match(truth, found(truth, random, noise=noise)) for noise in (0.1, 0.2))
+    one, again, other = (bootstrap(m, primary, np.random.default_rng(0), 100) for m in (ours, ours, theirs))
+    assert (one == again).all()
+    assert np.std(one - other) < np.hypot(np.std(one), np.std(other))  # what the images have in common cancels out
     monkeypatch.setattr("engine.tasks.average_precision._CHUNK", 1)
-    chunked = paired_bootstrap(seeds, others, np.random.default_rng(0), resamples=20)
-    for name, one in pooled.items():
-        assert vars(chunked[name]) == pytest.approx(vars(one), abs=1e-12)
+    assert bootstrap(ours, primary, np.random.default_rng(0), 20) == pytest.approx(one[:20], abs=1e-12)
 
 
-def test_interval_without_objects_is_undefined() -> None:
+def test_images_of_a_group_are_drawn_together() -> None:
+    random = np.random.default_rng(11)
+    truth = objects(random, images=20)
+    matches = coco_matching.match(truth, found(truth, random))
+    halves = np.arange(20) % 2
+    replicates = bootstrap(matches, primary, np.random.default_rng(0), 50, halves)
+    possible = primary(matches, np.array([[2, 0], [1, 1], [0, 2]])[:, halves].T.astype(float))
+    assert {*replicates} == {*possible}
+    alone = bootstrap(matches, primary, np.random.default_rng(0), 50, np.arange(20))
+    assert (alone == bootstrap(matches, primary, np.random.default_rng(0), 50)).all()
+
+
+def test_replicate_without_objects_is_undefined() -> None:
     random = np.random.default_rng(10)
     truth = replace(objects(random, count=1), ignored=np.zeros(1, dtype=bool))
-    matches = [coco_matching.match(truth, found(truth, random))]
-    interval = paired_bootstrap(matches, matches, random, resamples=50)["ap"]
-    assert interval.difference == 0
-    assert np.isnan([interval.low, interval.high]).all()
+    matches = coco_matching.match(truth, found(truth, random))
+    assert np.isnan(bootstrap(matches, primary, random, 50)).any()
 
 
 def detector(truth: GroundTruth, hard: np.ndarray, skill: float, random: np.random.Generator) -> Matches:
@@ -309,20 +314,22 @@ def scene(images: int, random: np.random.Generator) -> tuple[GroundTruth, np.nda
     return truth, random.normal(0, 1.5, images)
 
 
-def ap(matches: Matches, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    return {"ap": interpolated_precision(matches, np.linspace(0, 1, 101), weights)[0, 0, 0]}
+def ap(matches: Matches, weights: np.ndarray | None = None) -> np.ndarray:
+    return interpolated_precision(matches, np.linspace(0, 1, 101), weights)[0, 0, 0]
 
 
 @pytest.mark.parametrize("advantage", [0.0, 0.5])
 def test_interval_coverage_is_95_percent(advantage: float) -> None:
     random = np.random.default_rng(8)
     large = scene(400_000, random)
-    better, worse = (ap(detector(*large, skill, random))["ap"][0] for skill in (1 + advantage, 1))
+    better, worse = (ap(detector(*large, skill, random))[0] for skill in (1 + advantage, 1))
     truth = better - worse if advantage else 0.0
     covered = []
-    for _ in range(400):
+    for number in range(400):
         small = scene(150, random)
-        ours, theirs = ([detector(*small, skill, random)] for skill in (1 + advantage, 1))
-        said = paired_bootstrap(ours, theirs, random, resamples=200, metrics=ap)["ap"]
-        covered.append(said.low <= truth <= said.high)
+        ours, theirs = (detector(*small, skill, random) for skill in (1 + advantage, 1))
+        ones = np.ones((150, 1))
+        replicates = [bootstrap(m, ap, np.random.default_rng(number), 200) for m in (ours, theirs)]
+        error = float((ap(ours, ones) - ap(theirs, ones))[0]) - truth
+        covered.append(abs(error) < 1.96 * np.std(replicates[0] - replicates[1]))
     assert 0.92 <= np.mean(covered) <= 0.98

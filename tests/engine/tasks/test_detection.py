@@ -1,5 +1,6 @@
 """The task of detection: samples, losses, detections kept for every image, and the difference of two detectors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 import models
+from engine.comparison.view import VIEWS
 from engine.config.data import DataConfig
 from engine.config.detector import DetectorConfig
 from engine.config.recipe import RecipeConfig
@@ -21,8 +23,10 @@ from engine.runs import checkpoint
 from engine.tasks import box_predictions
 from engine.tasks.base import Task
 from engine.tasks.box_predictions import BoxPredictions, VocPredictions
-from engine.tasks.detection import Detection, VocDetection
+from engine.tasks.crossed_model import CrossedDifference
+from engine.tasks.detection import Detection
 from engine.tasks.inference import EvalModel, evaluate
+from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 from tests import scenes
 
@@ -74,7 +78,7 @@ def test_a_step_returns_the_losses_by_name(task: Detection) -> None:
     ]
     assert sums[0].item() == pytest.approx(4 * loss.item())
     assert sums[0].item() == pytest.approx(sums[1:].sum().item())
-    assert "classifier 0.500" in task.describe({"loss": 1.0, "loss_classifier": 0.5})
+    assert "classifier 0.500" in describe({"loss": 1.0, "loss_classifier": 0.5})
 
 
 def test_a_detection_does_not_depend_on_its_neighbors(task: Detection) -> None:
@@ -149,7 +153,7 @@ def test_metrics_are_in_percent() -> None:
     metrics = perfect.metrics()
     assert metrics == pytest.approx(dict.fromkeys(("ap", "ap50", "ap75", "ap_small", "ap_medium"), 100.0))
     assert perfect.scores[0, :2].tolist() == pytest.approx([0.9, 0.5])  # best first
-    assert Detection.table_row(metrics)["ap_large"] is None
+    assert VIEWS["detection"].values(metrics)["ap_large"] is None
 
 
 def test_voc_task_adds_the_devkit_metric() -> None:
@@ -159,7 +163,7 @@ def test_voc_task_adds_the_devkit_metric() -> None:
     assert metrics["ap_area"] == pytest.approx(50.0)
     half = predicted(VocPredictions, found).metrics()
     assert half["ap_11_points"] == pytest.approx(25.0)  # the second object is missed
-    assert VocDetection.describe(VocDetection.of_data(DataConfig()), metrics).startswith("mAP 50.00% (11 points), AP ")
+    assert describe(metrics).startswith("mAP 50.00% (11 points), AP ")
 
 
 def scattered(quality: float, seed: int) -> BoxPredictions:
@@ -180,21 +184,26 @@ def scattered(quality: float, seed: int) -> BoxPredictions:
     )
 
 
-@pytest.mark.parametrize("task", [Detection, VocDetection])
-def test_detector_difference_is_paired_and_pooled(task: type[Task]) -> None:
-    good, poor = ([scattered(quality, seed) for seed in (1, 2)] for quality in (0.9, 0.5))
-    one = task.paired(good[:1], poor[:1])
-    primary = task.table_metrics[0]
-    assert one.difference == pytest.approx(good[0].metrics()[primary] - poor[0].metrics()[primary])
-    assert 0 < one.difference_low < one.difference < one.difference_high
-    assert one.distinguishable
-    assert one == task.paired(good[:1], poor[:1])  # the same resamples
-    both = task.paired(good, poor)
-    each = [task.paired(good[i : i + 1], poor[i : i + 1]).difference for i in range(2)]
-    assert both.difference == pytest.approx(np.mean(each))
-    assert both.difference_sd == pytest.approx(np.std(each, ddof=1))
-    same = task.paired(good, good)
-    assert (same.difference, same.difference_low, same.difference_high, same.distinguishable) == (0, 0, 0, False)
+def coco(predictions: BoxPredictions) -> BoxPredictions:
+    return BoxPredictions(**vars(predictions))
+
+
+@pytest.mark.parametrize(("kind", "primary"), [(coco, "ap"), (lambda one: one, "ap_11_points")])
+def test_detector_difference_is_paired_over_images(kind: Callable, primary: str) -> None:
+    good, poor = ([kind(scattered(quality, seed)) for seed in (1, 2)] for quality in (0.9, 0.5))
+    ours, theirs = ([one.outcome() for one in seeds] for seeds in (good, poor))
+    assert ours[0].value == pytest.approx(good[0].metrics()[primary])
+    said = CrossedDifference.of(ours, theirs)
+    each = [a.metrics()[primary] - b.metrics()[primary] for a, b in zip(good, poor, strict=True)]
+    assert said.per_seed == pytest.approx(each)
+    assert (good[0].outcome().deviations == ours[0].deviations).all()  # the same resamples
+    same = CrossedDifference.of(ours, ours)
+    assert (same.difference, same.half_width(), same.p_value) == (0, 0, 1)
+
+
+def test_metric_of_each_class() -> None:
+    found = predicted(BoxPredictions, results(([BOX], [0], [0.9]), ([], [], [])))
+    assert found.per_class() == {0: (1, pytest.approx(100.0)), 1: (1, 0.0)}
 
 
 def test_predictions_survive_a_file(tmp_path: Path) -> None:
@@ -210,3 +219,9 @@ def test_cached_images_are_the_same(task: Detection) -> None:
         for index in (0, 1, 0, 1):
             assert torch.equal(split.image(index), cached.image(index))
     assert box_samples.BoxEvalSamples(data.val).shapes == [(62, 80)]
+
+
+def test_a_task_has_few_members() -> None:
+    """The science alone: texts, pictures and tables belong to training and comparison."""
+    members = {name for name in (*vars(Task), *Task.__annotations__) if not name.startswith("_")}
+    assert len(members) <= 12, members

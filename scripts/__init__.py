@@ -1,0 +1,1 @@
+"""Commands besides training and evaluation."""

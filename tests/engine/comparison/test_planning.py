@@ -1,0 +1,49 @@
+"""The plan from a pilot against simulated image outcomes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.comparison.planning import Pilot, Plan, read_pilot, seeds_needed
+from engine.errors import UserError
+from tests.conftest import Command, script_module
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
+
+
+def test_seeds_of_a_plan_are_those_of_the_simulation() -> None:
+    """Within 20%: the number of seeds planned for 1 point has about the planned power with simulated images."""
+    pilot = read_pilot(RESULTS / "tiny_imagenet_scratch", None)
+    planned = seeds_needed(pilot, 1.0, 0.8)
+    assert planned is not None
+    simulation = script_module("simulate_verdict")
+    powers = {}
+    for seeds in (round(0.8 * planned), round(1.2 * planned)):
+        cell = simulation.Cell(pilot.images, pilot.discordance, pilot.fixed_share, seeds, pilot.excess**0.5, -1.0)
+        powers[seeds] = simulation.claims_and_coverage(cell, 4_000, np.random.default_rng(0))["crossed"][0]
+    fewer, more = powers.values()
+    assert fewer < 0.8 < more
+
+
+def test_more_seeds_and_images_detect_less() -> None:
+    pilot = Pilot(0.1, 0.5, 0.3, 2_000, 2_000, 1, 3, None)
+    detectable = [Plan(pilot, seeds).detectable(0.8) for seeds in (3, 5, 10)]
+    assert detectable == sorted(detectable, reverse=True)
+    assert Plan(pilot.on(50_000), 5).detectable(0.8) < detectable[1]
+    assert Plan(pilot, 5).power(detectable[1]) == pytest.approx(0.8, abs=0.01)
+    assert seeds_needed(pilot, 0.001, 0.8) is None
+
+
+def test_script_prints_the_plan(command: Command) -> None:
+    done = command("scripts/plan.py", str(RESULTS / "tiny_imagenet_scratch"), "difference=1", "images=50000")
+    assert done.returncode == 0, done.stderr
+    assert "Detectable on 50,000 images (points, 80% power)" in done.stdout
+    assert "To find a difference of 1 points takes 6 seeds" in done.stdout
+    done = command("scripts/plan.py", str(RESULTS / "tiny_imagenet_scratch"), "difference=much")
+    assert (done.returncode, done.stderr) == (2, "error: difference=much is not a number.\n")
+
+
+def test_pilot_of_one_seed_is_refused() -> None:
+    with pytest.raises(UserError, match="the variation between seeds is unknown; train a second seed"):
+        read_pilot(RESULTS / "tiny_imagenet_20", None)

@@ -1,0 +1,81 @@
+"""The classes of a kept head: by name, not by position."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models import head_classes
+
+NAMES = ["cat", "dog", "eel"]
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return models.build("resnet18", num_classes=3).state_dict()
+
+
+def head(classes: list[str], file: Path) -> nn.Module:
+    torch.manual_seed(1)
+    return models.build("resnet18", weights=str(file), num_classes=len(classes), classes=classes).get_submodule("fc")
+
+
+def save(file: Path, state: dict[str, torch.Tensor], names: list[str] | None) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": state} | ({} if names is None else {"class_names": names}), file)
+    return file
+
+
+def test_outputs_follow_the_names(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    file = save(tmp_path / "w.pt", weights, ["eel", "cat", "dog"])
+    kept = head(NAMES, file)
+    assert torch.equal(kept.weight, weights["fc.weight"][[1, 2, 0]])
+    assert torch.equal(kept.bias, weights["fc.bias"][[1, 2, 0]])
+    assert torch.equal(head(["eel", "cat", "dog"], file).weight, weights["fc.weight"])
+
+
+def test_a_run_names_the_classes_of_its_checkpoint(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    file = save(tmp_path / "run" / "checkpoint" / "last.pt", weights, None)
+    (tmp_path / "run" / "record.json").write_text(json.dumps({"class_names": ["dog", "cat", "eel"]}))
+    assert torch.equal(head(NAMES, file).weight, weights["fc.weight"][[1, 0, 2]])
+
+
+def test_as_many_other_classes_get_a_new_head(
+    weights: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new = head(["ant", "bee", "fly"], save(tmp_path / "w.pt", weights, NAMES))
+    assert not torch.equal(new.weight, weights["fc.weight"])
+    assert "initialized anew: the classes of" in caplog.text
+    assert "(cat, dog, eel) are not those of the data set (ant, bee, fly)" in caplog.text
+
+
+def test_a_head_of_unknown_classes_is_kept_with_a_warning(
+    weights: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = head(NAMES, save(tmp_path / "w.pt", weights, None))
+    assert torch.equal(kept.weight, weights["fc.weight"])
+    assert "its 3 classes are not known by name; they must be cat, dog, eel, in this order" in caplog.text
+
+
+def test_without_a_data_set_nothing_is_matched(
+    weights: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = save(tmp_path / "w.pt", weights, NAMES)
+    assert torch.equal(models.build("resnet18", weights=str(file), num_classes=3).fc.weight, weights["fc.weight"])
+    assert not caplog.text
+
+
+def test_published_weights_have_imagenets_sorted_ids() -> None:
+    ids = models.imagenet_classes()
+    assert (len(ids), ids[0], ids[207], ids[-1]) == (1000, "n01440764", "n02099601", "n15075141")
+    assert list(ids) == sorted(set(ids))
+    assert head_classes.trained_classes(models.factory.parse("resnet18")[0], "IMAGENET1K_V1") == list(ids)
+    numbers = [str(number) for number in range(1000)]
+    assert head_classes._order(ids, numbers) == list(range(1000))
+    assert head_classes._order(ids, ids[::-1]) == list(range(999, -1, -1))

@@ -1,0 +1,73 @@
+"""`scripts/first_gpu.py` on the CPU: what is measured is small, but every line of it runs."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_tests
+from tests.conftest import write_image
+from tests.processes import REPOSITORY
+
+pytest.importorskip("triton", reason="the kernels need Triton")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts" / "first_gpu.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    write_image(tmp_path / "images" / "of" / "one.JPEG", 90, seed=1)
+    return str(tmp_path / "images")
+
+
+def test_every_measurement_runs_on_the_cpu(images: str, tmp_path: Path) -> None:
+    sections = ("results", "times", "convolution", "networks")
+    done = run(
+        "--images", images, "--device", "cpu", "--name", "here", "--into", str(tmp_path), "--sections", *sections
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) <= 40
+    report = json.loads((tmp_path / "here.json").read_text())["sections"]
+    assert tuple(report) == sections
+    for row in report["results"]["rows"]:
+        assert row["float32: same bits twice"] == row["bfloat16: same bits twice"] == "yes"
+        assert "FAILED" not in "".join(map(str, row.values()))
+    assert {row["layout"] for row in report["times"]["rows"]} == {"NHWC", "NCHW"}
+    assert [row["variant"] for row in report["networks"]["rows"]][:3] == ["plain", "CBAM, eager", "SE"]
+    assert (tmp_path / "here.md").read_text().startswith("# Benchmark: here")
+
+
+def test_tests_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_maximum.py",))
+    section = gpu_tests.measure(deadline=time.monotonic() + 300)
+    (row,) = section["rows"]
+    assert row["passed"] > 0
+    assert (row["failed"], row["run"]) == (0, "all of them")
+
+
+def test_tests_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_maximum.py",))
+    (row,) = gpu_tests.measure(deadline=0)["rows"]
+    assert row["run"] == "stopped for lack of time"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--images", "nowhere", "--device", "cpu"), "error: There is no folder nowhere; set --images"),
+        (("--images", "."), "error: torch sees no GPU"),
+    ],
+    ids=["folder", "device"],
+)
+def test_errors_are_one_line(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
