@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 # The extras of pyproject.toml to pin; `bench` is only for scripts/benchmark.py.
-EXTRAS := experiment figures detection timm export slurm prepare dev
+EXTRAS := experiment figures detection timm export slurm prepare samples dev
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test test-fast check format lock

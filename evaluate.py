@@ -58,6 +58,9 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
+    replaced = report.replaced_table(config, report.folder(config))
+    if replaced:
+        log.info(replaced)
     task = TASKS[config.data.task](config.data)  # type: ignore[call-arg]  # every task is a dataclass of its data
     with group.main_process_first():
         parts = open_parts(task, config)
@@ -72,7 +75,8 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
             transfer.require_outputs_in_order(parts[0], models.imagenet_classes())
     # All processes use the list of the main process, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
-    entries += [run_entry(RunDirectory(Path(directory)), task) for directory in directories]
+    trained, problems = run_entries(directories, task)
+    entries += trained
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
         entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
     if config.table.static_gates:
@@ -90,6 +94,8 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         part = parts[0].part  # empty unless the data set has several
         print_line(corruptions.write(tables, folder) if part else markdown.summary(tables[part]))
         log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}.")
+    if problems:
+        raise UserError(f"{len(problems)} of {len(directories)} runs are not in the table. {problems[0]}")
 
 
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
@@ -99,6 +105,24 @@ def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
         if config.data.trained_on is None
         else open_evaluation_sets(config.data)
     )
+
+
+def run_entries(directories: Sequence[str], task: Task) -> tuple[list[TableEntry], list[str]]:
+    """Return the entries of finished runs, and a sentence for each run that is damaged.
+
+    Raises:
+        UserError: if all runs are damaged.
+    """
+    entries, problems = [], []
+    for directory in directories:
+        try:
+            entries.append(run_entry(RunDirectory(Path(directory)), task))
+        except (UserError, models.ModelError) as error:
+            problems.append(str(error))
+            log.warning(f"Without {directory}: {error}")
+    if problems and not entries:
+        raise UserError(problems[0])
+    return entries, problems
 
 
 def run_entry(run: RunDirectory, task: Task) -> TableEntry:

@@ -36,6 +36,7 @@ from engine.tasks.registry import TASKS
 from engine.tasks.training_images import TrainingImages
 from engine.training import calibration, record
 from engine.training.calibration import Scales
+from engine.training.descriptions import shown
 from engine.training.fit import first_unlogged, fit
 from engine.training.param_groups import NetworkParts
 from engine.training.tensorboard import TensorBoardLogger
@@ -47,7 +48,7 @@ def main(config: TrainConfig) -> None:
     set_determinism(config.seed, config.runtime.deterministic)
     with init_distributed(world_info_from_env(os.environ), config.run_directory) as group:
         run = record.prepare_run(config, group)
-        if not run.finished:
+        if not run.finished or run.missing_results:
             train(config, run, group)
 
 
@@ -58,9 +59,12 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     with group.main_process_first():
         data = task.open()
     data.require_same_images(group)
+    task = task.for_training(data)
     with group.main_process_first():
-        # A started run has its own weights; the file with the start weights may no longer exist.
-        model = build_model(config, data.classes, read_weights=not run.has_checkpoint)
+        # A started run has its own weights; the file with the start weights may no longer exist. Without a record, it
+        # is read again for its digest.
+        is_started = run.has_checkpoint and run.record_file.is_file()
+        model = build_model(config, data.classes, read_weights=not is_started)
     for key in ("fused_cbam", "sync_batchnorm"):
         if getattr(runtime, key) and device.type != "cuda":
             raise UserError(f"runtime.{key}=true needs CUDA; it has no implementation for the CPU.")
@@ -83,19 +87,23 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     facts = record.start_or_resume(run, trainer, facts, config)
     tensorboard = TensorBoardLogger(run.directory if run.writes else None, first_unlogged(trainer))
     texts = {"config": OmegaConf.to_yaml(OmegaConf.structured(config))}
-    tensorboard.describe(record.hyperparameters(config, facts), texts, task.metrics)
+    tensorboard.describe(record.hyperparameters(config, facts), texts, shown(task, task.metrics))
 
     val_samples = task.eval_samples(data.val, [preprocessing])
     eval_batch_size = task.eval_batch_size or runtime.eval_batch_size
     val_loader = EvalLoader(val_samples, eval_batch_size, runtime.workers, device, group)
     net, pictures = trainer.evaluated, config.run.pictures
     gates = models.gates(net)
-    validate = Validator(task, net, preprocessing, gates, data, val_loader, trainer.precision, group, pictures)
+    validate = Validator(
+        *(task, net, preprocessing, gates, data, val_loader, trainer.precision, group, pictures),
+        run=f"{data.name} {config.model_label} seed {config.seed}",
+    )
     validation = fit(trainer, validate, tensorboard, run, config)
 
     if run.writes:
         validation.predictions.save(run.predictions)
     facts = record.final_record(trainer, validation, facts)
+    record.warn_if_changed(run, facts)
     run.write_record(facts)
     record.log_result(trainer, run, config, facts)
     record.warn_of_saturated_gates(validation.movement)

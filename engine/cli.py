@@ -8,10 +8,12 @@ import difflib
 import errno
 import inspect
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -24,7 +26,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from engine.config import presets
 from engine.config.attention import COMMON_KEYS, KINDS_FILE, is_schema, kinds
-from engine.config.presets import CONFIGS
+from engine.config.presets import CONFIGS, with_usual_presets
 from engine.config.schemas import RENAMED_KEYS
 from engine.errors import UserError
 from engine.logging import open_streams, print_line
@@ -98,27 +100,11 @@ def _arguments(name: str) -> Iterator[None]:
     # Otherwise Hydra prints errors itself, on many lines, and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with one_line_errors(HydraException, OmegaConfBaseException):
-        sys.argv[1:] = [_as_list(argument) for argument in _options_last(sys.argv[1:])]
+        sys.argv[1:] = [expand_home(_as_list(argument)) for argument in _options_last(sys.argv[1:])]
         _refuse_earlier_keys(sys.argv[1:])
         if name == "train":
             sys.argv[1:] = with_usual_presets(sys.argv[1:])
         yield
-
-
-def with_usual_presets(arguments: Sequence[str]) -> list[str]:
-    """Add the detector that a data set names, and the recipe that a detector names, unless the arguments choose one.
-
-    Hydra's own way, an override in the data set's preset, would need both groups in the evaluation too.
-    """
-    chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    usual = []
-    for group, wanted in (("data", "detector"), ("detector", "recipe")):
-        file = CONFIGS / group / f"{chosen.get(group)}.yaml"
-        preset = OmegaConf.select(OmegaConf.load(file), wanted) if file.is_file() else None
-        if preset is not None and wanted not in chosen:
-            chosen[wanted] = preset
-            usual.append(f"{wanted}={preset}")
-    return [*arguments, *usual]
 
 
 def _help(name: str) -> str:
@@ -155,6 +141,15 @@ def _as_list(argument: str) -> str:
     return f"{key}{equals}[{value}]" if is_list else argument
 
 
+def expand_home(argument: str) -> str:
+    """Expand `~` in KEY=~/PATH and KEY=[~/PATH,~/PATH], which the shell leaves as it is."""
+    key, equals, value = argument.partition("=")
+    if not re.match(r"\[?~/", value):
+        return argument
+    home = str(Path.home())
+    return key + equals + re.sub(r"(^|[\[,])~(?=/)", lambda found: found[1] + home, value)
+
+
 def _require_one_attention(composed: DictConfig) -> None:
     """Reject `model=resnet50_cbam attention=none`, which composes to the baseline."""
     choices = HydraConfig.get().runtime.choices
@@ -171,6 +166,10 @@ def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
         key = argument.lstrip("+~").partition("=")[0]
         if key in RENAMED_KEYS:
             raise UserError(f"The key {key} has been renamed to {RENAMED_KEYS[key]}.")
+        if key.rpartition(".")[2] in ("num_classes", "n_classes", "nb_classes"):
+            raise UserError(
+                f"There is no key {key}. data.classes=N selects the first N classes; data=folders counts the folders."
+            )
 
 
 @contextmanager
@@ -219,7 +218,7 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
         return
     keys = inspect.signature(command).parameters
     required = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
-    given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+    given = dict(expand_home(argument).partition("=")[::2] for argument in sys.argv[1:])
     with one_line_errors(*user_errors):
         if not required <= given.keys() <= keys.keys():
             usage = " ".join(f"{key}={key.upper()}" if key in required else f"[{key}={key.upper()}]" for key in keys)

@@ -3,13 +3,18 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 log = logging.getLogger("run")
+
+SECONDS_BETWEEN_LINES = 300.0  # at most, while a program works without a terminal
+
+T = TypeVar("T")
 
 
 def open_streams() -> None:
@@ -52,10 +57,41 @@ def log_to_file(path: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
+def log_progress(text: str) -> None:
+    """Log a line about work in progress: to the log file, and with the time to a console without a progress bar."""
+    log.info(text, extra={"console": not (sys.stdout.isatty() and sys.stderr.isatty()), "clock": True})
+
+
+def log_to_file_only(text: str) -> None:
+    """Log a line that the console shows in another way."""
+    log.info(text, extra={"console": False})
+
+
 def progress_bar(batches: Iterable, total: int, done: int, title: str, visible: bool = True) -> tqdm:
     """Return a progress bar with the time left; it is hidden if stderr is not a terminal."""
     hidden = None if visible else True  # None: hidden unless stderr is a terminal
     return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=hidden)
+
+
+def with_progress_lines(batches: Iterable[T], total: int, title: str) -> Iterator[T]:
+    """Yield the batches; log their number and the time left every `SECONDS_BETWEEN_LINES`."""
+    started = logged = time.monotonic()
+    for done, batch in enumerate(batches, start=1):
+        yield batch
+        now = time.monotonic()
+        if now - logged >= SECONDS_BETWEEN_LINES:
+            logged = now
+            left = (now - started) / done * (total - done)
+            log_progress(f"{title}: {done}/{total} batches, {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration with its two largest units: `45 s`, `3 min 20 s`, `1 h 40 min`, `2 d 3 h`."""
+    whole = round(seconds)
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {below}"
+    return f"{whole} s"
 
 
 def _nowhere() -> TextIO:
@@ -64,4 +100,6 @@ def _nowhere() -> TextIO:
 
 class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print_line(self.format(record))
+        if getattr(record, "console", True):
+            clock = time.strftime("%H:%M:%S ") if getattr(record, "clock", False) else ""
+            print_line(clock + self.format(record))

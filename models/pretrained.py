@@ -70,7 +70,8 @@ def _download(backbone: str, entry: Any, file: Path) -> None:
         raise ModelError(
             f"Weights {entry.name} of {backbone} are not in {file.parent} and could not be downloaded ({error}). "
             f"On a machine with internet, run `python scripts/download_weights.py model={backbone}`, and copy the "
-            "files into that folder; or start from a file or from random weights."
+            "files into that folder; or start from a file (model.weights=FILE) or from random weights "
+            "(model.weights=null)."
         ) from error
 
 

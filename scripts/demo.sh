@@ -7,3 +7,4 @@ python=$(command -v "${1:-python}")
 PATH="$(cd "$(dirname "$python")" && pwd):$PATH"
 plan=$(python scripts/sweep.py sweep=demo)
 bash -exc "$plan"
+python scripts/conclude.py table=runs/demo/table runs=runs/demo

@@ -29,7 +29,7 @@ from engine.errors import UserError
 from engine.logging import print_line
 from engine.processes import cluster
 from engine.runs import file_schema
-from engine.runs.directory import RunDirectory
+from engine.runs.directory import RunDirectory, repair_advice
 from engine.tasks.registry import TASKS
 
 
@@ -42,7 +42,9 @@ def verify(run: RunDirectory) -> None:
     task = TASKS[run.config().data.task]
     recorded_schema = dict.fromkeys(task.metrics, file_schema.NUMBER)
     file_schema.require_types(record, recorded_schema, run.record_file, "Restore the file.")
-    metrics = task.predictions.load(run.predictions, record["predictions_sha256"]).metrics()
+    metrics = task.predictions.load(
+        run.predictions, record["predictions_sha256"], repair_advice(run.directory)
+    ).metrics()
     recorded = {name: record.get("val_loss" if name == "loss" else name) for name in metrics}
     if metrics != recorded:
         raise UserError(

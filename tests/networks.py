@@ -34,6 +34,19 @@ def narrow_classifiers() -> None:
     torchvision.models.vgg.nn.Linear = NarrowLinear
 
 
+def small(num_classes: int) -> nn.Module:
+    """A network that trains, saves and loads in milliseconds, for tests of the engine rather than of a network."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, num_classes)),
+    )
+
+
+# The arguments of train.py that select it, with attention.
+SMALL_CBAM = ["model=custom", "model.factory=tests.networks:small", "attention=cbam", "attention.after=1|4"]
+
+
 def plain(name: str) -> nn.Module:
     """The network without attention, torchvision's own where it has it, in evaluation mode.
 

@@ -15,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.runs import checkpoint
 from tests.commands import EVERYTHING, arguments, assert_one_line
+from tests.networks import SMALL_CBAM
 from tests.processes import Process, start_ranks
 
-COMMON = ["model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", "run.checkpoint_every_steps=1"]
+COMMON = [*SMALL_CBAM, "recipe.epochs=3", "run.checkpoint_every_steps=1"]
 
 
 def start(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw  # a requirement of torchvision
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
@@ -18,7 +19,12 @@ _COLORS = ("#D55E00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#E69F00", "#0
 
 @torch.inference_mode()
 def truth_and_detections(
-    model: nn.Module, split: BoxSplit, chosen: Sequence[int], classes: Sequence[str], device: torch.device
+    model: nn.Module,
+    split: BoxSplit,
+    chosen: Sequence[int],
+    classes: Sequence[str],
+    device: torch.device,
+    title: str = "",
 ) -> np.ndarray:
     """Draw images in rows, the annotated objects on the left and the detections on the right.
 
@@ -27,6 +33,7 @@ def truth_and_detections(
         chosen: indices of the images.
         classes: names.
         device: of the model.
+        title: title of the picture, above an explanation.
 
     Returns:
         uint8 [height, width, 3].
@@ -43,7 +50,15 @@ def truth_and_detections(
         for j, drawn in enumerate(row):
             top, left = i * height, j * width
             grid[top : top + drawn.shape[1], left : left + drawn.shape[2]] = drawn.permute(1, 2, 0).numpy()
-    return grid
+    return np.concatenate([_caption(title, grid.shape[1]), grid]) if title else grid
+
+
+def _caption(title: str, width: int) -> np.ndarray:
+    """Return two lines of text on white, uint8 [height, width, 3]."""
+    strip = Image.new("RGB", (width, 32), "white")
+    text = f"{title}\nleft: annotated objects; right: detections with a score of at least {SCORE}"
+    ImageDraw.Draw(strip).text((4, 2), text, fill="black")
+    return np.asarray(strip)
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
 """Spatial gates and Grad-CAM (Selvaraju et al., ICCV 2017) of a network, drawn over images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from engine.data.transforms import Preprocessing, normalize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_CAM_COLORS, _GATE_COLORS = "jet", "coolwarm"
+_NARROWEST_HALF = 0.01  # of the scale of gates, so that rounding is not shown as structure
 
 
 @dataclass(frozen=True)
@@ -94,25 +98,35 @@ def draw(
     classes: Sequence[str],
     networks: Mapping[str, AttentionMaps],
     labeled: bool,
+    title: str = "",
 ) -> "Figure":
     """Draw a row for each image: the image, then Grad-CAM and spatial gates of each network as overlays.
+
+    All gates of the figure share one scale, centered at 0.5, the gate at the identity start, and as wide as the gates
+    need, so that small differences are seen too. Its color bar states its range.
 
     Args:
         images: uint8 [N, 3, S, S].
         targets: the classes of Grad-CAM.
         classes: names of the classes.
         networks: the maps by the network's name.
-        labeled: whether the targets are the images' true classes, so that predictions are marked right or wrong.
+        labeled: whether the targets are the images' true classes, so that predictions are marked correct or wrong.
+        title: title of the figure.
 
     Raises:
         ImportError: if matplotlib is not installed.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     columns = 1 + sum(1 + len(maps.gates) for maps in networks.values())
-    figure = Figure(figsize=(1.7 * columns, 2.3 * len(pixels)), layout="constrained", dpi=100)
+    figure = Figure(figsize=(1.7 * columns + 1, 2.3 * len(pixels) + 0.4), layout="constrained", dpi=100)
+    if title:
+        figure.suptitle(title, fontsize=8, parse_math=False)
     axes = figure.subplots(len(pixels), columns, squeeze=False)
+    cam_scale, gate_scale = Normalize(0, 1), Normalize(*_gate_range(networks.values()))
     for row, target in enumerate(targets):
         axes[row, 0].imshow(pixels[row])
         axes[row, 0].set_title(classes[target] if labeled else "", fontsize=7, parse_math=False)
@@ -120,22 +134,36 @@ def draw(
         for network, maps in networks.items():
             panel = next(panels)
             panel.imshow(pixels[row])
-            panel.imshow(maps.cam[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
+            panel.imshow(maps.cam[row], cmap=_CAM_COLORS, norm=cam_scale, alpha=0.45)
             predicted = classes[maps.predicted[row]]
             if labeled:
-                predicted += " (right)" if maps.predicted[row] == target else " (wrong)"
-            title = f"{network}: {predicted}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
-            panel.set_title(title, fontsize=5, parse_math=False)  # class names may contain dollar signs
+                predicted += " (correct)" if maps.predicted[row] == target else " (wrong)"
+            text = f"{network}: {predicted}\nGrad-CAM of {classes[target]}\np={maps.probability[row]:.2f}"
+            panel.set_title(text, fontsize=5, parse_math=False)  # class names may contain dollar signs
             for name, gate in maps.gates.items():
                 panel = next(panels)
-                panel.imshow(pixels[row])
-                low, high = gate[row].min(), gate[row].max()
-                # A fixed color scale, so that a gate that hardly varies looks flat.
-                panel.imshow(gate[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
-                panel.set_title(f"{name}\n{low:.2f} to {high:.2f}", fontsize=5)
+                panel.imshow(pixels[row].mean(axis=2), cmap="gray")
+                panel.imshow(gate[row], cmap=_GATE_COLORS, norm=gate_scale, alpha=0.6)
+                panel.set_title(f"{name}\n{gate[row].min():.3f} to {gate[row].max():.3f}", fontsize=5)
     for panel in axes.flat:
         panel.axis("off")
+    _color_bar(figure, axes, ScalarMappable(cam_scale, _CAM_COLORS), "Grad-CAM, relative to its maximum")
+    if any(maps.gates for maps in networks.values()):
+        _color_bar(figure, axes, ScalarMappable(gate_scale, _GATE_COLORS), "spatial gate")
     return figure
+
+
+def _gate_range(networks: Iterable[AttentionMaps]) -> tuple[float, float]:
+    """Return a range around 0.5 that contains all gates."""
+    distances = [float(np.abs(gate - 0.5).max()) for maps in networks for gate in maps.gates.values()]
+    widest = max([_NARROWEST_HALF, *distances])
+    return 0.5 - widest, 0.5 + widest
+
+
+def _color_bar(figure: "Figure", axes: np.ndarray, scale: Any, label: str) -> None:
+    bar = figure.colorbar(scale, ax=axes, shrink=0.8, aspect=30, pad=0.01)
+    bar.set_label(label, fontsize=6)
+    bar.ax.tick_params(labelsize=5)
 
 
 def pixels(figure: "Figure") -> np.ndarray:

@@ -55,12 +55,14 @@ class Evidence:
 def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
     """Return the runs that a configuration names, or every finished run of its data set, in natural order.
 
+    Damaged runs, whose state is not known, are among them.
+
     Raises:
         UserError: if a named run is not finished, or there is nothing to compare.
     """
     if config.runs is not None:
         runs = [RunDirectory(Path(directory)) for directory in config.runs]
-        unfinished = [str(run.directory) for run in runs if not run.finished]
+        unfinished = [str(run.directory) for run in runs if not (run.problem or run.finished)]
         if not runs and not config.published:
             raise UserError("runs=[] and published=[] leave nothing to compare; name runs, or omit runs=.")
         if unfinished:
@@ -69,7 +71,7 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
     data = config.data
     folder = Path(config.run.root) / (data.trained_on or data.label)
     records = sorted(folder.glob("*/seed*/record.json"), key=_natural)
-    runs = [run for run in (RunDirectory(record.parent) for record in records) if run.finished]
+    runs = [run for run in (RunDirectory(record.parent) for record in records) if run.problem or run.finished]
     if not runs and not config.published:
         raise UserError(
             f"There is no finished run in {folder.absolute()}; train one first "

@@ -14,7 +14,7 @@ from engine.config.schemas import TrainConfig
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.runs import checkpoint, file_schema
-from engine.runs.directory import RunDirectory
+from engine.runs.directory import RunDirectory, repair_advice
 from engine.runs.identity import recorded_label, result_config
 from engine.tasks.base import Task
 
@@ -58,7 +58,7 @@ class TableEntry:
         )
         if checkpoint.sha256(model.state_dict()) != record["weights_sha256"]:
             raise UserError(f"The weights in {run.last} do not match {run.record_file}; repeat the run.")
-        task.predictions.load(run.predictions, record["predictions_sha256"])
+        task.predictions.load(run.predictions, record["predictions_sha256"], repair_advice(run.directory))
         preprocessing = Preprocessing.of_record(record["preprocessing"], run.record_file)
         view = VIEWS[config.data.task]
         start = view.values({name: record[f"{name}_start"] for name in task.metrics})

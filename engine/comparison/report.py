@@ -29,6 +29,25 @@ def folder(config: EvaluateConfig) -> Path:
     return Path(config.table.dir or f"results/{config.data.label}")
 
 
+def replaced_table(config: EvaluateConfig, directory: Path) -> str:
+    """Return a sentence on the table of the same data set that a new one replaces; empty if there is none.
+
+    Raises:
+        UserError: if the folder contains the table of another data set, or something else called table.json.
+    """
+    file = directory / "table.json"
+    if not file.is_file():
+        return ""
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        name, runs = table["data"]["name"], [run["source"] for run in table["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{file} is not a table of this program; set table.dir to another folder.") from None
+    if name != config.data.label:
+        raise UserError(f"{directory} contains the table of {name}; set table.dir to another folder for this one.")
+    return f"Replacing the table of {len(runs)} networks in {directory}."
+
+
 def write(table: Table, evidence: Evidence, directory: Path) -> str:
     """Write the table in every format, and the predictions, record and config of each run below runs/.
 

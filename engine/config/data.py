@@ -22,9 +22,14 @@ class DataConfig:
     # evaluation only: class_folders: CLASS | index_folders: 0, 1, ... | corruptions: CORRUPTION/SEVERITY/CLASS
     layout: str = "folders"
     root: str = MISSING  # folder of the data set
-    total_classes: int = 0  # classes in the whole data set; with boxes, the annotations or `classes` name them
+    # Classes in the whole data set; 0: as many as there are class folders. With boxes, the annotations or `classes`
+    # name them.
+    total_classes: int = 0
     # Number of classes to use, the first by id; null: all. For layout=voc: the names of the classes.
     classes: Any = None
+    # For layout=folders: fraction of each class's images to hold out for validation from a folder of class folders
+    # without train/ and val/, by a hash of the file names; 0: the folder has train/ and val/.
+    val_fraction: float = 0.0
     image_size: int = 0  # side of the crops, pixels; images with boxes use the detector's size
     resize: int | None = None  # shorter side before the center crop in evaluation, pixels; null: automatic
     crop_scale: float = 0.08  # smallest area of a training crop, as a fraction of the image's
@@ -51,11 +56,15 @@ class DataConfig:
             self._check_boxes()
             return
         one_of("data.layout", self.layout, TRAINING_LAYOUTS if self.trained_on is None else EVALUATION_LAYOUTS)
-        at_least("data.total_classes", self.total_classes, 1)
+        # Only the folders of class names can be counted.
+        at_least("data.total_classes", self.total_classes, 0 if self.layout == "folders" else 1)
         if self.classes is not None:
             if not isinstance(self.classes, int):
                 raise UserError(f"data.classes={self.classes} is not a valid number of classes.")
-            between("data.classes", self.classes, 1, self.total_classes)
+            between("data.classes", self.classes, 1, self.total_classes or 2**31)
+        between("data.val_fraction", self.val_fraction, 0.0, 0.9)
+        if self.val_fraction and self.layout != "folders":
+            raise UserError(f"data.val_fraction is for data.layout=folders, not {self.layout}; leave it out.")
         between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
             between("data.resize", self.resize, self.image_size, 8192)
@@ -76,7 +85,7 @@ class DataConfig:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes; 0 if the annotations define it."""
+        """The number of classes; 0 if the annotations or the folders define it."""
         if isinstance(self.classes, list):
             return len(self.classes)
         return self.total_classes if self.classes is None else int(self.classes)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from engine.config import attention
 from engine.config.detector import DetectorConfig
+from engine.config.recipe import RecipeConfig
 from engine.config.schemas import CheckDataConfig, EvaluateConfig, ExportConfig, TrainConfig
 from engine.errors import UserError
 
@@ -26,6 +27,16 @@ def detector_preset(architecture: str) -> DetectorConfig:
     values = OmegaConf.load(CONFIGS / "detector" / f"{name}.yaml")
     preset: Any = OmegaConf.to_object(OmegaConf.merge(DetectorConfig, values))
     return preset
+
+
+def changed_recipe_keys(recipe: RecipeConfig) -> dict[str, Any]:
+    """Return the keys that differ from the recipe's preset; empty if the recipe has no preset."""
+    file = CONFIGS / "recipe" / f"{recipe.name}.yaml"
+    if not file.is_file():
+        return {}
+    stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+    preset: Any = OmegaConf.to_object(OmegaConf.merge(RecipeConfig, stored.get("recipe", stored)))
+    return {key: value for key, value in vars(recipe).items() if value != getattr(preset, key)}
 
 
 @cache
@@ -85,6 +96,22 @@ def compose(primary: str, arguments: Sequence[str]) -> DictConfig:
     """Return the configuration of `configs/PRIMARY.yaml` with the arguments, inside `hydra.initialize_config_dir`."""
     register(arguments)
     return hydra.compose(primary, list(arguments))
+
+
+def with_usual_presets(arguments: Sequence[str]) -> list[str]:
+    """Add the detector that a data set names, and the recipe that a detector names, unless the arguments choose one.
+
+    Hydra's own way, an override in the data set's preset, would need both groups in the evaluation too.
+    """
+    chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    usual = []
+    for group, wanted in (("data", "detector"), ("detector", "recipe")):
+        file = CONFIGS / group / f"{chosen.get(group)}.yaml"
+        preset = OmegaConf.select(OmegaConf.load(file), wanted) if file.is_file() else None
+        if preset is not None and wanted not in chosen:
+            chosen[wanted] = preset
+            usual.append(f"{wanted}={preset}")
+    return [*arguments, *usual]
 
 
 def parse(config: DictConfig) -> Any:

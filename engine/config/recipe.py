@@ -12,6 +12,7 @@ AUGMENTATIONS = ("none", "trivialaugment", "randaugment", "colorjitter")
 CLASSIFICATION_KEYS = (
     "layer_decay",
     "label_smoothing",
+    "class_weights",
     "augment",
     "erase",
     "mixup",
@@ -51,6 +52,8 @@ class RecipeConfig:
     step_factor: float = 0.1
     milestones: list[int] = field(default_factory=list)  # epochs after which the rate is multiplied by step_factor
     label_smoothing: float = 0.0
+    # Of the training loss: none | balanced: images / (classes x images of the class), so that their mean is 1.
+    class_weights: str = "none"
     ema_decay: float | None = None  # of the weights' exponential moving average, which is evaluated; null: no average
     ema_every_steps: int = 32  # steps between updates of the average
     # Augmentation.
@@ -91,6 +94,7 @@ class RecipeConfig:
             at_least("recipe.milestones", epoch, 1)
         between("recipe.step_factor", self.step_factor, 0.0, 1.0)
         between("recipe.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        one_of("recipe.class_weights", self.class_weights, ("none", "balanced"))
         if self.ema_decay is not None:
             between("recipe.ema_decay", self.ema_decay, 0.0, 1.0)
         at_least("recipe.ema_every_steps", self.ema_every_steps, 1)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.config.data import DataConfig
-from engine.data import file_index, synthetic
+from engine.data import file_index, holdout, synthetic
 from engine.data.cache import ImageCache
 from engine.data.image_notes import ImageNotes
 from engine.data.layout_hints import layout_hint
@@ -140,16 +140,22 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
             f"There is no data set '{config.name}' at {root.absolute()}; set data.root to its folder, "
             "or try data=shapes, which is generated locally."
         )
-    has_train = needs_training_images or (root / "train").is_dir() or config.layout == "tiny_imagenet"
-    train_folder = root / ("train" if has_train else "val")
+    # A bare folder of class folders is split; a folder with val/ alone is for evaluation.
+    is_split = bool(config.val_fraction)
+    has_train = needs_training_images or is_split or (root / "train").is_dir() or config.layout == "tiny_imagenet"
+    train_folder = root if is_split else root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)
-    if len(available) != config.total_classes:
+    if config.total_classes not in (0, len(available)):
         raise UserError(_wrong_number(train_folder, available, config))
-    classes = available[: config.num_classes]
-    if has_train and config.layout != "tiny_imagenet":
+    classes = available[: config.num_classes or None]
+    if len(classes) < config.num_classes:
+        raise UserError(f"data.classes={config.classes} exceeds the {len(available)} class folders in {train_folder}.")
+    if has_train and not is_split and config.layout != "tiny_imagenet":
         _require_same_classes(available, class_folder_names(root / "val"), root)
 
     def read() -> list[file_index.FileList]:
+        if is_split:
+            return holdout.split(file_index.class_folders(root, ".", classes), config.val_fraction, classes)
         if not has_train:
             return [file_index.class_folders(root, "val", classes)]
         train = file_index.class_folders(root, "train", classes)
@@ -159,6 +165,7 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
         return [train, file_index.named(root, annotated, [root / "val" / ANNOTATIONS, root / "val" / "images"])]
 
     key = f"{config.layout}{'' if has_train else ' val'} {' '.join(classes)}"
+    key += f" {config.val_fraction}" if is_split else ""
     found = file_index.build_file_index(root, key, read, config.skip_other_formats)
     *train_part, val = (
         Split(root, files, labels, config.exif_orientation)
@@ -182,8 +189,8 @@ def class_folder_names(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(
-            f"There is no folder {folder.absolute()}; data.root must contain train/ and val/"
-            f"{layout_hint(folder.parent)}."
+            f"There is no folder {folder.absolute()}; data.root must contain train/ and val/, or the class "
+            f"folders with data.val_fraction=0.2{layout_hint(folder.parent)}."
         )
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     names = [name for name in found if not is_program_folder(name)]

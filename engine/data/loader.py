@@ -94,7 +94,12 @@ class EpochBatches:
 
     def __init__(self, images: int, batch_size: int, seed: int, group: ProcessGroup, repetitions: int = 1) -> None:
         if images < batch_size:
-            raise UserError(f"recipe.batch_size={batch_size} exceeds the {images} training images; lower it.")
+            # About eight steps per epoch, and a power of two, which divides among processes.
+            advice = 2 ** max(1, (images // 8).bit_length() - 1)
+            raise UserError(
+                f"recipe.batch_size={batch_size} exceeds the {images} training images. Set recipe.batch_size={advice}, "
+                "and scale recipe.lr with it."
+            )
         self.images, self.batch_size, self.seed, self.group = images, batch_size, seed, group
         self.repetitions = repetitions
         self.epoch = 0

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from engine.runs.identity import mismatches, recorded_label, result_config, with
 log = logging.getLogger("run")
 
 
+def repair_advice(directory: Path) -> str:
+    """Return the sentence on what to do about a damaged file that follows from the last checkpoint."""
+    return f"Restore the file or run `python scripts/repair_run.py {directory}`, which computes it again."
+
+
 class RunDirectory:
     """One run directory. Reading it changes nothing; `start` opens it for writing.
 
@@ -35,6 +41,8 @@ class RunDirectory:
         self.config_file = directory / "config.yaml"
         self.record_file = directory / "record.json"
         self.log_file = directory / "log.txt"
+        self.lock_file = directory / "lock"
+        self.progress_file = directory / "progress.json"
         self.pictures = directory / "pictures"
         self.predictions = directory / "predictions.npz"
         self.last = directory / "checkpoint" / "last.pt"
@@ -49,6 +57,42 @@ class RunDirectory:
     def has_checkpoint(self) -> bool:
         """True if there is a state to resume from."""
         return self.last.is_file() or self.previous.is_file()
+
+    @property
+    def missing_results(self) -> list[Path]:
+        """The files of a finished run that are missing but can be computed again from a checkpoint."""
+        return [file for file in (self.last, self.predictions) if not file.is_file()]
+
+    @property
+    def problem(self) -> str:
+        """The reason why the configuration or the record of a started run cannot be read; empty if they can."""
+        try:
+            if self.config_file.is_file():
+                self.config()
+            if self.record_file.is_file():
+                self.record()
+        except UserError as error:
+            return str(error)
+        return ""
+
+    @property
+    def is_locked(self) -> bool:
+        """True while a process writes the run. Checking takes no lock, so it cannot get in a starting run's way."""
+        try:
+            with self.lock_file.open("rb") as file:
+                request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock of Linux
+                return struct.unpack("hhqqi", fcntl.fcntl(file, fcntl.F_GETLK, request))[0] != fcntl.F_UNLCK
+        except OSError:
+            return False
+
+    @property
+    def holder(self) -> tuple[str, str]:
+        """The process that last wrote the run (`process 12 on node7`) and its Slurm job; empty where unknown."""
+        try:
+            process, _, job = self.lock_file.read_text(encoding="utf-8", errors="replace").partition("\n")
+        except OSError:
+            return "", ""
+        return process.strip(), job.strip()
 
     def require_same_config(self, config: TrainConfig) -> None:
         """Reject a directory that contains another run.
@@ -142,7 +186,14 @@ class RunDirectory:
             UserError: if it is missing or unreadable, or the run's files contradict each other.
         """
         if not self.last.is_file():
-            raise UserError(f"The weights {self.last} are missing; restore them or repeat the run with a new run.dir.")
+            raise UserError(
+                f"The weights {self.last} are missing. Restore the file"
+                + (
+                    f" or run `python scripts/repair_run.py {self.directory}`."
+                    if self.has_checkpoint
+                    else ", or repeat the run with a new run.dir."
+                )
+            )
         config, record = self.config(), self.record()
         state = checkpoint.load(self.last)
         self._require_state(state, self.last, config)
@@ -169,7 +220,7 @@ class RunDirectory:
         """Return the configuration that the run was started with."""
         try:
             stored = with_current_keys(OmegaConf.load(self.config_file))
-            kind = stored.get("model", {}).get("attention", "none")
+            kind = OmegaConf.select(stored, "model.attention", default="none")
             parsed = OmegaConf.to_object(OmegaConf.merge(train_node(kind), stored))
         except OSError as error:
             raise UserError(f"{self.config_file} cannot be read ({error.strerror}).") from error
@@ -190,8 +241,8 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"{self.record_file} cannot be read ({error.strerror}).") from error
         except ValueError as error:
-            raise UserError(f"{self.record_file} is not a record ({error}); restore the file.") from error
-        advice = "Restore the file."
+            raise UserError(f"{self.record_file} is not a record ({error}). {repair_advice(self.directory)}") from error
+        advice = repair_advice(self.directory)
         status = file_schema.require_types(record, {"status": file_schema.TEXT}, self.record_file, advice)["status"]
         if status not in ("running", "finished"):
             raise UserError(f"status in {self.record_file} is {status!r}, not running or finished. {advice}")
@@ -218,6 +269,12 @@ class RunDirectory:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         if self.writes:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
+
+    def write_progress(self, progress: dict[str, Any]) -> None:
+        """Write the position of a run under way and its time left, which no result depends on."""
+        text = json.dumps(progress, indent=2) + "\n"
+        if self.writes:
+            atomic_write(self.progress_file, lambda file: file.write(text.encode()))
 
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
         advice = "Restore the file."
@@ -261,7 +318,7 @@ class RunDirectory:
     def _lock(self) -> None:
         # The kernel releases a POSIX lock however the process ends, so that it is not stale on a running machine. Data
         # loading workers, which may outlive the process by seconds, do not inherit it; they would inherit a flock.
-        self._lock_file = (self.directory / "lock").open("a+")
+        self._lock_file = self.lock_file.open("a+")
         try:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

@@ -73,8 +73,11 @@ class Predictions(ABC):
         atomic_write(path, lambda file: np.savez_compressed(file, **vars(self)))
 
     @classmethod
-    def load(cls, path: Path, sha256: str) -> Self:
+    def load(cls, path: Path, sha256: str, advice: str = "Restore the file.") -> Self:
         """Read predictions back.
+
+        Args:
+            advice: a sentence on what to do about a damaged file.
 
         Raises:
             UserError: if the file cannot be read, or its digest differs from `sha256`.
@@ -83,9 +86,9 @@ class Predictions(ABC):
             with np.load(path) as arrays:
                 predictions = cls(**{name: arrays[name] for name in cls.names()})
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"The predictions {path} cannot be read ({error}); restore the file.") from error
+            raise UserError(f"The predictions {path} cannot be read ({error}). {advice}") from error
         if predictions.sha256() != sha256:
-            raise UserError(f"The predictions {path} do not match their recorded digest; restore the file.")
+            raise UserError(f"The predictions {path} do not match their recorded digest. {advice}")
         return predictions
 
 
@@ -120,6 +123,10 @@ class Task(ABC):
         Raises:
             UserError: if it cannot be read.
         """
+
+    def for_training(self, data: Any) -> Self:  # noqa: ARG002
+        """Return the task with what its loss needs of the training images."""
+        return self
 
     @property
     @abstractmethod

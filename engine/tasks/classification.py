@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -154,6 +154,8 @@ class Classification(Task):
         augmentation: augmentation of a training crop after its flip.
         train_size_ratio: side of the training crops divided by that of the evaluation crops.
         resize_ratio: shorter side divided by crop in evaluation, if neither data nor weights define it.
+        balances: whether the training loss weights the classes inversely to their numbers of images.
+        class_weights: these weights, once the training images are known; None for equal weights.
         logits: position of each class of the data among the network's classes; None if they are the same.
     """
 
@@ -164,6 +166,8 @@ class Classification(Task):
     train_size_ratio: float = 1.0
     resize_ratio: float = 256 / 224
     logits: tuple[int, ...] | None = None
+    balances: bool = False
+    class_weights: tuple[float, ...] | None = None
 
     predictions: ClassVar = ClassPredictions
     metrics: ClassVar = ("top1", "top5")
@@ -179,10 +183,18 @@ class Classification(Task):
             Augmentation(recipe.augment, recipe.erase),
             recipe.train_size_ratio,
             recipe.resize_ratio,
+            balances=recipe.class_weights == "balanced",
         )
 
     def open(self, needs_training_images: bool = True) -> Dataset:
         return open_dataset(self.data, needs_training_images)
+
+    def for_training(self, data: Dataset) -> Self:
+        counted = replace(self.data, total_classes=self.data.total_classes or len(data.classes))
+        if not self.balances:
+            return replace(self, data=counted)
+        counts = np.bincount(data.train.labels, minlength=len(data.classes))
+        return replace(self, data=counted, class_weights=tuple((len(data.train) / (len(counts) * counts)).tolist()))
 
     @property
     def training_metrics(self) -> dict[str, float]:
@@ -225,7 +237,13 @@ class Classification(Task):
     def _loss(self, logits: Tensor, targets: Sequence[tuple[float, Tensor]]) -> Tensor:
         """Return the cross-entropy against labels, weighted by their shares."""
         (share, labels), *others = targets
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.class_weights is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        else:
+            # Each image counts with its class's weight. torch's `weight` would divide by the sum over a micro-batch, so
+            # that the loss would depend on how a batch is split.
+            each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+            loss = (logits.new_tensor(self.class_weights)[labels] * each).mean()
         if not others:
             return loss
         return share * loss + sum(part * self._loss(logits, [(1.0, label)]) for part, label in others)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine.data.loader import Batch, EvalLoader
 from engine.data.transforms import Preprocessing
-from engine.logging import progress_bar
+from engine.logging import progress_bar, with_progress_lines
 from engine.processes.distributed import ProcessGroup
 from engine.processes.signals import GracefulStop, Interrupted
 from engine.tasks.base import Predictions, Task
@@ -75,7 +75,8 @@ def evaluate(
     for evaluated in models:
         evaluated.model.eval()
     with torch.inference_mode():
-        for batch in progress_bar(loader, len(loader), 0, "evaluating", group.is_main_process):
+        batches = with_progress_lines(loader, len(loader), "evaluating") if group.is_main_process else loader
+        for batch in progress_bar(batches, len(loader), 0, "evaluating", group.is_main_process):
             if stop is not None and stop.signal is not None:
                 break
             images = task.inputs(batch.views, preprocessings)

@@ -1,6 +1,6 @@
 """Trainable parts of a network and their learning rate factors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -43,6 +43,21 @@ class NetworkParts:
         if not self.stages:
             return own
         return own * recipe.layer_decay ** (1 + max(self.stages.values()) - self.stages[name])
+
+    def learning_rate_factors(self, names: Iterable[str], recipe: RecipeConfig) -> dict[str, float]:
+        """Return the learning rate factor of each part with a factor other than 1: `attention`, `head`, `stage2`, ...
+
+        Args:
+            names: names of the trained parameters.
+        """
+        factors = {self._part(name): self.learning_rate_factor(name, recipe) for name in names}
+        return {part: factor for part, factor in sorted(factors.items()) if factor != 1}
+
+    def _part(self, name: str) -> str:
+        for part in ("attention", "head", "last_norms"):
+            if self.contains(part, name):
+                return part
+        return f"stage{self.stages[name]}" if self.stages else "backbone"
 
 
 def freeze(model: nn.Module, parts: NetworkParts, recipe: RecipeConfig) -> list[nn.Module]:

@@ -41,8 +41,9 @@ def draw(
     data: Any,
     preprocessing: Preprocessing,
     count: int,
+    title: str,
 ) -> np.ndarray | None:
-    """Draw `count` evenly spaced validation images with the model's outputs.
+    """Draw `count` evenly spaced validation images with the model's outputs, below a title.
 
     Returns:
         uint8 [height, width, 3]; None if a required package is not installed.
@@ -58,6 +59,7 @@ def _(
     data: Dataset,
     preprocessing: Preprocessing,
     count: int,
+    title: str,
 ) -> np.ndarray | None:
     if not grad_cam.can_draw():
         return None
@@ -67,7 +69,7 @@ def _(
     labels = [label for _, (label,), _ in chosen]
     device = next(model.parameters()).device
     maps = grad_cam.compute_maps(model, gates, images.to(device), torch.tensor(labels, device=device), preprocessing)
-    return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"network": maps}, labeled=True))
+    return grad_cam.pixels(grad_cam.draw(images, labels, data.classes, {"prediction": maps}, True, title))
 
 
 @draw.register
@@ -78,7 +80,8 @@ def _(
     data: BoxDataset,
     preprocessing: Preprocessing,  # noqa: ARG001
     count: int,
+    title: str,
 ) -> np.ndarray | None:
     device = next(model.parameters()).device
     chosen = np.linspace(0, len(data.val) - 1, count).astype(int).tolist()
-    return box_pictures.truth_and_detections(model.eval(), data.val, chosen, data.classes, device)
+    return box_pictures.truth_and_detections(model.eval(), data.val, chosen, data.classes, device, title)

@@ -14,6 +14,7 @@ from torch import nn
 
 from engine.analysis import complexity
 from engine.analysis.gate_movement import GateMovement
+from engine.config.presets import changed_recipe_keys
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
 from engine.data.transforms import Preprocessing
@@ -27,6 +28,9 @@ from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 from engine.training.validation import Validation
 
+# Recipes whose learning rate or frozen parts assume a trained network.
+FINE_TUNING = ("finetune", "finetune_modern", "convnext_finetune", "attention_only")
+
 
 def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
     """Return the run directory of a configuration.
@@ -38,8 +42,15 @@ def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
     config.recipe.check_parts(group.world_size)
     run = RunDirectory(Path(config.run_directory), writes=group.is_main_process)
     run.require_same_config(config)
-    if run.finished:
+    if not run.finished:
+        return run
+    missing = run.missing_results
+    if not missing:
         log.info(f"{run.directory} is finished: {run.record_file}. Nothing to do.")
+    elif run.has_checkpoint:
+        log.info(f"{' and '.join(map(str, missing))} of a finished run is missing and is computed again.")
+    else:
+        raise UserError(f"{run.directory} is finished, but its weights are missing. Restore {run.last} or set run.dir.")
     return run
 
 
@@ -124,7 +135,8 @@ def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any],
                 "run.dir to start another run."
             ) from error
         log.info(f"Resuming after {trainer.state.epoch} epochs and {trainer.state.step} steps.")
-    run.write_record({"status": "running", **record})
+    if not run.finished:  # it is if one of its other files is computed again
+        run.write_record({"status": "running", **record})
     return record
 
 
@@ -171,17 +183,42 @@ def _resources(trainer: Trainer) -> dict[str, float | int | None]:
     }
 
 
+def warn_if_changed(run: RunDirectory, record: Mapping[str, Any]) -> None:
+    """Warn if results of a finished run that were computed again differ from its record, which is then replaced."""
+    before = run.record() if run.finished else record
+    differing = [key for key in ("weights_sha256", "predictions_sha256") if before[key] != record[key]]
+    if differing:
+        log.warning(
+            f"{' and '.join(differing)} differ from {run.record_file}, possibly because of other hardware or packages; "
+            "the record is replaced."
+        )
+
+
 def hyperparameters(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values for TensorBoard's table of runs."""
+    """Return the values for TensorBoard's table of runs, those in which runs usually differ first."""
     recipe = config.recipe
-    return {
-        **{key: record[key] for key in ("model", "attention", "data", "seed", "parameters", "gflops", "start_weights")},
+    usual = (
+        "epochs",
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "label_smoothing",
+        "optimizer",
+        "train",
+        "augment",
+        "ema_decay",
+    )
+    values = {
+        **{key: record[key] for key in ("model", "attention", "seed")},
+        "recipe": recipe.name or None,
+        **changed_recipe_keys(recipe),
+        **{key: record[key] for key in ("data", "parameters", "gflops", "start_weights")},
         "init": config.attention.init,
         "precision": config.runtime.precision,
-        **{key: getattr(recipe, key) for key in ("epochs", "batch_size", "lr", "weight_decay", "label_smoothing")},
-        **{key: getattr(recipe, key) for key in ("optimizer", "train", "augment", "ema_decay")},
+        **{key: getattr(recipe, key) for key in (*usual, "ema_decay")},
         "attention_lr_factor": config.attention_lr_factor,
     }
+    return {key: value if isinstance(value, str | int | float | None) else str(value) for key, value in values.items()}
 
 
 def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record: Mapping[str, Any]) -> None:
@@ -190,7 +227,7 @@ def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record:
     start = {name: record[f"{name}_start"] for name in task.metrics}
     end = {name: record[name] for name in task.metrics}
     log.info(
-        f"Finished: {describe(start)} before the first step, {describe(end)} after epoch "
+        f"Finished: {describe(task, start)} before the first step, {describe(task, end)} after epoch "
         f"{config.recipe.epochs}. {run.record_file}"
     )
     if config.run.dir is None and HydraConfig.initialized():
@@ -215,6 +252,12 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
     Raises:
         UserError: if the images or the number of processes differ from those of the first start.
     """
+    if not run.record_file.is_file():
+        log.warning(
+            f"{run.record_file} is missing and is written again from the checkpoint. The images and the environment of "
+            "earlier steps are not known."
+        )
+        return {}
     before = run.record()
     if before.get("data_fingerprint") != record["data_fingerprint"]:
         raise UserError(
@@ -254,14 +297,21 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
         f"model  {config.model_label}: {record['parameters'] / 1e6:.2f} M parameters, {record['gflops']:.3f} GFLOPs, "
         f"from {config.start_weights or 'random weights'}"
     )
+    fraction = config.data.val_fraction
+    held_out = f"; {fraction:.0%} of each class held out for validation" if fraction else ""
     log.info(
         f"data   {record['data']}: {record['train_images']:,} training and {record['val_images']:,} validation images, "
         f"{record['classes']} classes, {record['preprocessing']['crop']} px"
+        f"{held_out}"
     )
     log.info(f"input  {_input(record['preprocessing'])}{_unpublished(config)}")
+    name = f"{recipe.name}: " if recipe.name else ""
+    factor = config.attention_lr_factor
     log.info(
-        f"recipe epochs {recipe.epochs}, batch {recipe.batch_size}{'' if micro_batch == recipe.batch_size else split}, "
-        f"peak lr {recipe.lr}, seed {config.seed}; {runtime.precision} on {record['device']}"
+        f"recipe {name}epochs {recipe.epochs}, batch {recipe.batch_size}"
+        f"{'' if micro_batch == recipe.batch_size else split}, peak lr {recipe.lr:g}"
+        f"{'' if factor == 1 else f' ({factor:g} times that for attention)'}, seed {config.seed}; "
+        f"{runtime.precision} on {record['device']}"
     )
     if recipe.train != "all":
         share = record["trained_parameters"] / record["parameters"]
@@ -272,6 +322,11 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
     if record.get("calibration_images"):
         log.info(f"gates  calibrated on {record['calibration_images']} training images")
     log.info(f"into   {run.directory}")
+    if config.start_weights is None and recipe.name in FINE_TUNING:
+        log.warning(
+            f"warning: recipe={recipe.name} is for pretrained networks, but this one has random weights. Set "
+            "model.weights, or train from scratch with recipe=scratch or recipe=paper."
+        )
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
 

@@ -41,12 +41,12 @@ class TensorBoardLogger:
         """Describe the run in the tabs HParams, Custom Scalars and Text.
 
         Args:
-            metrics: metrics of the task, shown as results and drawn for training and validation in one chart each. The
-                loss has no such chart, because only the training loss has label smoothing.
+            metrics: metrics of the task, shown as results. Each is drawn for training and validation in one chart, and
+                so is the loss. Only the training loss has label smoothing.
         """
         if self.writer is None or not self.is_new:
             return
-        pairs = {name: ["Multiline", [_tag(name, "train"), _tag(name, "val")]] for name in metrics}
+        pairs = {name: ["Multiline", [_tag(name, "train"), _tag(name, "val")]] for name in (*metrics, "loss")}
         self.writer.add_custom_scalars({"Training and validation": pairs})
         for name, text in texts.items():
             self.writer.add_text(name, f"```\n{text}\n```")

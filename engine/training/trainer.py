@@ -46,6 +46,8 @@ class TrainState:
         gates_at_start: mean of each attention gate in each channel, before the first step.
         seconds: wall-clock seconds of the completed steps, over all starts of the run, including logs and checkpoints
             between the steps. It has no effect on the training.
+        last_step: the last step's sums, as in `totals`, and the norm of its gradient if it was measured. In the state,
+            because a run may be stopped between a step and the curves' values at it.
     """
 
     totals: Tensor
@@ -54,6 +56,7 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     gates_at_start: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    last_step: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,15 @@ class Trainer:
         """
         self.task, self.preprocessing, self.loader, self.group = task, preprocessing, loader, group
         self.recipe: RecipeConfig = config.recipe
-        self.seed = config.seed
+        self.seed, self.log_every_steps = config.seed, config.run.log_every_steps
         self.device = loader.device
         self.precision = PRECISIONS[config.runtime.precision]
         self.model = to_device(model, self.device, config.runtime.channels_last)
         parts = parts or NetworkParts()
         self.frozen_norms = freeze(self.model, parts, config.recipe)
         self.trained_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        self.lr_factors = parts.learning_rate_factors(trained, config.recipe)
         self.average = None if config.recipe.ema_decay is None else WeightAverage(self.model, config.recipe)
         self.parallel = group.wrap_ddp(self.model, config.runtime.deterministic)
         if config.runtime.compile:
@@ -160,6 +165,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.state = TrainState(**state["position"])
         self.state.totals = self.state.totals.to(self.device)
+        self.state.last_step = {name: value.to(self.device) for name, value in self.state.last_step.items()}
 
     def steps(self) -> Iterator[None]:
         """Train to the end of the current epoch; yield after each step."""
@@ -201,7 +207,20 @@ class Trainer:
             UserError: if a loss since the last call is not finite; the error names the step and its images.
         """
         self._require_finite_losses()
-        means = (self.state.totals / (self.state.step * self.recipe.batch_size)).tolist()
+        return self.mean_metrics()
+
+    def mean_metrics(self) -> dict[str, float]:
+        """Return the same as `metrics` without the check, which all processes have to make together."""
+        return self._per_image(self.state.totals, self.state.step)
+
+    def step_metrics(self) -> dict[str, float]:
+        """Return the task's training metrics of the last step alone, and `gradient_norm` if it was measured."""
+        last = self.state.last_step
+        norm = {"gradient_norm": last["gradient_norm"].item()} if "gradient_norm" in last else {}
+        return (self._per_image(last["totals"], 1) if last else {}) | norm
+
+    def _per_image(self, totals: Tensor, steps: int) -> dict[str, float]:
+        means = (totals / (steps * self.recipe.batch_size)).tolist()
         factors = self.task.training_metrics.items()
         return {name: factor * mean for (name, factor), mean in zip(factors, means, strict=True)}
 
@@ -243,18 +262,29 @@ class Trainer:
         mean_loss = totals[0] / self.recipe.batch_size
         self._unchecked.append(_UncheckedStep(self.steps_done, mean_loss, local_loss, batch.indices))
         self.state.totals += totals
+        self.state.last_step = {"totals": totals}
         if self.trained_parameters:
             self._update_weights()
 
     def _update_weights(self) -> None:
         if self.recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad_norm)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad_norm)
+            self.state.last_step["gradient_norm"] = norm
+        elif self._is_logged:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            self.state.last_step["gradient_norm"] = nn.utils.get_total_norm(gradients) / self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model, self.state.epoch, self.state.step)
+
+    @property
+    def _is_logged(self) -> bool:
+        """True if the curves have a value at the current step."""
+        number = self.state.step + 1
+        return number % self.log_every_steps == 0 or number == self.loader.steps_per_epoch
 
     def _zero_totals(self) -> Tensor:
         return torch.zeros(len(self.task.training_metrics), dtype=torch.float64, device=self.device)

@@ -49,6 +49,7 @@ class Validator:
         gates: the model's gates, by name.
         loader: loader of the validation images, with the single view of `preprocessing`.
         pictures: number of images that the main process draws; 0 for none.
+        run: name of the run, for the title of the picture.
     """
 
     task: Task
@@ -60,9 +61,12 @@ class Validator:
     precision: torch.dtype
     group: ProcessGroup
     pictures: int
+    run: str = ""
 
-    def __call__(self, stop: GracefulStop | None = None, gates_at_start: GateMeans | None = None) -> Validation:
-        """Validate the model in its current state, unless a stop is requested.
+    def __call__(
+        self, epoch: int, gates_at_start: GateMeans | None = None, stop: GracefulStop | None = None
+    ) -> Validation:
+        """Validate the model in its current state, after `epoch` epochs, unless a stop is requested.
 
         Args:
             gates_at_start: means of the gates at the start of the run; None at the start itself.
@@ -74,10 +78,11 @@ class Validator:
                 self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group, stop
             )
         movement = gather_movement(measured, self.group)
-        return Validation(predictions, movement, recorded, self._picture())
+        return Validation(predictions, movement, recorded, self._picture(epoch))
 
-    def _picture(self) -> np.ndarray | None:
+    def _picture(self, epoch: int) -> np.ndarray | None:
         count = min(self.pictures, len(self.data.val))
         if not self.group.is_main_process or count == 0:
             return None
-        return pictures.draw(self.task, self.model, self.gates, self.data, self.preprocessing, count)
+        title = f"{self.run}, epoch {epoch}"
+        return pictures.draw(self.task, self.model, self.gates, self.data, self.preprocessing, count, title)

@@ -16,7 +16,7 @@ ids=""
 trap '[ -n "$ids" ] || rm -r "$folder"' EXIT # no task reads it
 for stage in $(grep -oP '^# stage \K\d+' <<<"$plan"); do
     commands="$folder/stage$stage"
-    awk -v stage="$stage" '/^# (stage|the table)/ { here = $0 == "# stage " stage } here && !/^#/' <<<"$plan" >"$commands"
+    awk -v stage="$stage" '/^# (stage|the table)/ { here = $0 == "# stage " stage } here && /^python /' <<<"$plan" >"$commands"
     count=$(wc -l <"$commands")
     if [ "$count" -eq 0 ]; then continue; fi
     id=$(sbatch --parsable --array="1-$count%${AT_ONCE:-8}" ${after[@]+"${after[@]}"} scripts/slurm/table.sbatch "$commands")

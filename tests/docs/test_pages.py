@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from engine import cli
 from engine.config import presets
 from engine.config.presets import CONFIGS
-from tests.conftest import script_module
+from engine.runs import sweeps
 from tests.processes import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -52,7 +51,7 @@ def check(program: str, arguments: list[str]) -> None:
     name = Path(program).stem
     if program.startswith("scripts/slurm/"):
         name = "sweep" if name == "submit_table" else name
-    if name == "sweep":
+    if name == "sweep" or (name == "status" and any(argument.startswith("sweep=") for argument in arguments)):
         # tests/scripts/test_sweep.py composes the runs of every sweep.
         (sweep,) = (argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep="))
         assert (CONFIGS / "sweep" / f"{sweep}.yaml").is_file()
@@ -71,15 +70,23 @@ def check(program: str, arguments: list[str]) -> None:
         for argument in arguments:
             assert argument.partition("=")[0] in text, argument
     else:
-        assert name in ("list_models", "verify_run", "render_table", "benchmark", "stage_imagenet"), program
+        assert name in (
+            "list_models",
+            "verify_run",
+            "repair_run",
+            "status",
+            "render_table",
+            "benchmark",
+            "stage_imagenet",
+        ), program
 
 
 def compose_all(primary: str, arguments: list[str]) -> None:
     """Composes and checks every configuration that the arguments stand for, those of a sweep too."""
     given = [argument for argument in arguments if not argument.startswith(("-", "hydra"))]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        for overrides in script_module("sweep").expand(given):
-            given = cli.with_usual_presets(overrides) if primary == "train" else overrides
+        for overrides in sweeps.expand(given):
+            given = presets.with_usual_presets(overrides) if primary == "train" else overrides
             presets.parse(presets.compose(primary, given))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine import cli
+from engine.config import presets
 
 
 def run_out_on_a_gpu() -> None:
@@ -47,4 +48,16 @@ def test_too_little_memory_elsewhere_is_one_line(
     ],
 )
 def test_a_data_set_brings_its_detector_and_recipe(given: list[str], added: list[str]) -> None:
-    assert cli.with_usual_presets(given) == given + added
+    assert presets.with_usual_presets(given) == given + added
+
+
+def test_the_home_folder_is_expanded_where_the_shell_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    expected = {
+        "data.root=~/images": "data.root=/home/me/images",
+        "runs=[~/a,~/b]": "runs=[/home/me/a,/home/me/b]",
+        "~model.weights": "~model.weights",  # Hydra's deletion of a key
+        "attention.after=a~/b": "attention.after=a~/b",
+        "seed=51": "seed=51",
+    }
+    assert {given: cli.expand_home(given) for given in expected} == expected

@@ -1,6 +1,8 @@
 """The paper's tables as configurations: each row is the network that the paper counted, parameter for parameter."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from engine.analysis.complexity import gflops, parameters
 from engine.config import presets
 from engine.config.presets import CONFIGS
 from engine.config.schemas import TrainConfig
-from tests.conftest import script_module
+from tests.conftest import Command, script_module
+from tests.processes import REPOSITORY
 
 # Tables 4 and 5: exact counts without attention, with SE and with CBAM, and the millions that the paper prints.
 # They come of MLPs with biases, and of a BatchNorm after the 7x7: `cbam_official`.
@@ -126,16 +129,29 @@ def test_multiply_adds_match_the_paper() -> None:
         assert round(gflops(network(composed(f"model={name}", f"attention={attention}")), 224), 3) == printed
 
 
-def test_networks_are_listed_with_the_papers_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = [*TABLES_4_AND_5, "vgg11", "regnet_x_400mf"]
+def test_the_stored_list_is_what_is_computed() -> None:
+    """For every network of the paper and one of several others; the errors are those of the paper."""
     script = script_module("list_models")
-    script.print_table([script.BACKBONES[name] for name in listed])
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    assert set(listed) < lines.keys()
+    listed = {row[0]: row for row in script.stored()}
+    assert list(listed) == models.names()
+    sample = [*TABLES_4_AND_5, "vgg11", "regnet_x_400mf", "densenet121", "mnasnet0_5", "inception_v3"]
+    assert script.compute(sample) == [listed[name] for name in sample]
+    assert {name for name, row in listed.items() if row[-1] != "-"} == TABLES_4_AND_5.keys()
+
+
+def test_networks_are_listed_without_importing_torch(command: Command) -> None:
+    done = command("scripts/list_models.py")
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert re.split(r"  +", lines["resnet50"]) == [
         *("resnet50", "ResNet", "25.56M", "4.089", "224", "IMAGENET1K_V1, IMAGENET1K_V2"),
         *("24.56 / 7.50", "23.14 / 6.70", "22.66 / 6.31"),
     ]
-    assert re.split(r"  +", lines["vgg11"])[-4:] == ["IMAGENET1K_V1", "-", "-", "-"]
-    in_paper = {name for name in listed if re.split(r"  +", lines[name])[-1] != "-"}
-    assert in_paper == TABLES_4_AND_5.keys()
+    code = "import runpy, sys; runpy.run_path('scripts/list_models.py'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_whole_stored_list_is_what_is_computed() -> None:
+    script = script_module("list_models")
+    assert script.compute(models.names()) == script.stored()

@@ -147,7 +147,8 @@ def test_offline_and_uncached_names_the_command(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(models.ModelError, match=r"run `python scripts/download_weights\.py model=vgg16`"):
+    remedies = r"run `python scripts/download_weights\.py model=vgg16`.*random weights \(model\.weights=null\)"
+    with pytest.raises(models.ModelError, match=remedies):
         models.build("vgg16", weights="IMAGENET1K_V1")
 
 

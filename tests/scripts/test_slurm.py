@@ -131,7 +131,7 @@ def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], tmp_pa
     log = tmp_path / "signalled.log"
     job = submit(slurm, log, *common, f"run.dir={tmp_path}/signalled")
     wait_for(slurm, job, "RUNNING")
-    while "epoch 1/2" not in (log.read_text() if log.exists() else ""):
+    while "epoch 1/2; " not in (log.read_text() if log.exists() else ""):
         time.sleep(0.1)
     ask(slurm, "scancel", "--signal=USR1", "--batch", job)
     wait_for(slurm, job, "PENDING", log)

@@ -1,16 +1,20 @@
 """scripts/sweep.py: the missing parts of a sweep."""
 
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from engine.config import presets
 from engine.config.presets import CONFIGS
 from engine.errors import UserError
+from engine.runs import sweeps
 from engine.runs.directory import RunDirectory
-from tests.commands import RECORD
+from engine.runs.sweeps import Planned
+from tests.commands import RECORD, assert_one_line
 from tests.conftest import Command, script_module
 from tests.processes import REPOSITORY
 
@@ -23,8 +27,13 @@ def script() -> ModuleType:
     return script_module("sweep")
 
 
-def test_commas_are_combinations_as_in_a_multirun(script: ModuleType) -> None:
-    expanded = list(script.expand(["model=a,b", "recipe.lr=0.1", "seed=51,52", "model.weights=null"]))
+def listing(script: ModuleType, file: Path, extra: list[str]) -> list[str]:
+    """Return the lines of a sweep's script."""
+    return list(script.script(file, sweeps.planned_runs(file, extra), extra))
+
+
+def test_commas_are_combinations_as_in_a_multirun() -> None:
+    expanded = list(sweeps.expand(["model=a,b", "recipe.lr=0.1", "seed=51,52", "model.weights=null"]))
     assert len(expanded) == 4
     assert expanded[1] == ["model=a", "recipe.lr=0.1", "seed=52", "model.weights=null"]
 
@@ -33,29 +42,62 @@ def test_a_run_is_missing_then_under_way_then_done(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = list(script.plan(DEMO, ["seed=7"]))
+    lines = listing(script, DEMO, ["seed=7"])
     assert lines[0] == "# demo: 3 runs; 0 done, 0 under way, 3 missing"
-    assert lines[-1].splitlines()[-1] == "python evaluate.py data=shapes run.root=runs/demo table.dir=runs/demo/table"
+    assert lines[-1] == "python evaluate.py data=shapes run.root=runs/demo table.dir=runs/demo/table"
     # Not in the default folder: there, the demo's runs would be compared with a user's.
-    commands = [line for part in lines for line in part.splitlines() if line.startswith("python ")]
+    commands = [line for line in lines if line.startswith("python ")]
     assert all("run.root=runs/demo" in line for line in commands)
     assert [line for line in lines if line.startswith("# stage")] == ["# stage 1", "# stage 2"]
-    pretraining = lines[2].splitlines()[-1]
-    assert lines[3] == "# stage 2"
+    announced = [line for line in lines if line.startswith("bash ")]
+    assert announced == [
+        f"bash scripts/sweep_progress.sh {n} 3 {d} {8 - d} $SECONDS" for n, d in ((1, 0), (2, 4), (3, 6))
+    ]
+    pretraining = lines[4]
+    assert lines[5] == "# stage 2"
     assert pretraining.startswith("python train.py data=shapes ")
 
     overrides = pretraining.split()[2:]
-    with script.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        trained = presets.parse(script.compose("train", overrides))
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        trained = presets.parse(presets.compose("train", overrides))
     run = RunDirectory(Path(trained.run_directory))
     run.start(trained)
-    assert next(script.plan(DEMO, ["seed=7"])) == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
+    assert listing(script, DEMO, ["seed=7"])[0] == "# demo: 3 runs; 0 done, 1 under way, 2 missing"
     run.write_record(RECORD)
-    lines = list(script.plan(DEMO, ["seed=7"]))
+    lines = listing(script, DEMO, ["seed=7"])
     assert lines[0] == "# demo: 3 runs; 1 done, 0 under way, 2 missing"
-    assert lines[2] == f"# done: {run.directory}\n# {pretraining}"
+    assert lines[2:4] == [f"# done: {run.directory}", f"# {pretraining}"]
+    assert "bash scripts/sweep_progress.sh 2 3 0 4 $SECONDS" in lines
     with pytest.raises(UserError, match=r"contains a run that differs in recipe.lr"):
-        list(script.plan(DEMO, ["seed=7", "recipe.lr=0.5"]))
+        listing(script, DEMO, ["seed=7", "recipe.lr=0.5"])
+
+
+def test_a_damaged_run_is_left_out_and_named(command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "pretrained" / "shapes" / "resnet18"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: [")
+    done = command("scripts/sweep.py", "sweep=demo")
+    assert_one_line(done, "1 of 3 runs cannot be used. runs/pretrained/shapes/resnet18/config.yaml is not a config")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "# demo: 3 runs; 0 done, 0 under way, 2 missing, 1 damaged"
+    assert lines[2] == "# damaged: runs/pretrained/shapes/resnet18"
+    assert lines[3].startswith("# python train.py data=shapes ")
+    assert sum(line.startswith("python train.py ") for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["1", "20", "0", "40", "2"], "run 1 of 20"),
+        (["3", "20", "4", "36", "660"], "run 3 of 20, 1 h 39 min left"),
+        (["20", "20", "38", "2", "380"], "run 20 of 20, 1 min left"),
+    ],
+)
+def test_position_and_time_left_of_a_sweep(arguments: list[str], expected: str) -> None:
+    done = subprocess.run(
+        ["bash", REPOSITORY / "scripts" / "sweep_progress.sh", *arguments], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")
 
 
 RUNS = {
@@ -85,7 +127,7 @@ RUNS = {
 @pytest.mark.parametrize("sweep", RUNS)
 def test_a_sweep_lists_its_runs(sweep: str, script: ModuleType) -> None:
     """Each run composes to a valid configuration, and no two write to the same directory."""
-    plan = "\n".join(script.plan(SWEEPS / f"{sweep}.yaml", ["data.root=nowhere"]))
+    plan = "\n".join(listing(script, SWEEPS / f"{sweep}.yaml", ["data.root=nowhere"]))
     assert plan.startswith(f"# {sweep}: {RUNS[sweep]} runs; ")
     directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
     assert len(set(directories)) == RUNS[sweep]
@@ -104,12 +146,12 @@ def test_every_sweep_states_expectation_and_command() -> None:
 def test_plan_is_a_shell_script(command: Command) -> None:
     done = command("scripts/sweep.py", "sweep=demo", "runtime.device=cpu")
     assert done.returncode == 0, done.stderr
-    commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    commands = [line for line in done.stdout.splitlines() if not line.startswith(("#", "bash "))]
     assert [line.split()[:2] for line in commands] == [["python", "train.py"]] * 3 + [["python", "evaluate.py"]]
     assert str(REPOSITORY) not in done.stdout
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
     moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere")
-    assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if not line.startswith("#"))
+    assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if line.startswith("python "))
     elsewhere = command("scripts/sweep.py", "sweep=demo", "data.root=nowhere")
     assert elsewhere.returncode == 0
     assert elsewhere.stderr == "warning: data.root=nowhere does not exist on this machine.\n"
@@ -131,12 +173,12 @@ def test_plan_is_a_shell_script(command: Command) -> None:
         "train: []\nruns: [5]\nevaluate: []",
     ],
 )
-def test_own_sweep_file(content: str | None, script: ModuleType, tmp_path: Path) -> None:
+def test_own_sweep_file(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     if content is not None:
         file.write_text(content)
     with pytest.raises(UserError, match=r"The sweep .*mine\.yaml (cannot be read|needs three lists)"):
-        list(script.plan(file, []))
+        sweeps.planned_runs(file, [])
 
 
 @pytest.mark.parametrize(
@@ -146,25 +188,24 @@ def test_own_sweep_file(content: str | None, script: ModuleType, tmp_path: Path)
         (["data=shapes model=resnet18 recipe.lr=0.1,0.2"], r"Two runs of .* write to runs/shapes/resnet18/seed51"),
     ],
 )
-def test_own_sweep_that_cannot_run_is_refused(
-    runs: list[str], complaint: str, script: ModuleType, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("script")  # which imports the script
+def test_own_sweep_that_cannot_run_is_refused(runs: list[str], complaint: str, tmp_path: Path) -> None:
     OmegaConf.save({"train": [], "runs": runs, "evaluate": []}, tmp_path / "mine.yaml")
     with pytest.raises(UserError, match=complaint):
-        list(script.plan(tmp_path / "mine.yaml", []))
+        sweeps.planned_runs(tmp_path / "mine.yaml", [])
 
 
-def test_a_chain_of_three_is_three_stages(script: ModuleType) -> None:
-    def run(name: str, weights: str | None) -> object:
-        return script.Planned(Path(name), "missing", weights, name)
+def test_a_chain_of_three_is_three_stages() -> None:
+    def run(name: str, weights: str | None) -> Planned:
+        return Planned(Path(name), "missing", weights, name)
 
     runs = [run("third", "second/checkpoint/last.pt"), run("first", None), run("second", "first/checkpoint/last.pt")]
-    assert [[each.command for each in stage] for stage in script.stages(runs)] == [["first"], ["second"], ["third"]]
+    assert [[each.command for each in stage] for stage in sweeps.stages(runs)] == [["first"], ["second"], ["third"]]
     absolute = [run("second", str(Path("first/checkpoint/last.pt").absolute())), run("first", None)]
-    assert [[each.command for each in stage] for stage in script.stages(absolute)] == [["first"], ["second"]]
+    assert [[each.command for each in stage] for stage in sweeps.stages(absolute)] == [["first"], ["second"]]
 
 
-def test_a_sweep_file_that_is_not_text_is_one_line(script: ModuleType, tmp_path: Path) -> None:
+def test_a_sweep_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"runs: \xff")
     with pytest.raises(UserError, match="cannot be read"):
-        list(script.plan(tmp_path / "mine.yaml", []))
+        sweeps.planned_runs(tmp_path / "mine.yaml", [])

@@ -125,3 +125,22 @@ def test_frozen_networks_have_the_same_maps(name: str) -> None:
 def test_a_network_that_changes_its_input_has_maps() -> None:
     net = nn.Sequential(nn.ReLU(inplace=True), Colors())
     assert grad_cam.compute_maps(net, {}, images(), torch.tensor([0]), WAY).cam.max() == 1
+
+
+@pytest.mark.parametrize(("spread", "half"), [(0.04, 0.04), (0.001, 0.01)])
+def test_the_figure_marks_predictions_and_shows_small_differences_of_gates(spread: float, half: float) -> None:
+    pytest.importorskip("matplotlib")
+    gate = np.full((2, 16, 16), 0.5, np.float32)
+    gate[1, 0, 0] += spread
+    cam, probability = np.zeros((2, 16, 16), np.float32), np.array([0.7, 0.2], np.float32)
+    maps = grad_cam.AttentionMaps(cam, {"layer1": gate}, np.array([0, 0]), probability)
+    pixels = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    figure = grad_cam.draw(pixels, [0, 1], ["cat", "dog"], {"net": maps}, labeled=True, title="run, epoch 3")
+    titles = [panel.get_title() for panel in figure.axes]
+    assert sum("net: cat (correct)" in title for title in titles) == 1
+    assert sum("net: cat (wrong)" in title for title in titles) == 1
+    assert figure.get_suptitle() == "run, epoch 3"
+    assert [panel.get_ylabel() for panel in figure.axes][-2:] == ["Grad-CAM, relative to its maximum", "spatial gate"]
+    shown = [panel.images[-1].norm for panel in figure.axes if panel.get_title().startswith("layer1")]
+    ranges = [(norm.vmin, norm.vmax) for norm in shown]
+    assert ranges == [pytest.approx((0.5 - half, 0.5 + half))] * 2

@@ -10,7 +10,7 @@ from engine.config.data import DataConfig
 from engine.data.loader import Batch
 from engine.data.mixing import Mixer, Mixing, partners
 from engine.data.transforms import Preprocessing, normalize
-from engine.tasks.classification import MixedClassification
+from engine.tasks.classification import Classification, MixedClassification
 from engine.training.descriptions import describe
 
 WAY = Preprocessing(8, 8)
@@ -73,5 +73,10 @@ def test_the_loss_is_that_of_both_targets(mixing: Mixing) -> None:
 
 def test_training_accuracy_on_mixtures_has_a_name_of_its_own() -> None:
     assert "mixed_top1" in MixedClassification.training_metrics
-    assert "mixed images" in describe({"mixed_top1": 10.0, "mixed_top5": 50.0})
-    assert describe({"top1": 10.0, "top5": 50.0}) == "top-1 10.00%, top-5 50.00%"
+    assert "mixed images" in describe(
+        MixedClassification(DataConfig(total_classes=10)), {"mixed_top1": 10.0, "mixed_top5": 50.0}
+    )
+    assert (
+        describe(Classification(DataConfig(total_classes=10)), {"top1": 10.0, "top5": 50.0})
+        == "top-1 10.00%, top-5 50.00%"
+    )

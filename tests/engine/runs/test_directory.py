@@ -294,7 +294,12 @@ def test_the_evaluation_batch_decides_bits() -> None:
 def test_weights_that_are_gone_are_not_called_damaged(tmp_path: Path) -> None:
     run = run_with_states(tmp_path)
     run.last.unlink()
-    with pytest.raises(UserError, match=r"The weights .*last\.pt are missing; restore them or repeat the run"):
+    with pytest.raises(UserError, match=r"last\.pt are missing. Restore the file or run `python scripts/repair_run.py"):
+        run.final_state()
+    run.previous.unlink()
+    with pytest.raises(
+        UserError, match=r"last\.pt are missing. Restore the file, or repeat the run with a new run.dir"
+    ):
         run.final_state()
 
 

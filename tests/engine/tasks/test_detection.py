@@ -24,7 +24,7 @@ from engine.tasks import box_predictions
 from engine.tasks.base import Task
 from engine.tasks.box_predictions import BoxPredictions, VocPredictions
 from engine.tasks.crossed_model import CrossedDifference
-from engine.tasks.detection import Detection
+from engine.tasks.detection import Detection, VocDetection
 from engine.tasks.inference import EvalModel, evaluate
 from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
@@ -78,7 +78,7 @@ def test_a_step_returns_the_losses_by_name(task: Detection) -> None:
     ]
     assert sums[0].item() == pytest.approx(4 * loss.item())
     assert sums[0].item() == pytest.approx(sums[1:].sum().item())
-    assert "classifier 0.500" in describe({"loss": 1.0, "loss_classifier": 0.5})
+    assert "classifier 0.500" in describe(task, {"loss": 1.0, "loss_classifier": 0.5})
 
 
 def test_a_detection_does_not_depend_on_its_neighbors(task: Detection) -> None:
@@ -163,7 +163,7 @@ def test_voc_task_adds_the_devkit_metric() -> None:
     assert metrics["ap_area"] == pytest.approx(50.0)
     half = predicted(VocPredictions, found).metrics()
     assert half["ap_11_points"] == pytest.approx(25.0)  # the second object is missed
-    assert describe(metrics).startswith("mAP 50.00% (11 points), AP ")
+    assert describe(VocDetection(DataConfig()), metrics).startswith("mAP 50.00% (11 points), AP ")
 
 
 def scattered(quality: float, seed: int) -> BoxPredictions:

@@ -28,9 +28,9 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs that was stopped in the second and went on."""
     folder = tmp_path_factory.mktemp("tensorboard")
     given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3")
-    given += ["run.pictures=2", "run.root=runs"]
+    given += ["run.pictures=2", "run.root=runs", "recipe.attention_lr_factor=10"]
     process = Process("train.py", given, folder, {})
-    while process.wait(0.02) is None and "epoch 1/3" not in process.output.read_text():
+    while process.wait(0.02) is None and "epoch 1/3; " not in process.output.read_text():
         pass
     os.kill(process.pid, signal.SIGTERM)
     assert process.result().returncode == os.EX_TEMPFAIL
@@ -54,14 +54,27 @@ def test_curves_over_images_seen_do_not_fork(events: EventAccumulator) -> None:
     assert steps(events, "loss/train") == [48, 96, 144]
     epochs = [(event.step, event.value) for event in events.Scalars("progress/epoch")]
     assert epochs == [(0, 0), (48, 1), (96, 2), (144, 3)]
-    assert steps(events, "lr") == list(range(16, 145, 16))
+    for tag in ("lr", "lr/attention", "loss/step", "gradient_norm"):
+        assert steps(events, tag) == list(range(16, 145, 16)), tag
+    assert [e.value for e in events.Scalars("lr/attention")] == pytest.approx(
+        [10 * e.value for e in events.Scalars("lr")]
+    )
     for tag in events.Tags()["scalars"]:
         assert steps(events, tag) == sorted(set(steps(events, tag))), tag
 
 
+def test_the_loss_of_a_step_is_its_own(events: EventAccumulator) -> None:
+    """The mean over an epoch's steps is the epoch's loss; a running mean would start equal and end at it."""
+    values = [event.value for event in events.Scalars("loss/step")]
+    means = [sum(values[start : start + 3]) / 3 for start in (0, 3, 6)]
+    assert means == pytest.approx([event.value for event in events.Scalars("loss/train")], rel=1e-5)
+    assert values[2] != pytest.approx(means[0], rel=1e-5)
+    assert all(event.value > 0 for event in events.Scalars("gradient_norm"))
+
+
 def test_few_charts_and_gate_distributions(events: EventAccumulator) -> None:
     charts = sorted({tag.partition("/")[0] for tag in events.Tags()["scalars"]})
-    assert charts == ["accuracy", "gates", "loss", "lr", "progress", "speed"]
+    assert charts == ["accuracy", "gates", "gradient_norm", "loss", "lr", "progress", "speed"]
     assert steps(events, "gates/movement_mean") == steps(events, "gates/movement_largest") == [0, 48, 96, 144]
     gates = events.Tags()["histograms"]
     assert len(gates) == 11 * 2  # layers, gates of each
@@ -87,6 +100,9 @@ def test_hyperparameters_and_metrics_are_logged(run: Path, events: EventAccumula
     assert started["attention"].string_value == "cbam"
     assert started["seed"].number_value == 51
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    columns = [info.name for info in plugin_data_pb2.HParamsPluginData.FromString(content).experiment.hparam_infos]
+    # The network, then the keys that differ from the preset.
+    assert columns[:6] == ["model", "attention", "seed", "recipe", "epochs", "batch_size"]
     metrics = [info.name.tag for info in plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos]
     assert "accuracy/top1_val" in metrics
     assert set(metrics) <= set(events.Tags()["scalars"])
@@ -94,7 +110,9 @@ def test_hyperparameters_and_metrics_are_logged(run: Path, events: EventAccumula
 
 def test_layout_pairs_train_and_validation(events: EventAccumulator) -> None:
     layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    assert list(layout.category[0].chart[0].multiline.tag) == ["accuracy/top1_train", "accuracy/top1_val"]
+    pairs = [list(chart.multiline.tag) for chart in layout.category[0].chart]
+    assert pairs[0] == ["accuracy/top1_train", "accuracy/top1_val"]
+    assert pairs[-1] == ["loss/train", "loss/val"]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "name: mobilenet_v3_small" in text
 

@@ -1,0 +1,116 @@
+"""The state of a run, read from its small files: no checkpoint is opened, and nothing is changed."""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.logging import duration
+from engine.runs.directory import RunDirectory
+
+HEADER = ("run", "state", "epoch", "metric", "last", "best", "time left", "host or job", "checkpoint")
+# On a file system without locks across machines, a run on another machine is running if it has reported since.
+_REPORTS_WITHIN = 900.0  # seconds; a running job reports every 5 minutes, but not in a long validation
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run.
+
+    Attributes:
+        state: `finished`, `running`, `stopped`, `damaged` or `missing`.
+        cells: texts for `HEADER`, without the first two.
+        problem: description of the damage; empty if there is none.
+    """
+
+    directory: Path
+    state: str
+    cells: Sequence[str] = ("-",) * (len(HEADER) - 2)
+    problem: str = ""
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Return the run directories below a folder, in natural order: seed 9 is before seed 10."""
+    found = set()
+    for folder, subfolders, files in os.walk(root):
+        if {"config.yaml", "record.json"} & set(files) and "checkpoint" in subfolders:
+            found.add(Path(folder))
+    return sorted(found, key=lambda path: [_natural(part) for part in path.parts])
+
+
+def status(directory: Path) -> RunStatus:
+    """Return the state of the run in a directory, which need not exist."""
+    run = RunDirectory(directory)
+    if run.problem:
+        return RunStatus(directory, "damaged", problem=run.problem)
+    if not run.config_file.is_file():
+        return RunStatus(directory, "missing")
+    progress = _progress(run)
+    if run.finished:
+        record = run.record()
+        metric = next(
+            (key.removeprefix("best_") for key in record if key.startswith("best_") and key != "best_epoch"), ""
+        )
+        epochs = f"{record['epochs']}/{record['epochs']}"
+        values = (metric or "-", _number(record.get(metric)), _number(record.get(f"best_{metric}")))
+        return RunStatus(directory, "finished", (epochs, *values, "-", _place(run), _age(run)))
+    is_running = run.is_locked or _reports_from_elsewhere(run, progress)
+    values = (str(progress.get("metric", "-")), _number(progress.get("last")), _number(progress.get("best")))
+    cells = (_position(progress), *values, _time_left(progress, is_running), _place(run), _age(run))
+    return RunStatus(directory, "running" if is_running else "stopped", cells)
+
+
+def _progress(run: RunDirectory) -> dict[str, Any]:
+    """Return a run's last report; empty if it has none, as a run of an earlier version."""
+    try:
+        progress = json.loads(run.progress_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return progress if isinstance(progress, dict) else {}
+
+
+def _reports_from_elsewhere(run: RunDirectory, progress: dict[str, Any]) -> bool:
+    host = run.holder[0].partition(" on ")[2]
+    return host not in ("", socket.gethostname()) and time.time() - progress.get("time", 0) < _REPORTS_WITHIN
+
+
+def _position(progress: dict[str, Any]) -> str:
+    if not progress:
+        return "-"
+    step = f" +{progress['step'] / progress['steps_per_epoch']:.0%}" if progress["step"] else ""
+    return f"{progress['epoch']}/{progress['epochs']}{step}"
+
+
+def _time_left(progress: dict[str, Any], is_running: bool) -> str:
+    seconds = progress.get("seconds_left")
+    if seconds is None:
+        return "-"
+    if is_running:
+        seconds -= time.time() - progress["time"]
+    return duration(max(0.0, seconds))
+
+
+def _place(run: RunDirectory) -> str:
+    process, job = run.holder
+    host = process.partition(" on ")[2]
+    return f"{job.partition(',')[0]} on {host}" if job else host or "-"
+
+
+def _age(run: RunDirectory) -> str:
+    for file in (run.last, run.previous):
+        if file.is_file():
+            return f"{duration(max(0.0, time.time() - file.stat().st_mtime))} ago"
+    return "-"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "-"
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]

@@ -1,0 +1,84 @@
+"""Files of a finished run that are lost or damaged are computed again, by its command or by scripts/repair_run.py."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.commands import arguments, assert_one_line
+from tests.conftest import Command
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def files(run: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the record, without what a resumed run adds, and the predictions."""
+    record = json.loads((run / "record.json").read_text())
+    assert record.pop("earlier_origins", []) == []
+    arrays = np.load(run / "predictions.npz")
+    return record, {name: arrays[name].tolist() for name in arrays.files}
+
+
+def given(root: Path, model: str = "mobilenet_v3_small_cbam", run: str = "run") -> list[str]:
+    return arguments(root, f"model={model}", "model.weights=null", "recipe.epochs=1", f"run.dir={run}")
+
+
+@pytest.fixture
+def run(command: Command, folders: Path, tmp_path: Path) -> Path:
+    done = command("train.py", *given(folders))
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def test_the_training_command_computes_lost_files_again(command: Command, folders: Path, run: Path) -> None:
+    before = files(run)
+    lost: list[tuple[str, str]] = [
+        ("predictions.npz", "run/predictions.npz of a finished run is missing and is computed again."),
+        ("checkpoint/last.pt", "run/checkpoint/last.pt of a finished run is missing and is computed again."),
+        ("record.json", "run/record.json is missing and is written again from the checkpoint."),
+    ]
+    for name, message in lost:
+        (run / name).unlink()
+        done = command("train.py", *given(folders))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert message in done.stdout
+        assert files(run) == before, name
+    assert command("scripts/verify_run.py", "run").returncode == 0
+    for checkpoint in (run / "checkpoint").iterdir():
+        checkpoint.unlink()
+    assert_one_line(command("train.py", *given(folders)), "run is finished, but its weights are missing. Restore")
+
+
+def test_repair_run_sets_damaged_files_aside(command: Command, run: Path) -> None:
+    before = files(run)
+    for name in ("predictions.npz", "record.json"):
+        damage(run / name)
+        assert_one_line(command("scripts/verify_run.py", "run"), f"run/{name}", "`python scripts/repair_run.py run`")
+        done = command("scripts/repair_run.py", "run")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"run/{name} cannot be used; it is now run/{name}.damaged." in done.stdout
+        assert files(run) == before, name
+    done = command("scripts/repair_run.py", "run")
+    assert "Nothing to do." in done.stdout
+    damage(run / "config.yaml")
+    assert_one_line(command("scripts/repair_run.py", "run"), "config.yaml is not a configuration")
+
+
+@pytest.mark.parametrize("spoil", [damage, Path.unlink])
+def test_a_damaged_run_does_not_stop_the_table_of_the_others(
+    spoil: Callable[[Path], None], command: Command, folders: Path, run: Path, tmp_path: Path
+) -> None:
+    assert command("train.py", *given(folders, "mobilenet_v3_small", "plain")).returncode == 0
+    spoil(run / "predictions.npz")
+    common = [*arguments(folders)[:6], "runtime.device=cpu", "table.dir=table"]
+    done = command("evaluate.py", *common, "runs=[plain,run]")
+    assert_one_line(done, "1 of 2 runs are not in the table. The predictions run/predictions.npz cannot be read")
+    assert "Without run: The predictions run/predictions.npz cannot be read" in done.stdout
+    (row,) = json.loads((tmp_path / "table" / "table.json").read_text())["runs"]
+    assert row["source"] == "plain"
+    assert_one_line(command("evaluate.py", *common, "runs=[run]"), "error: The predictions run/predictions.npz cannot")
