@@ -7,6 +7,7 @@
     python evaluate.py data=coco published=[resnet50,vgg16]        # published detectors on these backbones
     python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
     python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
+    python evaluate.py data=imagenet table.static_gates=true       # with constant gates too: is it attention?
 
 Writes the table to results/DATA (table.dir=DIR) and prints its main columns.
 """
@@ -27,7 +28,7 @@ from typing import Any
 
 import models
 from engine import cli
-from engine.comparison import corruptions, markdown, report, transfer
+from engine.comparison import corruptions, markdown, report, static_gates, transfer
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
 from engine.comparison.omitted import omitted_runs
@@ -39,6 +40,7 @@ from engine.errors import UserError
 from engine.logging import log, print_line, setup_logging
 from engine.processes.cluster import world_info_from_env
 from engine.processes.determinism import set_determinism
+from engine.processes.device import resolve_device
 from engine.processes.distributed import ProcessGroup, init_distributed
 from engine.runs.directory import RunDirectory
 from engine.tasks.base import AnyDataset, Task
@@ -77,6 +79,9 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     entries += trained
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
         entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
+    if config.table.static_gates:
+        device = resolve_device(config.runtime.device, group)
+        entries = static_gates.with_static_gates(entries, models.gates, task, parts[0], device, group)
     tables, folder = {}, report.folder(config)
     for data in parts:
         omitted = omitted_runs(
@@ -96,7 +101,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
 def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
     """Return the data set; for ImageNet-C, one for each corruption and severity."""
     return (
-        [task.open(needs_training_images=False)]
+        [task.open(needs_training_images=config.table.static_gates)]
         if config.data.trained_on is None
         else open_evaluation_sets(config.data)
     )

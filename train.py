@@ -33,7 +33,9 @@ from engine.processes.distributed import ProcessGroup, init_distributed
 from engine.runs import checkpoint
 from engine.runs.directory import RunDirectory
 from engine.tasks.registry import TASKS
-from engine.training import record
+from engine.tasks.training_images import TrainingImages
+from engine.training import calibration, record
+from engine.training.calibration import Scales
 from engine.training.descriptions import shown
 from engine.training.fit import first_unlogged, fit
 from engine.training.param_groups import NetworkParts
@@ -72,6 +74,9 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     backbone_sha256 = checkpoint.sha256(models.plain_state(model))
     loading = models.start_report(model)
     facts = record.initial_record(config, data, model, backbone_sha256, loading, preprocessing, device, group)
+    if not run.has_checkpoint:
+        images = TrainingImages(task, data, preprocessing, config.seed, config.calibration_images, device)
+        facts |= calibration.facts(calibrate(model, images, config, group), images)
     if runtime.cache_images:
         data = data.cached()
 
@@ -88,9 +93,9 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     eval_batch_size = task.eval_batch_size or runtime.eval_batch_size
     val_loader = EvalLoader(val_samples, eval_batch_size, runtime.workers, device, group)
     net, pictures = trainer.evaluated, config.run.pictures
-    gates, gains = models.gates(net), models.gate_gains(net)
+    gates = models.gates(net)
     validate = Validator(
-        *(task, net, preprocessing, gates, gains, data, val_loader, trainer.precision, group, pictures),
+        *(task, net, preprocessing, gates, data, val_loader, trainer.precision, group, pictures),
         run=f"{data.name} {config.model_label} seed {config.seed}",
     )
     validation = fit(trainer, validate, tensorboard, run, config)
@@ -101,6 +106,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     record.warn_if_changed(run, facts)
     run.write_record(facts)
     record.log_result(trainer, run, config, facts)
+    record.warn_of_saturated_gates(validation.movement)
 
 
 def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool) -> nn.Module:
@@ -132,6 +138,20 @@ def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool)
     if config.runtime.fused_cbam:
         models.fuse(model)
     return model
+
+
+def calibrate(model: nn.Module, images: TrainingImages, config: TrainConfig, group: ProcessGroup) -> Scales:
+    """Calibrate the attention that is at the identity start, and return its scales; empty if there is none."""
+    if images.count == 0:
+        return {}
+    if not models.gates_at_start(model):
+        if config.attention.calibrate:
+            raise UserError(
+                f"attention.calibrate={images.count} has no effect: the attention in {config.start_weights} has "
+                "learned, or has no scale. Leave it out."
+            )
+        return {}
+    return calibration.calibrate(model, images, models.calibrating, models.set_scales, group)
 
 
 def network_parts(config: TrainConfig, model: nn.Module) -> NetworkParts:

@@ -1,5 +1,6 @@
 """The channel gate."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -8,11 +9,12 @@ from torch.nn import functional as F
 
 from cbam.checks import require_feature_map, require_one_of, require_positive
 from cbam.maximum import first_maximum_of_positions
+from cbam.scaled_gate import ScaledGate
 
 POOLINGS = ("avg", "max", "both")
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(ScaledGate):
     """The channel gate Mc(F) = sigmoid(MLP(AvgPool(F)) + MLP(MaxPool(F))), section 3, equation 2.
 
     Both pooled vectors share the MLP: two 1x1 convolutions with a ReLU in between and hidden width
@@ -46,14 +48,20 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of a feature map: [N, C, H, W] floating point -> [N, C, 1, 1] in (0, 1)."""
         require_feature_map(x, self.in_planes)
+        pooled = self.pooled(x)
+        if self.scale is not None:
+            pooled = [values / scale.to(values.dtype) for values, scale in zip(pooled, self.scale, strict=True)]
+        logits = [self._mlp(values) for values in pooled]
+        return torch.sigmoid(sum(logits[1:], start=logits[0]))[..., None, None]
+
+    def pooled(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the mean and the maximum over positions, or one of them, each [N, C]."""
         # Reductions instead of adaptive pooling, which has no deterministic backward on CUDA.
         if self.pooling == "avg":
-            logits = self._mlp(x.mean((2, 3)))
-        elif self.pooling == "max":
-            logits = self._mlp(first_maximum_of_positions(x))
-        else:
-            logits = self._mlp(x.mean((2, 3))) + self._mlp(first_maximum_of_positions(x))
-        return torch.sigmoid(logits)[..., None, None]
+            return [x.mean((2, 3))]
+        if self.pooling == "max":
+            return [first_maximum_of_positions(x)]
+        return [x.mean((2, 3)), first_maximum_of_positions(x)]
 
     def _mlp(self, pooled: Tensor) -> Tensor:
         """Apply the MLP to pooled vectors [N, C]: matrix products cost a fraction of the same convolutions."""
@@ -66,7 +74,5 @@ class ChannelAttention(nn.Module):
         first, _, last = cast(tuple[nn.Conv2d, nn.ReLU, nn.Conv2d], tuple(self.shared_MLP))
         return first.weight, first.bias, last.weight, last.bias
 
-    def zero_(self) -> None:
-        """Zero the MLP's last layer, so that the gate is exactly 0.5 for every input."""
-        for parameter in self.shared_MLP[-1].parameters():
-            nn.init.zeros_(parameter)
+    def last_layer(self) -> nn.Module:
+        return self.shared_MLP[-1]

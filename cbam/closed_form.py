@@ -54,6 +54,7 @@ def refine(
     last: Tensor,
     last_bias: Tensor | None,
     kernel: Tensor,
+    scale: Tensor | None = None,
     gain: Tensor | float = 1.0,
     fused: bool = False,
 ) -> Tensor:
@@ -67,6 +68,7 @@ def refine(
         first, first_bias: weight [hidden, C, 1, 1] and bias of the MLP's first layer.
         last, last_bias: weight [C, hidden, 1, 1] and bias of the MLP's last layer.
         kernel: weight of the spatial gate's convolution, [1, 2, k, k].
+        scale: [2], divides the mean and the maximum over positions; None for ones.
         gain: scalar.
         fused: whether to run the passes as Triton kernels.
 
@@ -80,7 +82,7 @@ def refine(
         gain = gain.to(x.device, gate_dtype(x))
     else:
         gain = torch.full((), gain, dtype=gate_dtype(x), device=x.device)  # on CUDA, a copy would wait for the device
-    return _Refine.apply(x, first, first_bias, last, last_bias, kernel, gain, fused)
+    return _Refine.apply(x, first, first_bias, last, last_bias, kernel, scale, gain, fused)
 
 
 def _passes(fused: bool) -> ModuleType:
@@ -98,6 +100,7 @@ def _forward(
     last: Tensor,
     last_bias: Tensor | None,
     kernel: Tensor,
+    scale: Tensor | None,
     gain: Tensor,
     fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -106,6 +109,7 @@ def _forward(
     refined = torch.empty_like(x)
     with in_full_precision(x):
         pooled, position = over.pool_positions(x)
+        pooled = _divide(pooled, scale)
         hidden = F.relu(F.linear(pooled, _matrix(first, dtype), _cast(first_bias, dtype)))
         channel_gate = torch.sigmoid(F.linear(hidden, _matrix(last, dtype), _cast(last_bias, dtype)).sum(0))
         planes, channel = over.pool_channels(x, channel_gate, refined)
@@ -120,6 +124,7 @@ def _backward(
     first: Tensor,
     last: Tensor,
     kernel: Tensor,
+    scale: Tensor | None,
     gain: Tensor,
     channel_gate: Tensor,
     spatial_gate: Tensor,
@@ -142,7 +147,7 @@ def _backward(
         # Of MLP(a) + MLP(b), and thus of each.
         sum_gradient = torch.ops.aten.sigmoid_backward(channel_gradient, channel_gate)
         hidden_gradient = torch.ops.aten.threshold_backward(sum_gradient @ _matrix(last, dtype), hidden, 0)
-        pooled_gradients = hidden_gradient @ _matrix(first, dtype)
+        pooled_gradients = _divide(hidden_gradient @ _matrix(first, dtype), scale)
 
         over.input_gradient(gradient, *factors, plane_gradients, channel, pooled_gradients, position, x_gradient)
     return x_gradient, hidden_gradient, sum_gradient, kernel_gradient
@@ -151,6 +156,11 @@ def _backward(
 # The kernels as operators, which torch.compile calls without looking into them. A call of an operator takes longer.
 _refine = torch.library.custom_op("cbam::refine", _forward, mutates_args=())
 _refine_backward = torch.library.custom_op("cbam::refine_backward", _backward, mutates_args=())
+
+
+def _divide(pooled: Tensor, scale: Tensor | None) -> Tensor:
+    """Divide pooled vectors [2, N, C], or their gradients, by the scales [2]."""
+    return pooled if scale is None else pooled / scale[:, None, None].to(pooled.dtype)
 
 
 def _is_opaque(fused: bool) -> bool:
@@ -186,9 +196,8 @@ def _refine_shapes(x: Tensor, first: Tensor, *arguments: Any) -> tuple[Tensor, .
 
 
 @_refine_backward.register_fake
-def _gradient_shapes(
-    _: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, ___: Tensor, gate: Tensor, *____: Any
-) -> tuple[Tensor, ...]:
+def _gradient_shapes(_: Tensor, x: Tensor, first: Tensor, __: Tensor, kernel: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    gate: Tensor = rest[2]  # after scale and gain
     hidden_gradient = gate.new_empty(2, len(gate), first.shape[0])
     return torch.empty_like(x), hidden_gradient, torch.empty_like(gate), gate.new_empty(kernel.shape)
 
@@ -197,11 +206,11 @@ class _Refine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
         """Run the forward pass and save the inputs and results that backward needs."""
-        first, first_bias, last, last_bias, kernel, gain, ctx.fused = arguments
+        first, first_bias, last, last_bias, kernel, scale, gain, ctx.fused = arguments
         refined, *kept = (_refine if _is_opaque(ctx.fused) else _forward)(x, *arguments)
         ctx.is_contiguous = x.is_contiguous()  # asked in backward, torch.compile would copy the map for an answer
         ctx.biases = first_bias is not None, last_bias is not None
-        ctx.save_for_backward(x, first, last, kernel, gain, *kept)
+        ctx.save_for_backward(x, first, last, kernel, scale, gain, *kept)
         return refined
 
     @staticmethod
@@ -211,10 +220,11 @@ class _Refine(torch.autograd.Function):
                 "Closed-form CBAM has no second derivative; to use create_graph=True, "
                 "set has_closed_form=False on every CBAM of the network."
             )
-        x, first, last, kernel, gain, gate, spatial_gate, pooled, position, hidden, planes, channel = ctx.saved_tensors
+        x, first, last, kernel, scale, gain, *kept = ctx.saved_tensors
+        gate, spatial_gate, pooled, position, hidden, planes, channel = kept
         layout = torch.contiguous_format if ctx.is_contiguous else torch.channels_last
         gradient = gradient.contiguous(memory_format=layout)
-        inputs = gradient, x, first, last, kernel, gain, gate, spatial_gate, position, hidden, planes, channel
+        inputs = gradient, x, first, last, kernel, scale, gain, gate, spatial_gate, position, hidden, planes, channel
         differentiate = _refine_backward if _is_opaque(ctx.fused) else _backward
         of_x, of_hidden, of_sum, of_kernel = differentiate(*inputs, ctx.fused)
         with in_full_precision(x):
@@ -222,4 +232,4 @@ class _Refine(torch.autograd.Function):
             of_last = _like(last, of_sum.T @ hidden.sum(0))
         of_first_bias = of_hidden.sum((0, 1)).to(first.dtype) if ctx.biases[0] else None
         of_last_bias = (2 * of_sum.sum(0)).to(last.dtype) if ctx.biases[1] else None  # added in both MLP(a) and MLP(b)
-        return of_x, of_first, of_first_bias, of_last, of_last_bias, _like(kernel, of_kernel), None, None
+        return of_x, of_first, of_first_bias, of_last, of_last_bias, _like(kernel, of_kernel), None, None, None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cbam import families, probe
+from cbam import calibration, families, probe
 from cbam.attachment import InsertionError, attach, detach, has_attention, is_inserted, runs_attention
 from cbam.checks import require_one_of
 from cbam.layer import AttentionLayer, CBAMLayer
@@ -49,6 +49,7 @@ def insert(
     start: str = "identity",
     image_size: int = 224,
     image_channels: int | None = None,
+    calibrate: Tensor | Iterable[Tensor] | None = None,
     **options: object,
 ) -> list[Insertion]:
     """Insert CBAM after modules of a network, in place.
@@ -65,6 +66,8 @@ def insert(
             the order of the modules.
         image_size: side of the square image on which a copy of the network is run, pixels.
         image_channels: channels of this image; None to try those of the first convolution, 3 and 1.
+        calibrate: preprocessed training images for `cbam.calibrate`, which makes the gates learn at the same pace in
+            every network; about 100 suffice. None for the paper's module.
         options: keyword arguments of `CBAMLayer` and `CBAM`: `ratio`, `kernel_size`, `output`, ...
 
     Returns:
@@ -72,13 +75,15 @@ def insert(
 
     Raises:
         InsertionError: if no module matches, or attention cannot follow a matching module. The network is unchanged.
-        ValueError: if an option is out of range. The network is unchanged.
+        ValueError: if an option is out of range, or calibration fails. The network is unchanged.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     >>> insert(net, after="1", image_size=32)
     [Insertion(name='1', channels=8, size=(30, 30))]
     """
     require_one_of("start", start, STARTS)
+    if calibrate is not None and start != "identity":
+        raise ValueError('Calibration needs start="identity"; other gates would change their outputs.')
 
     def make_layer(channels: int) -> CBAMLayer:
         layer = CBAMLayer(channels, **options)  # type: ignore[arg-type]
@@ -86,7 +91,17 @@ def insert(
             layer.init_identity_()
         return layer
 
-    return insert_layer(net, after, make_layer, image_size, image_channels)
+    record = vars(net).get(_RECORD, ())
+    insertions = insert_layer(net, after, make_layer, image_size, image_channels)
+    if calibrate is not None:
+        try:
+            calibration.calibrate(net, calibrate)
+        except BaseException:
+            for insertion in insertions:
+                detach(net.get_submodule(insertion.name))
+            vars(net)[_RECORD] = record
+            raise
+    return insertions
 
 
 def insert_layer(

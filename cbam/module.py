@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from cbam import closed_form
 from cbam.channel import ChannelAttention
 from cbam.checks import require_one_of, require_positive
+from cbam.scaled_gate import ScaledGate
 from cbam.spatial import SpatialAttention
 
 ORDERS = ("channel_spatial", "spatial_channel", "parallel", "channel", "spatial")
@@ -105,7 +106,7 @@ class CBAM(nn.Module):
         return any(getattr(gate, kind) for gate in (self.ca, self.sa) for kind in kinds)
 
     def _refine_in_closed_form(self, x: Tensor, gain: Tensor | float, fused: bool) -> Tensor:
-        return closed_form.refine(x, *self.ca.mlp_parameters(), self.sa.conv.weight, gain, fused)
+        return closed_form.refine(x, *self.ca.mlp_parameters(), self.sa.kernel(), self.ca.scale, gain, fused)
 
     def zero_gates_(self) -> float:
         """Zero the last layer of each gate, so that the gate is exactly 0.5 for every input and can still learn.
@@ -114,7 +115,7 @@ class CBAM(nn.Module):
             The factor by which ``refine`` now scales its input: 0.25 with two gates, 0.5 with one. It is a power of
             two, so that ``refine`` with its inverse as the gain is bitwise the identity in fp32 and bf16.
         """
-        gates = [gate for gate in self.children() if isinstance(gate, ChannelAttention | SpatialAttention)]
+        gates = [gate for gate in self.children() if isinstance(gate, ScaledGate)]
         for gate in gates:
             gate.zero_()
         return 0.5 ** len(gates)

@@ -1,14 +1,17 @@
 """The spatial gate."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from cbam.checks import require_feature_map, require_positive
 from cbam.convolution import convolve
 from cbam.maximum import first_maximum_of_channels
+from cbam.scaled_gate import ScaledGate
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(ScaledGate):
     """The spatial gate Ms(F) = sigmoid(conv([mean over channels; max over channels])), section 3, equation 3.
 
     Args:
@@ -36,18 +39,24 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gate of a feature map: [N, C, H, W] floating point -> [N, 1, H, W] in (0, 1)."""
         require_feature_map(x)
-        logits = convolve(self._pool(x), self.conv.weight)
+        logits = convolve(torch.cat([*self.pooled(x)], dim=1), self.kernel())
         return torch.sigmoid(logits if self.norm is None else self.norm(logits))
 
-    def _pool(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the mean and the maximum over channels, or the learned plane, each [N, 1, H, W]."""
         if self.reduce is not None:
-            return self.reduce(x)
-        mean = x.mean(dim=1, keepdim=True)
-        return torch.cat([mean, first_maximum_of_channels(x)], dim=1)
+            return [self.reduce(x)]
+        return [x.mean(dim=1, keepdim=True), first_maximum_of_channels(x)]
 
-    def zero_(self) -> None:
-        """Zero the last layer (the norm if there is one), so that the gate is exactly 0.5 for every input."""
+    def kernel(self) -> Tensor:
+        """Return the convolution's weight divided by the scales of the planes, which are larger: [1, planes, k, k]."""
+        return self.conv.weight if self.scale is None else self.conv.weight / self.scale[:, None, None]
+
+    @property
+    def values_per_logit(self) -> int:
+        return self.conv.weight.numel()
+
+    def last_layer(self) -> nn.Module:
+        """Return the norm if there is one, else the convolution."""
         # Not the convolution before a norm: on its constant output the norm scales the gradient by 1 / sqrt(eps).
-        last = self.conv if self.norm is None else self.norm
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
+        return self.conv if self.norm is None else self.norm

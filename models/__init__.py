@@ -6,6 +6,7 @@
 """
 
 from cbam import gates
+from cbam.calibration import calibrating, gates_at_start, set_scales
 from models.attention.network import fuse, gate_gains, plain_state
 from models.attention.registry import KINDS as ATTENTION_KINDS
 from models.detection import DetectorSpec, backbone, build_detector
@@ -25,9 +26,11 @@ __all__ = [
     "backbone",
     "build",
     "build_detector",
+    "calibrating",
     "fuse",
     "gate_gains",
     "gates",
+    "gates_at_start",
     "imagenet_classes",
     "last_norms",
     "names",
@@ -37,6 +40,7 @@ __all__ = [
     "published_detector",
     "published_detectors",
     "published_entry",
+    "set_scales",
     "stages",
     "start_report",
     "transforms",

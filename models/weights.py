@@ -3,9 +3,9 @@
 Published weights are torchvision's, by name (`models/pretrained.py`). A file contains the state dict of the network, by
 itself or in a checkpoint of this or another program (`models/checkpoint_files.py`). The network's own `load_state_dict`
 loads it, with the renaming of older names that torchvision's networks do there. Only these differences are allowed:
-attention, gains or batch counters that the weights do not have, and a head that is missing or for other classes, which
-is then initialized anew. For other differences, the error lists the first tensors that are missing, unexpected or of
-another shape.
+attention, gains or batch counters that the weights do not have, the scales of gates, and a head that is missing or for
+other classes, which is then initialized anew. For other differences, the error lists the first tensors that are
+missing, unexpected or of another shape.
 """
 
 import logging
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torchvision.models import densenet
 
+from cbam import ScaledGate
 from models import checkpoint_files, heads
 from models.attention.network import plain_state
 from models.attention.registry import KINDS
@@ -250,6 +251,9 @@ def load_attention(net: nn.Module, backbone: BackboneSpec, weights: StartWeights
     Raises:
         ModelError: if `rest` contains other tensors, or a part of attention's only.
     """
+    for name, module in net.named_modules():
+        if isinstance(module, ScaledGate) and f"{name}.scale" in rest:
+            module.set_scale_(rest[f"{name}.scale"].tolist())
     own = net.state_dict()
     plain = plain_state(net)
     added = [key for key in own if key not in plain]

@@ -72,12 +72,13 @@ def _averages(positions: list[int], runs: Sequence[Row], view: View) -> Row:
 
 
 def _movement(runs: Sequence[Row]) -> Row:
-    """Return how far the gates moved: the mean over the seeds, and the largest of all."""
-    means, largest = (
-        [run[key] for run in runs if run.get(key) is not None]
-        for key in ("gate_movement_mean", "gate_movement_largest")
-    )
-    return {
-        "gate_movement_mean": float(np.mean(means)) if means else None,
-        "gate_movement_largest": max(largest, default=None),
-    }
+    """Return the movement and saturation of the gates: the mean over the seeds, and the largest of all."""
+    row = {}
+    for kind in ("gate_movement", "gate_saturation"):
+        means, largest = (
+            [run[key] for run in runs if run.get(key) is not None] for key in (f"{kind}_mean", f"{kind}_largest")
+        )
+        if any(f"{kind}_mean" in run for run in runs):  # tables of earlier versions have no saturation
+            row[f"{kind}_mean"] = float(np.mean(means)) if means else None
+            row[f"{kind}_largest"] = max(largest, default=None)
+    return row

@@ -50,6 +50,8 @@ def _comparable(key: str, one: TableEntry, other: TableEntry) -> bool:
 def find_baselines(entries: Sequence[TableEntry], deviating: Sequence[str]) -> list[int | None]:
     """Return the position of each entry's baseline: the plain network of the same seed and, if possible, recipe.
 
+    The baseline of a network with static gates is the same network with its own gates.
+
     The position is None for a plain network (`none`) and for an entry without a baseline.
 
     Raises:
@@ -73,11 +75,14 @@ def _baseline(position: int, entries: Sequence[TableEntry], deviating: Sequence[
     row = entries[position].row
     if row["attention"] == "none":
         return None
+    same = ["model", "detector", "seed"]
+    if "static_of" in row:
+        same += ["attention_lr_factor"]
     partners = [
         i
         for i, other in enumerate(entries)
         if other.record
-        and other.row["attention"] == "none"
-        and all(other.row.get(key) == row.get(key) for key in ("model", "detector", "seed"))
+        and other.row["attention"] == row.get("static_of", "none")
+        and all(other.row.get(key) == row.get(key) for key in same)
     ]
     return min(partners, key=lambda i: deviating[i] != deviating[position], default=None)

@@ -88,10 +88,25 @@ def lr_factor(row: Row) -> str:
     return "" if factor is None or kind(row) == "none" else f"{factor:g}"
 
 
+def gate_distance(row: Row) -> str:
+    """Format the gates' distance from the identity in tables of earlier versions, which have no saturation."""
+    return "" if "gate_saturation_mean" in row else _gate_movement(row)
+
+
 def gate_movement(row: Row) -> str:
-    """Format the gates' distance from the identity: the mean, and the largest value."""
+    """Format the gates' movement from their start: the mean, and the largest value."""
+    return _gate_movement(row) if "gate_saturation_mean" in row else ""
+
+
+def _gate_movement(row: Row) -> str:
     mean, largest = row.get("gate_movement_mean"), row.get("gate_movement_largest")
     return "" if mean is None or largest is None else f"{mean:.3g} ({largest:.3g})"
+
+
+def gate_saturation(row: Row) -> str:
+    """Format the share of saturated gate values in %: the mean over the gates, and the largest of a gate."""
+    mean, largest = row.get("gate_saturation_mean"), row.get("gate_saturation_largest")
+    return "" if mean is None or largest is None else f"{100 * mean:.1f} ({100 * largest:.1f})"
 
 
 def published(row: Row) -> str:
@@ -131,7 +146,9 @@ DETAILS = (
     Column("Attention's lr factor", lr_factor),
     Column("Epochs", lambda row: str(row.get("epochs", ""))),
     Column("Seeds", lambda row: ", ".join(map(str, row["seeds"]))),
-    Column("Distance of the gates from the identity: mean (largest)", gate_movement),
+    Column("Distance of the gates from the identity: mean (largest)", gate_distance),
+    Column("Gates moved from their start: mean (largest)", gate_movement),
+    Column("Gates saturated (%): mean (largest)", gate_saturation),
 )
 CONTRAST_DETAILS = (
     Column("Spread of the difference (points)", lambda row: number(row.get("difference_sd"), ".2f")),

@@ -15,7 +15,7 @@ from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.runs import checkpoint, file_schema
 from engine.runs.directory import RunDirectory, repair_advice
-from engine.runs.identity import result_config
+from engine.runs.identity import recorded_label, result_config
 from engine.tasks.base import Task
 
 
@@ -66,9 +66,10 @@ class TableEntry:
         primary = view.keys[0]
         row = {
             **{key: record[key] for key in ("model", "attention", "seed", "epochs", "parameters", "gflops")},
+            "attention": recorded_label(record, config),
             "recipe": config.recipe.name,
             "attention_lr_factor": config.attention_lr_factor,
-            **{key: record.get(key) for key in ("gate_movement_mean", "gate_movement_largest")},
+            **{key: record.get(key) for key in GATE_VALUES},
             "weights": record.get("weights", "last step"),
             f"{primary}_start": start[primary],
             "recorded": final[primary],
@@ -114,8 +115,7 @@ class TableEntry:
             "epochs": 0,
             "recipe": "",
             "attention_lr_factor": 1.0,
-            "gate_movement_mean": None,
-            "gate_movement_largest": None,
+            **dict.fromkeys(GATE_VALUES),
             "weights": "published",
             "parameters": complexity.parameters(model),
             "gflops": complexity.gflops(model, preprocessing.crop),
@@ -128,6 +128,9 @@ class TableEntry:
             row["detector"] = detector
         return cls(model, preprocessing, row, record={}, config="", shared_config={})
 
+
+# Keys of records and rows on the gates of a network.
+GATE_VALUES = ("gate_movement_mean", "gate_movement_largest", "gate_saturation_mean", "gate_saturation_largest")
 
 START_WEIGHTS = "digest of the backbone's start weights"
 

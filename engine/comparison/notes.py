@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.comparison.columns import DAGGER, TOLERANCE, attention, is_as_published, lr_factor, marked, network
+from engine.comparison.static_gates import IMAGES, SUFFIX
 from engine.comparison.view import VIEWS, View
 
 Row = dict[str, Any]
@@ -22,6 +23,13 @@ def table_notes(table: Table) -> list[str]:
             "over seeds.",
             *_decision(table),
         ]
+    if any(row["attention"].endswith(SUFFIX) for row in table["rows"]):
+        notes.append(
+            f"In the rows with static_gates, each gate is replaced by its mean over at most {IMAGES} training images: "
+            "a channel gate by one value per channel, a spatial gate by one value per position. Their difference is "
+            "relative to the same network with its own gates: if it is close to 0, the network has a learned scale, "
+            "not attention."
+        )
     return notes + summary_notes(table)
 
 
@@ -48,12 +56,7 @@ def detail_notes(table: Table) -> list[str]:
             f"Images/s is the speed of the network alone, in batches of {evaluated['throughput_batch_size']} in "
             f"{evaluated['precision']} on {evaluated['device']}."
         )
-    if any(row.get("gate_movement_mean") is not None for row in rows):
-        notes.append(
-            "The distance of the gates from the identity is |gate x gain - 1| over the validation images at the end of "
-            "training, from the records. It is 0 if attention leaves every feature map unchanged. After a random start "
-            "it is not the movement of the gates, because they do not start at the identity."
-        )
+    notes += _notes_on_gates(rows)
     if any(lr_factor(row) for row in rows):
         notes.append("Attention's lr factor multiplies the learning rate of the attention parameters.")
     averaged = [row for row in rows if row.get("weights") == "moving average"]
@@ -66,6 +69,23 @@ def detail_notes(table: Table) -> list[str]:
     if any(value is not None for row in rows for key, value in row.items() if key.startswith("paper_")):
         notes.append(view.paper_note)
     return notes
+
+
+def _notes_on_gates(rows: Sequence[Row]) -> list[str]:
+    if any(row.get("gate_saturation_mean") is not None for row in rows):
+        return [
+            "Gates moved is |gate / start - 1| over the validation images at the end of training, from the records, "
+            "where start is the gate's mean before the first step. It is 0 if attention does what it did then.",
+            "Gates saturated is the share of gate values below 0.02 or above 0.98 over the validation images. A "
+            "saturated gate has almost no gradient: it is a fixed mask, not attention.",
+        ]
+    if any(row.get("gate_movement_mean") is not None for row in rows):  # a table of an earlier version
+        return [
+            "The distance of the gates from the identity is |gate x gain - 1| over the validation images at the end of "
+            "training, from the records. It is 0 if attention leaves every feature map unchanged. After a random start "
+            "it is not the movement of the gates, because they do not start at the identity."
+        ]
+    return []
 
 
 def contrasts(table: Table) -> list[Row]:

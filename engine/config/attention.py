@@ -13,6 +13,9 @@ from engine.errors import UserError
 
 KINDS_FILE = Path(__file__).resolve().parents[2] / "configs" / "attention_kinds.yaml"
 
+# The scales of 128 images differ from those of the whole data set by about 1%.
+CALIBRATION_IMAGES = 128
+
 
 @dataclass
 class AttentionConfig:
@@ -23,6 +26,8 @@ class AttentionConfig:
     after: str | None = None  # regular expression for the modules that attention follows; null: the family's default
     init: str | None = None  # identity | random; null: identity with start weights, random without
     at: str = "backbone"  # for detectors: backbone | heads: on each feature map before its prediction head | both
+    calibrate: int | None = None  # training images that measure the gates' scales at the identity start; 0: none;
+    # null: CALIBRATION_IMAGES if the start is the identity with start weights, else 0
 
     def check(self) -> None:
         """Reject values that would fail only when the network is built.
@@ -47,8 +52,8 @@ class AttentionConfig:
         return {"start": self.init, "after": self.after, **self.own_options()}
 
     def overrides(self) -> dict[str, Any]:
-        """Return the keys of the command line, with their values, except `init`, which has no effect after training."""
-        values = {**self.own_options(), **{key: getattr(self, key) for key in COMMON_KEYS if key != "init"}}
+        """Return the keys of the command line, with their values, except the keys of the start."""
+        values = {**self.own_options(), **{key: getattr(self, key) for key in ("after", "at")}}
         nested = {f"options.{key}": value for key, value in values.pop("options", {}).items()}
         return {f"attention.{key}": value for key, value in (values | nested).items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from engine.config.attention import AttentionConfig, node
+from engine.config.attention import CALIBRATION_IMAGES, AttentionConfig, node
 from engine.config.checks import at_least, between, filled, one_of
 from engine.config.data import DataConfig
 from engine.config.detector import DetectorConfig
@@ -46,6 +46,12 @@ class TrainConfig:
         if kind != self.attention.kind:
             raise UserError(f"model.attention={kind} has no effect on the options; use attention={kind} instead.")
         self.attention.check()
+        images = self.attention.calibrate or 0
+        at_least("attention.calibrate", images, 0)
+        if images and kind != "none" and self._start != "identity":
+            raise UserError(
+                f"attention.calibrate={images} needs the identity start; set attention.init=identity or leave it out."
+            )
 
     def _check_detector(self) -> None:
         """Require a detector if and only if the task is detection."""
@@ -75,15 +81,35 @@ class TrainConfig:
         return self.detector.weights or self.model.weights
 
     @property
+    def _start(self) -> str:
+        return self.attention.init or ("identity" if self.start_weights else "random")
+
+    @property
+    def calibration_images(self) -> int:
+        """The training images on which attention is calibrated; 0 without attention."""
+        if self.model.attention == "none" or self.attention.calibrate is None:
+            return self._default_calibration_images
+        return self.attention.calibrate
+
+    @property
+    def _default_calibration_images(self) -> int:
+        # The features of random weights do not have the scale that they will have.
+        has_start = self.start_weights is not None and self._start == "identity"
+        return CALIBRATION_IMAGES if has_start and self.model.attention != "none" else 0
+
+    @property
     def attention_label(self) -> str:
         """The attention with the options that differ from its kind's defaults: `none`, `cbam-ratio.8-spatial_norm`.
 
-        It includes the learning rate factor of the last norms unless it is 1, so that such a run has its own row in a
-        table.
+        It includes the learning rate factor of the last norms unless it is 1, and the number of calibration images
+        unless it is the default, so that such a run has its own row in a table.
         """
         changed = [] if self.attention.kind == "none" else [*self.attention.changed().items()]
+        changed = [(key, value) for key, value in changed if key != "calibrate"]
         if self.recipe.last_norms_lr_factor != 1:
             changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
+        if self.calibration_images != self._default_calibration_images:
+            changed.append(("calibrate", self.calibration_images))
         texts = {key: _file_name(str(value)) for key, value in changed}
         return "-".join(
             [self.attention.name, *(key if text == "True" else f"{key}.{text}" for key, text in texts.items())]
@@ -155,6 +181,7 @@ class TableConfig:
 
     dir: str | None = None  # null: results/DATA
     throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
+    static_gates: bool = False  # add each network with gates once more, with its gates replaced by their means
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
     margin: float | None = None  # points: test whether differences are within +- this margin; null: no such test
     # Direct contrasts by attention label: [cbam/se]. null: each pair of kinds on the same backbone; []: none
@@ -188,6 +215,8 @@ class EvaluateConfig:
     def check(self) -> None:
         for part in (self.data, self.preprocessing, self.runtime, self.table):
             part.check()
+        if self.table.static_gates and (self.data.task != "classification" or self.data.trained_on is not None):
+            raise UserError("table.static_gates=true needs images of one size and a training set to take means over.")
 
 
 # Keys of earlier versions.

@@ -17,6 +17,7 @@ class RngPurpose(enum.IntEnum):
     SHAPES = 3  # the generated data set
     BOOTSTRAP = 4  # resampled images behind a confidence interval
     MIXING = 5  # mixup and CutMix of one batch
+    GATES = 6  # training images on which gates are measured
 
 
 def rng(seed: int, purpose: RngPurpose, epoch: int = 0, index: int = 0) -> np.random.Generator:

@@ -20,7 +20,7 @@ from engine.processes.cluster import is_earlier_start, slurm_start
 from engine.processes.signals import Interrupted
 from engine.runs import checkpoint, file_schema
 from engine.runs.atomic_io import DRAFT, atomic_write
-from engine.runs.identity import current_label, mismatches, result_config, with_current_keys
+from engine.runs.identity import mismatches, recorded_label, result_config, with_current_keys
 
 log = logging.getLogger("run")
 
@@ -198,7 +198,7 @@ class RunDirectory:
         state = checkpoint.load(self.last)
         self._require_state(state, self.last, config)
         recorded = {key: record[key] for key in ("model", "attention", "seed", "epochs")}
-        recorded["attention"] = current_label(recorded["attention"])
+        recorded["attention"] = recorded_label(record, config)
         configured = {
             "model": config.model.label,
             "attention": config.attention_label,

@@ -44,6 +44,10 @@ FINISHED_SINCE: Schema = {
     "gate_movement_mean": NUMBER,
     "gate_movement_largest": NUMBER,
     "gate_movement": (dict,),
+    "gate_saturation_mean": NUMBER,
+    "gate_saturation_largest": NUMBER,
+    "gate_saturation": (dict,),
+    "calibration_images": (int,),
 }
 
 PREPROCESSING: Schema = {"resize": (int,), "crop": (int,), "interpolation": TEXT, "mean": (list,), "std": (list,)}

@@ -1,6 +1,7 @@
 """The part of a configuration that determines a run's result."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from engine.config.attention import foreign_options, schema
@@ -24,6 +25,7 @@ def result_config(config: TrainConfig) -> dict[str, Any]:
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
             flat[section] = values
+    flat["attention.calibrate"] = config.calibration_images
     if config.model.attention == "none":
         flat |= _WITHOUT_ATTENTION
     return {key: value for key, value in flat.items() if not key.startswith(_NOT_RESULT)}
@@ -44,6 +46,14 @@ def mismatches(state: dict[str, Any], config: TrainConfig) -> list[str]:
     return sorted(key for key in written.keys() | expected.keys() if written.get(key) != expected.get(key))
 
 
+def recorded_label(record: Mapping[str, Any], config: TrainConfig) -> str:
+    """Return the attention label of a run's record, as this version writes it."""
+    label = current_label(record["attention"])
+    is_of_earlier_version = "calibration_images" not in record
+    uncalibrated = config.attention_label.partition("-calibrate.")[1:]  # empty if that is the default
+    return "".join([label, *uncalibrated]) if is_of_earlier_version else label
+
+
 def current_label(attention: str) -> str:
     """Return an attention label recorded by an earlier version, as this version writes it."""
     return attention.replace("start=", "init=").replace("=", ".")
@@ -55,6 +65,7 @@ def with_current_keys(stored: Any) -> Any:
         section, key = old.split(".")
         if key in stored.get(section, {}):
             stored[section][new.split(".")[1]] = stored[section].pop(key)
-    for key in foreign_options(stored.model.attention):
+    stored.setdefault("attention", {}).setdefault("calibrate", 0)  # earlier versions did not calibrate
+    for key in foreign_options(stored.get("model", {}).get("attention", "none")):
         stored.get("attention", {}).pop(key, None)
     return stored

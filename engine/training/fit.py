@@ -86,7 +86,7 @@ def fit(
             sentence = f"Stopped by {stop.signal.name}; the last checkpoint is kept."
             log_to_file_only(sentence)
             raise Interrupted(sentence) from error
-        validation = validation or validate(trainer.state.epoch, stop)
+        validation = validation or validate(trainer.state.epoch, trainer.state.gates_at_start, stop)
     tensorboard.close()
     return validation
 
@@ -98,13 +98,17 @@ def _fit(
     state, primary = trainer.state, f"val_{trainer.task.metrics[0]}"
     validation = None
     if not state.history:
-        _end_row(trainer, checkpoints, {}, _require_finite(validate(0, stop), "before the first step"))
+        at_start = _require_finite(validate(0, None, stop), "before the first step")
+        state.gates_at_start = dict(at_start.movement.means)
+        _end_row(trainer, checkpoints, {}, at_start)
         checkpoints.save()
         clock.first_validation_ended()
     while state.epoch < checkpoints.config.recipe.epochs:
         _train_epoch(trainer, checkpoints, stop)
         train_metrics = trainer.metrics()
-        validation = _require_finite(validate(state.epoch + 1, stop), f"after epoch {state.epoch + 1}")
+        validation = _require_finite(
+            validate(state.epoch + 1, state.gates_at_start, stop), f"after epoch {state.epoch + 1}"
+        )
         best = max((row[primary] for row in state.history[1:]), default=-1.0)
         trainer.end_epoch()
         _end_row(trainer, checkpoints, train_metrics, validation)
@@ -187,7 +191,7 @@ def _end_row(trainer: Trainer, checkpoints: CheckpointManager, train: dict[str, 
     _log_epoch(trainer, checkpoints.tensorboard, train, validation)
     if validation.picture is not None:
         checkpoints.run.save_picture(validation.picture, epoch)
-    log.info(_epoch_line(trainer, train, val, checkpoints.progress.time_left))
+    log.info(_epoch_line(trainer, train, validation, checkpoints.progress.time_left))
 
 
 def _log_epoch(
@@ -203,12 +207,15 @@ def _log_epoch(
     tensorboard.flush()
 
 
-def _epoch_line(trainer: Trainer, train: dict[str, float], val: dict[str, float], time_left: str) -> str:
+def _epoch_line(trainer: Trainer, train: dict[str, float], validation: Validation, time_left: str) -> str:
+    val = validation.metrics
     parts = [f"epoch {trainer.state.epoch}/{trainer.recipe.epochs}"]
     if train:
         parts.append(f"train loss {train['loss']:.3f}, {describe(trainer.task, train)}")
     loss = f"loss {val['loss']:.3f}, " if "loss" in val else ""
     parts.append(f"val {loss}{describe(trainer.task, val)}")
+    if validation.movement.mean:
+        parts.append(validation.movement.describe())
     if trainer.timer.steps:  # none, if the run was stopped between the epoch's last step and its validation
         speed = trainer.speed()
         parts.append(

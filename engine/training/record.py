@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from engine.analysis import complexity
+from engine.analysis.gate_movement import GateMovement
 from engine.config.presets import changed_recipe_keys
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
@@ -234,6 +235,17 @@ def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record:
         log.info(f"Compare it: {shlex.join(['python', 'evaluate.py', *given])}")
 
 
+def warn_of_saturated_gates(movement: GateMovement) -> None:
+    """Log a warning if gates are saturated at the end of a run."""
+    saturated = movement.saturated()
+    if saturated:
+        log.warning(
+            f"{len(saturated)} of {len(movement.saturation)} gates are saturated (first: {saturated[0]}): more than "
+            "half of their values are below 0.02 or above 0.98. They are a fixed mask and no longer learn. Lower "
+            "recipe.attention_lr_factor, and leave attention.calibrate at its default."
+        )
+
+
 def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]:
     """Return the values that only earlier starts of a run recorded.
 
@@ -271,6 +283,7 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
         "start_weights_sha256": before["start_weights_sha256"],
         "backbone_start_sha256": before.get("backbone_start_sha256"),  # None in a run of an earlier version
         "start_weights_loading": before.get("start_weights_loading"),  # the same
+        **{key: before[key] for key in ("calibration_images", "scales_sha256") if key in before},
         "earlier_origins": earlier,
     }
 
@@ -306,6 +319,8 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
             f"train  {recipe.train}: {record['trained_parameters']:,} of {record['parameters']:,} parameters "
             f"({share:.2%}); the rest is frozen, running statistics included"
         )
+    if record.get("calibration_images"):
+        log.info(f"gates  calibrated on {record['calibration_images']} training images")
     log.info(f"into   {run.directory}")
     if config.start_weights is None and recipe.name in FINE_TUNING:
         log.warning(

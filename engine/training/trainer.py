@@ -43,6 +43,7 @@ class TrainState:
         totals: float64 on the device; sums over the current epoch's images of all processes, for the task's training
             metrics.
         history: metrics before the first step and after each epoch.
+        gates_at_start: mean of each attention gate in each channel, before the first step.
         seconds: wall-clock seconds of the completed steps, over all starts of the run, including logs and checkpoints
             between the steps. It has no effect on the training.
         last_step: the last step's sums, as in `totals`, and the norm of its gradient if it was measured. In the state,
@@ -53,6 +54,7 @@ class TrainState:
     epoch: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    gates_at_start: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
     last_step: dict[str, Tensor] = field(default_factory=dict)
 

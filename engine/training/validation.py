@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.analysis.gate_movement import GateMovement, gather_movement, measure_movement
+from engine.analysis.gate_movement import GateMeans, GateMovement, gather_movement, measure_movement
 from engine.analysis.gate_stats import record_gates
 from engine.data.loader import EvalLoader
 from engine.data.transforms import Preprocessing
@@ -25,7 +25,7 @@ class Validation:
 
     Attributes:
         predictions: predictions for every validation image.
-        movement: movement of the attention's gates, over all images.
+        movement: movement and saturation of the attention's gates, over all images.
         gates: output of each gate for the first images, by gate name.
         picture: uint8 [height, width, 3]; None if none is drawn.
     """
@@ -47,7 +47,6 @@ class Validator:
 
     Attributes:
         gates: the model's gates, by name.
-        gate_gains: gain of each gate; gate times gain is 1 where the gate leaves the map unchanged.
         loader: loader of the validation images, with the single view of `preprocessing`.
         pictures: number of images that the main process draws; 0 for none.
         run: name of the run, for the title of the picture.
@@ -57,7 +56,6 @@ class Validator:
     model: nn.Module
     preprocessing: Preprocessing
     gates: Mapping[str, nn.Module]
-    gate_gains: Mapping[str, float]
     data: AnyDataset
     loader: EvalLoader
     precision: torch.dtype
@@ -65,11 +63,17 @@ class Validator:
     pictures: int
     run: str = ""
 
-    def __call__(self, epoch: int, stop: GracefulStop | None = None) -> Validation:
-        """Validate the model in its current state, after `epoch` epochs, unless a stop is requested."""
+    def __call__(
+        self, epoch: int, gates_at_start: GateMeans | None = None, stop: GracefulStop | None = None
+    ) -> Validation:
+        """Validate the model in its current state, after `epoch` epochs, unless a stop is requested.
+
+        Args:
+            gates_at_start: means of the gates at the start of the run; None at the start itself.
+        """
         self.group.broadcast_buffers(self.model)
         evaluated = EvalModel(self.model, self.preprocessing)
-        with record_gates(self.gates) as recorded, measure_movement(self.gates, self.gate_gains) as measured:
+        with record_gates(self.gates) as recorded, measure_movement(self.gates, gates_at_start) as measured:
             (predictions,) = evaluate(
                 self.task, [evaluated], self.loader, [self.preprocessing], self.precision, self.group, stop
             )

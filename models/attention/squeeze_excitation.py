@@ -1,14 +1,16 @@
 """Squeeze-and-excitation (Hu et al., CVPR 2018)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
-from cbam import AttentionLayer
+from cbam import AttentionLayer, ScaledGate
 from models.attention.kind import Kind, defaults
 
 
-class SELayer(AttentionLayer):
+class SELayer(AttentionLayer, ScaledGate):
     """Squeeze-and-excitation with biases, matching the parameter counts of the CBAM paper's SE rows.
 
     Args:
@@ -30,13 +32,21 @@ class SELayer(AttentionLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         se = self.se
-        gate = se.scale_activation(se.fc2(se.activation(se.fc1(se.avgpool(x)))))
+        (pooled,) = self.pooled(x)
+        if self.scale is not None:
+            pooled = pooled / self.scale[0].to(pooled.dtype)
+        gate = se.scale_activation(se.fc2(se.activation(se.fc1(pooled))))
         return gate * self.gain * x
+
+    def pooled(self, x: Tensor) -> Sequence[Tensor]:
+        return [self.se.avgpool(x)]
+
+    def last_layer(self) -> nn.Module:
+        return self.se.fc2
 
     def init_identity_(self) -> None:
         """Make the layer the identity by zeroing the gate's last layer, so that the gate is exactly 0.5."""
-        nn.init.zeros_(self.se.fc2.weight)
-        nn.init.zeros_(self.se.fc2.bias)
+        self.zero_()
         self.gain.fill_(2)
 
     def gates(self) -> dict[str, nn.Module]:

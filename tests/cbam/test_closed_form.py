@@ -205,16 +205,14 @@ def test_torch_finds_the_operators_well_formed(fused: bool) -> None:
     module, x = cbam(8, mlp_bias=True), feature_map("random", (2, 8, 5, 6))
     first, _, last = (layer.requires_grad_(False) for layer in module.ca.shared_MLP)
     kernel, gain = module.sa.conv.weight.detach(), torch.tensor(GAIN, device=DEVICE)
-    torch.library.opcheck(
-        closed_form._refine, (x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused)
-    )
-    _, gate, spatial_gate, _, *kept = closed_form._refine(
-        x, first.weight, first.bias, last.weight, last.bias, kernel, gain, fused
-    )
-    gates = gate, spatial_gate
-    torch.library.opcheck(
-        closed_form._refine_backward, (x, x, first.weight, last.weight, kernel, gain, *gates, *kept, fused)
-    )
+    for scale in (None, torch.tensor([0.5, 2.0], device=DEVICE)):
+        arguments = x, first.weight, first.bias, last.weight, last.bias, kernel, scale, gain, fused
+        torch.library.opcheck(closed_form._refine, arguments)
+        _, gate, spatial_gate, _, *kept = closed_form._refine(*arguments)
+        gates = gate, spatial_gate
+        torch.library.opcheck(
+            closed_form._refine_backward, (x, x, first.weight, last.weight, kernel, scale, gain, *gates, *kept, fused)
+        )
 
 
 @both_passes
