@@ -64,6 +64,8 @@ def check(program: str, arguments: list[str]) -> None:
         "convert_lite",
         "show_attention",
         "show_detections",
+        "plan",
+        "simulate_verdict",
         "prepare_imagenet",
     ):
         text = (REPOSITORY / program).read_text()
