@@ -162,18 +162,22 @@ def published_entries(name: str, task: Task, config: EvaluateConfig, classes: Se
         )
     if isinstance(task, Detection):
         return published_detectors(name, task, config, classes)
-    return [published_network(name, task, config)]
+    return [published_network(name, task, config, len(classes))]
 
 
-def published_network(name: str, task: Task, config: EvaluateConfig) -> TableEntry:
-    """Return the entry of a network without training, with its published weights, a file's or its function's."""
+def published_network(name: str, task: Task, config: EvaluateConfig, data_classes: int) -> TableEntry:
+    """Return the entry of a network without training, with its published weights, a file's or its function's.
+
+    Args:
+        data_classes: number of classes of the data set.
+    """
     weights = config.weights or default_weights(name)
     entry = models.published_entry(name, weights)
-    classes = transfer.trained_classes(config.data) if entry is None else len(entry.meta["categories"])
-    if config.data.trained_on is None and config.data.num_classes != classes:
+    classes = transfer.trained_classes(config.data, data_classes) if entry is None else len(entry.meta["categories"])
+    if config.data.trained_on is None and data_classes != classes:
         raise UserError(
             f"The published weights of {name} have {classes} classes, but {config.data.label} has "
-            f"{config.data.num_classes}. Remove published=[{name}] or fine-tune it."
+            f"{data_classes}. Remove published=[{name}] or fine-tune it."
         )
     model = models.build(
         name,

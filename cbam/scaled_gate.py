@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class ScaledGate(nn.Module):
     """A gate computed from pooled values, each kind of which is divided by a scale.
 
-    The gate's learning rate is proportional to the square of the pooled values, which differ between networks by a
-    factor of 50. The scales remove this factor; `cbam.calibrate` measures them.
+    One training step changes the gate in proportion to the square of the pooled values, whose size differs between
+    networks. The scales remove this dependence; `cbam.calibrate` measures them.
 
     Attributes:
         scale: positive, one value for each tensor of `pooled`; None for the paper's module, which divides by nothing.

@@ -64,7 +64,7 @@ def test_a_files_weights_need_no_run(command: Command, folders: Path, tmp_path: 
     shutil.copytree(folders / "val", tmp_path / "images" / "val")
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), *(torch.nn.Identity() for _ in range(3)), torch.nn.Linear(8, 3))
     torch.save({"state_dict": {f"model.{key}": value for key, value in net.state_dict().items()}}, tmp_path / "own.pt")
-    common = ["data.name=small", "data.total_classes=3", "data.root=images", "data.image_size=32", "data.resize=32"]
+    common = ["data=folders", "data.name=small", "data.root=images", "data.image_size=32", "data.resize=32"]
     arguments = [*common, "runs=[]", "published=[own_nets:net]", "weights=own.pt", "preprocessing.mean=[0.5,0.5,0.5]"]
     done = command("evaluate.py", *arguments, "runtime.workers=0")
     assert done.returncode == 0, done.stderr

@@ -69,10 +69,14 @@ def _class_names(entries: Sequence[TableEntry], data: DataConfig) -> list[str] |
     return list(runs[0].record["class_names"]) if runs else None
 
 
-def trained_classes(data: DataConfig) -> int:
-    """Return the number of outputs of networks that are evaluated without training."""
+def trained_classes(data: DataConfig, data_classes: int) -> int:
+    """Return the number of outputs of networks that are evaluated without training.
+
+    Args:
+        data_classes: number of classes of the data set.
+    """
     if data.trained_on is None:
-        return data.num_classes
+        return data_classes
     return _IMAGENET_CLASSES if data.class_list is None else len(_listed(data.class_list))
 
 

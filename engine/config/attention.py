@@ -13,8 +13,7 @@ from engine.errors import UserError
 
 KINDS_FILE = Path(__file__).resolve().parents[2] / "configs" / "attention_kinds.yaml"
 
-# The scales of 128 images differ from those of the whole data set by about 1%.
-CALIBRATION_IMAGES = 128
+CALIBRATION_IMAGES = 128  # training images on which the scales are measured by default
 
 
 @dataclass

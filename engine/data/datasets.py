@@ -142,6 +142,11 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
         )
     # A bare folder of class folders is split; a folder with val/ alone is for evaluation.
     is_split = bool(config.val_fraction)
+    if is_split and (root / "train").is_dir() and (root / "val").is_dir():
+        raise UserError(
+            f"{root} contains train/ and val/, which are not classes; leave out data.val_fraction, or set data.root to "
+            f"{root / 'train'} to split its images."
+        )
     has_train = needs_training_images or is_split or (root / "train").is_dir() or config.layout == "tiny_imagenet"
     train_folder = root if is_split else root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)

@@ -68,7 +68,7 @@ class TimmLayer(AttentionLayer):
         self.last = tuple(last)
         self.gate = gate
         if gate:
-            self.module.gate = _ScaledGate(module.get_submodule("gate"))
+            self.module.gate = _GateWithGain(module.get_submodule("gate"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)
@@ -89,7 +89,7 @@ class TimmLayer(AttentionLayer):
         return float(self.module.get_buffer("gate.gain")) if self.gate else 1.0
 
 
-class _ScaledGate(nn.Module):
+class _GateWithGain(nn.Module):
     """A gate times a constant: 1, or 2 at the identity start. The gate is smaller than the feature map."""
 
     gain: Tensor

@@ -79,6 +79,7 @@ def check(program: str, arguments: list[str]) -> None:
             "status",
             "render_table",
             "benchmark",
+            "first_gpu",
             "stage_imagenet",
         ), program
 

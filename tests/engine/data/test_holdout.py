@@ -47,6 +47,13 @@ def test_every_class_has_an_image_on_either_side(bare: Path) -> None:
         open_dataset(replace(config(bare), val_fraction=0.2))
 
 
+def test_a_folder_that_is_split_already_is_refused(folders: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"contains train/ and val/, which are not classes; leave out"
+    ):
+        open_dataset(replace(config(folders), val_fraction=0.2))
+
+
 def test_a_bare_folder_is_told_of_the_key_and_the_key_of_its_range(command: Command, bare: Path) -> None:
     given = ["model=resnet18", "recipe=scratch", f"data.root={bare}", "data.total_classes=3"]
     assert_one_line(command("train.py", *given), "or the class folders with data.val_fraction=0.2")
