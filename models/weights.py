@@ -169,12 +169,11 @@ def read_file(path: Path, own: Iterable[str], key: str | None = None) -> StartWe
     """
     content = checkpoint_files.read(path)
     attention = _recorded_attention(content)
-    if attention and key is None:
-        key = "model"  # the evaluated weights, also beside those that an average is of
-    chosen = checkpoint_files.select(content, set(own), path, key)
+    is_evaluated = bool(attention) and key is None  # in a run with an average, the others are those of the training
+    chosen = checkpoint_files.select(content["model"] if is_evaluated else content, set(own), path, key)
     done = LoadReport(
         len(chosen.state),
-        chosen.entry,
+        "model" if is_evaluated else chosen.entry,
         chosen.prefix,
         chosen.is_average,
         len(chosen.ignored),

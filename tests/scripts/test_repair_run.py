@@ -79,7 +79,7 @@ def test_repair_run_sets_damaged_files_aside(command: Command, run: Path) -> Non
     assert_one_line(command("scripts/repair_run.py", "run"), "config.yaml is not a configuration")
 
 
-def test_two_processes_repair_a_run_of_two(command: Command, folders: Path, tmp_path: Path) -> None:
+def test_two_processes_repair_a_run_of_two(folders: Path, tmp_path: Path) -> None:
     def start(script: str, *given: str) -> list[str]:
         done = [process.result() for process in start_ranks(2, script, [*given], tmp_path)]
         assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 2
