@@ -121,6 +121,7 @@ def test_a_damaged_run_does_not_stop_the_table_of_the_others(
     done = command("evaluate.py", *common, "runs=[plain,run]")
     assert_one_line(done, "1 of 2 runs are not in the table. The predictions run/predictions.npz cannot be read")
     assert "Without run: The predictions run/predictions.npz cannot be read" in done.stdout
-    (row,) = json.loads((tmp_path / "table" / "table.json").read_text())["runs"]
-    assert row["source"] == "plain"
+    table = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert [run["source"] for run in table["runs"]] == ["plain"]
+    assert table["omitted"] == [{"source": "run", "reason": "damaged"}]
     assert_one_line(command("evaluate.py", *common, "runs=[run]"), "error: The predictions run/predictions.npz cannot")
