@@ -83,10 +83,10 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         device = resolve_device(config.runtime.device, group)
         entries = static_gates.with_static_gates(entries, models.gates, task, parts[0], device, group)
     tables, folder = {}, report.folder(config)
+    compared = [Path(entry.row["source"]) for entry in trained]
+    damaged = [path for path in map(Path, directories) if path not in compared]
     for data in parts:
-        omitted = omitted_runs(
-            config, [Path(directory) for directory in directories], folder / data.part / "table.json"
-        )
+        omitted = omitted_runs(config, compared, damaged, folder / data.part / "table.json")
         tables[data.part], evidence = compare(entries, task, data, config, group, omitted)
         if group.is_main_process:
             report.write(tables[data.part], evidence, folder / data.part)

@@ -30,10 +30,6 @@ class AttentionLayer(nn.Module):
         """
         return {}
 
-    def gate_gain(self) -> float:
-        """Return the factor that takes the value of a gate at the identity start back to 1: 1 or 2."""
-        return 1.0
-
 
 class CBAMLayer(AttentionLayer):
     """CBAM with one output: the refined map, as in the paper, or the residual map (refined + input).
@@ -74,7 +70,3 @@ class CBAMLayer(AttentionLayer):
         """Return the gates `channel` and `spatial`, or the one that the option `order` keeps."""
         titles = {"ca": "channel", "sa": "spatial"}
         return {titles[name]: gate for name, gate in self.cbam.named_children()}
-
-    def gate_gain(self) -> float:
-        """Return 2 if the layer has the gain of the identity start, otherwise 1."""
-        return 1.0 if float(self.gain) == 1 else 2.0

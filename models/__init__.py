@@ -7,7 +7,7 @@
 
 from cbam import gates
 from cbam.calibration import calibrating, gates_at_start, set_scales
-from models.attention.network import fuse, gate_gains, plain_state
+from models.attention.network import fuse, plain_state
 from models.attention.registry import KINDS as ATTENTION_KINDS
 from models.detection import DetectorSpec, backbone, build_detector
 from models.detector_weights import of_backbone as published_detectors
@@ -28,7 +28,6 @@ __all__ = [
     "build_detector",
     "calibrating",
     "fuse",
-    "gate_gains",
     "gates",
     "gates_at_start",
     "imagenet_classes",

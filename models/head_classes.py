@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from models import checkpoint_files
 from models.pretrained import published_entry
 from models.registry import BackboneSpec
 
@@ -41,7 +41,7 @@ def named_in_file(file: Path) -> list[str] | None:
     names: Any = None
     try:
         if file.suffix != ".safetensors":
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            content = checkpoint_files.read(file)
             names = content.get(KEY) if isinstance(content, dict) else None
         if names is None and file.parent.name == "checkpoint":
             names = json.loads((file.parent.parent / "record.json").read_text(encoding="utf-8"))[KEY]

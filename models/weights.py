@@ -128,7 +128,7 @@ def set_report(net: nn.Module, done: LoadReport) -> None:
 
 
 def read(backbone: BackboneSpec, net: nn.Module, weights: str, key: str | None = None) -> StartWeights:
-    """Return the weights for a published name or a file.
+    """Return the weights for a published name or a file, as `with_own_names` does.
 
     Args:
         net: the network, whose names the weights have, possibly with a common prefix.
@@ -139,16 +139,22 @@ def read(backbone: BackboneSpec, net: nn.Module, weights: str, key: str | None =
     """
     if backbone.pretrained is not None and weights == "default":
         state = backbone.pretrained()
-        return StartWeights(state, report=LoadReport(len(state)))
+        return with_own_names(StartWeights(state, report=LoadReport(len(state))), net, backbone)
     entry = published_entry(backbone.name, weights)
     if entry is not None:
-        return read_file(fetch(backbone.name, entry), net.state_dict())
+        return with_own_names(read_file(fetch(backbone.name, entry), net.state_dict()), net, backbone)
     if not Path(weights).is_file():
         known = "default" if backbone.pretrained else ", ".join(published(backbone.name)) or "none"
         raise ModelError(
             f"model.weights={weights} is neither a file nor published for {backbone.name}; published weights: {known}."
         )
-    return read_file(Path(weights), net.state_dict(), key)
+    return with_own_names(read_file(Path(weights), net.state_dict(), key), net, backbone)
+
+
+def with_own_names(weights: StartWeights, net: nn.Module, backbone: BackboneSpec) -> StartWeights:
+    """Return weights under the network's own names, without a head for other classes."""
+    state = _with_torchvision_names(net, weights.state)
+    return replace(weights, state=_with_own_head(state, net.state_dict(), backbone.head_layers(net)))
 
 
 def read_file(path: Path, own: Iterable[str], key: str | None = None) -> StartWeights:
@@ -163,10 +169,11 @@ def read_file(path: Path, own: Iterable[str], key: str | None = None) -> StartWe
     """
     content = checkpoint_files.read(path)
     attention = _recorded_attention(content)
-    chosen = checkpoint_files.select(content["model"] if attention else content, set(own), path, key)
+    is_evaluated = bool(attention) and key is None  # in a run with an average, the others are those of the training
+    chosen = checkpoint_files.select(content["model"] if is_evaluated else content, set(own), path, key)
     done = LoadReport(
         len(chosen.state),
-        "model" if attention else chosen.entry,
+        "model" if is_evaluated else chosen.entry,
         chosen.prefix,
         chosen.is_average,
         len(chosen.ignored),
@@ -211,6 +218,7 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
     """Load weights into a network without attention, and initialize its head if they have none for its classes.
 
     Args:
+        weights: result of `read`.
         new_head: whether to initialize the head anew in this case; otherwise it is an error.
 
     Returns:
@@ -220,7 +228,7 @@ def load(net: nn.Module, backbone: BackboneSpec, weights: StartWeights, new_head
         ModelError: if tensors are missing or of another shape; the error lists the first of each kind.
     """
     layers, own = backbone.head_layers(net), net.state_dict()
-    state = _with_own_head(_with_torchvision_names(net, weights.state), own, layers)
+    state = weights.state
     fit = copy_tensors(net, state)
     auxiliary = _missing_auxiliary(own, layers[1:], fit.missing)
     new = tuple(name for name in layers if f"{name}.weight" in fit.missing and name.partition(".")[0] not in auxiliary)

@@ -16,28 +16,27 @@ if __name__ == "__main__":
     prepare_process()
 
 from engine import cli
+from engine.comparison.view import VIEWS
 from engine.errors import UserError
 from engine.logging import print_line
 
-METRICS = {"top1_error": ("a top-1 error", "%"), "ap": ("an AP", "%")}
 
-
-def conclusion(rows: list[dict[str, Any]]) -> str:
-    """Return two sentences on the first network of a table that has a baseline.
+def conclusion(table: dict[str, Any]) -> str:
+    """Return two sentences on the first network of a table that has a baseline without attention.
 
     Raises:
         UserError: if there is none.
     """
-    compared = [row for row in rows if row["baseline"] is not None and row.get("difference") is not None]
+    rows, view = table["rows"], VIEWS[table["task"]]
+    pairs = [(row, rows[row["baseline"]]) for row in rows if row["baseline"] is not None]
+    compared = [pair for pair in pairs if pair[1]["attention"] == "none" and pair[0].get("difference") is not None]
     if not compared:
         raise UserError("The table compares nothing: it has no network with attention and its baseline.")
-    row, baseline = compared[0], rows[compared[0]["baseline"]]
-    metric = next(key for key in METRICS if key in row)
-    label, unit = METRICS[metric]
-    low, high = row["difference_low"], row["difference_high"]
+    row, baseline = compared[0]
+    metric, low, high = view.keys[0], row["difference_low"], row["difference_high"]
     found = (
-        f"{row['model']} with {row['attention']} has {label} of {row[metric]:.2f}{unit} and without attention of "
-        f"{baseline[metric]:.2f}{unit}: a difference of {row['difference']:+.2f} points, 95% interval "
+        f"The {view.metric} of {row['model']} is {row[metric]:.2f}% with {row['attention']} and "
+        f"{baseline[metric]:.2f}% without attention: a difference of {row['difference']:+.2f} points, 95% interval "
         f"[{low:+.2f}, {high:+.2f}]."
     )
     several = len(row["seeds"]) > 1
@@ -51,7 +50,7 @@ def main(table: str, runs: str) -> None:
     file = Path(table) / "table.json"
     if not file.is_file():
         raise UserError(f"There is no table {file}; run evaluate.py.")
-    print_line(f"\n{conclusion(json.loads(file.read_text(encoding='utf-8'))['rows'])}")
+    print_line(f"\n{conclusion(json.loads(file.read_text(encoding='utf-8')))}")
     figure = Path(table) / "table.png"
     if figure.is_file():
         print_line(f"Figure: {figure}")

@@ -60,7 +60,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _draw(axes: "Axes", table: dict[str, Any]) -> None:
-    moved = [row for row in table["rows"] if row.get("gate_movement_mean") and row["baseline"] is not None]
+    moved = [row for row in table["rows"] if row.get("gate_movement_mean") and row.get("difference") is not None]
     kinds = dict.fromkeys(row["attention"].partition("-")[0] for row in moved)
     others = zip((kind for kind in kinds if kind not in _COLORS), itertools.cycle(_OTHER_COLORS), strict=False)
     colors = _COLORS | dict(others)
@@ -78,7 +78,8 @@ def _draw(axes: "Axes", table: dict[str, Any]) -> None:
             axes.annotate(f"{row['attention_lr_factor']:g}", point, (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(0, color="gray", linewidth=0.6)
     axes.set_xscale("log")
-    axes.set_xlabel("mean |gate x gain - 1|")
+    from_start = any(row.get("gate_saturation_mean") is not None for row in moved)  # not in earlier versions
+    axes.set_xlabel("mean |gate / start - 1|" if from_start else "mean |gate x gain - 1|")
     axes.set_ylabel(f"{VIEWS[table['task']].label}: difference from the baseline")
     axes.set_title(f"{table['data']['name']}; labels: attention's learning rate factor", fontsize=8)
     axes.legend(fontsize=8, frameon=False)

@@ -4,11 +4,12 @@
 
 A file that cannot be read is renamed to FILE.damaged. Then the run is trained with its stored configuration: it resumes
 from the newest readable checkpoint, at the end of a finished run with its validation only. The images have to be where
-they were (data.root in RUN/config.yaml).
+they were (data.root in RUN/config.yaml). Repair a run of several processes with as many processes (torchrun).
 """
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ import train
 from engine import cli
 from engine.errors import UserError
 from engine.logging import print_line
+from engine.processes.cluster import world_info_from_env
+from engine.processes.distributed import init_distributed
 from engine.runs.directory import RunDirectory
 from engine.tasks.registry import TASKS
 
@@ -48,11 +51,16 @@ def damaged_files(run: RunDirectory) -> list[Path]:
     return []
 
 
+def set_aside(file: Path) -> None:
+    aside = file.with_name(f"{file.name}.damaged")
+    file.replace(aside)
+    print_line(f"{file} cannot be used; it is now {aside}.")
+
+
 def repair(run: RunDirectory) -> None:
-    for file in damaged_files(run):
-        aside = file.with_name(f"{file.name}.damaged")
-        file.replace(aside)
-        print_line(f"{file} cannot be used; it is now {aside}.")
+    with init_distributed(world_info_from_env(os.environ), "repair") as group, group.main_process_first():
+        for file in damaged_files(run):  # on the other processes, none is left
+            set_aside(file)
     config = run.config()
     train.main(dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(run.directory))))
 

@@ -33,10 +33,7 @@ def entry(name: str) -> str:
     exported = getattr(cbam, name)
     is_plain = inspect.isclass(exported) and issubclass(exported, Exception)
     signature = "" if is_plain else re.sub(r" -> None$", "", str(inspect.signature(exported)))
-    signature = re.sub(
-        r"torch\.nn\.modules\.module\.|collections\.abc\.|cbam\.\w+\.|\btorch\.(?=Tensor)", "", signature
-    )
-    code = f"```python\ncbam.{name}{signature}\n```"
+    code = f"```python\ncbam.{name}{_MODULES.sub('', signature)}\n```"
     return f"## {name}\n\n{code}\n\n{text(inspect.getdoc(exported) or '')}\n"
 
 

@@ -99,6 +99,19 @@ def test_a_random_start_is_not_calibrated(command: Command, folders: Path, weigh
     )
 
 
+def test_weights_that_are_not_finite_end_in_one_line(
+    command: Command, folders: Path, weights: str, tmp_path: Path
+) -> None:
+    state = torch.load(weights.removeprefix("model.weights="), weights_only=True)
+    state["features.1.block.0.0.weight"][0] = torch.inf
+    torch.save(state, tmp_path / "broken.pt")
+    assert_one_line(
+        command("train.py", *arguments(folders, *MODEL, "model.weights=broken.pt")),
+        "Attention cannot be calibrated. The feature map at the gate 'features.1.block",
+        "is not finite; check the weights and the images.",
+    )
+
+
 def as_an_earlier_version_wrote_it(run: Path) -> None:
     """Remove what runs of earlier versions lack from a run without calibration."""
     config = (run / "config.yaml").read_text()

@@ -28,7 +28,7 @@ class GateMovement:
 
     Attributes:
         mean, largest: of |gate / start - 1|, where `start` is the gate's mean at the start of the run: 0 if the gate
-            does what it did then.
+            does what it did then. Of a channel that was 0 for every image, as hard sigmoids can be, it is the gate.
         saturation: share of the values below 0.02 or above 0.98.
         means: mean value in each channel.
     """
@@ -84,7 +84,8 @@ class _Sums:
         total = channels.sum(1, dtype=torch.float64)
         moved = torch.zeros_like(channels)
         if self.start is not None:
-            moved = (channels / torch.tensor(self.start, device=gate.device)[:, None] - 1).abs()
+            start = torch.tensor(self.start, device=gate.device)[:, None]
+            moved = torch.where(start == 0, channels, (channels / start - 1).abs())
         is_saturated = (gate < LOWEST) | (gate > HIGHEST)
         values = torch.stack([moved.sum(dtype=torch.float64), is_saturated.sum().double(), moved.max().double()])
         self.count += gate.numel()

@@ -9,6 +9,7 @@ Row = Mapping[str, Any]
 TOLERANCE = 0.05  # largest difference from a published metric, in points, that is not a pipeline error
 DAGGER = "†"  # marks rows that were trained with another recipe
 NOTHING = "-"  # a cell without a value
+STATIC = "-static_gates"  # ends the attention's label of a row with static gates
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def network(row: Row) -> str:
 def kind(row: Row) -> str:
     """Return the kind of attention, without its options."""
     return str(row["attention"]).partition("-")[0]
+
+
+def is_static(row: Row) -> bool:
+    """Return whether a row is a control with static gates, compared with the same network with its own gates."""
+    return str(row["attention"]).endswith(STATIC)
 
 
 def attention(row: Row) -> str:
@@ -90,12 +96,17 @@ def lr_factor(row: Row) -> str:
 
 def gate_distance(row: Row) -> str:
     """Format the gates' distance from the identity in tables of earlier versions, which have no saturation."""
-    return "" if "gate_saturation_mean" in row else _gate_movement(row)
+    return "" if _has_saturation(row) else _gate_movement(row)
 
 
 def gate_movement(row: Row) -> str:
     """Format the gates' movement from their start: the mean, and the largest value."""
-    return _gate_movement(row) if "gate_saturation_mean" in row else ""
+    return _gate_movement(row) if _has_saturation(row) else ""
+
+
+def _has_saturation(row: Row) -> bool:
+    """Return whether a row's runs recorded the saturation of the gates; those of earlier versions did not."""
+    return row.get("gate_saturation_mean") is not None
 
 
 def _gate_movement(row: Row) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.comparison.columns import kind
+from engine.comparison.columns import is_static, kind
 from engine.errors import UserError
 from engine.tasks.crossed_model import CONFIDENCE, CrossedDifference, Outcome, holm
 from engine.tasks.paired_stats import standard_deviation
@@ -106,11 +106,12 @@ def _direct_pairs(rows: Sequence[Row], runs: Sequence[Row], requested: Sequence[
 def _of_kinds(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     """Yield the pairs of different kinds of attention on the same backbone with the same learning rate factor.
 
-    Each kind is represented by the row with its default options, or by its only row.
+    Each kind is represented by the row with its default options, or by its only row; rows with static gates do not
+    count.
     """
     settings: dict[tuple, dict[str, list[int]]] = {}
     for position, row in enumerate(rows):
-        if kind(row) != "none":
+        if kind(row) != "none" and not is_static(row):
             settings.setdefault(_setting(row), {}).setdefault(kind(row), []).append(position)
     for kinds in settings.values():
         chosen = []

@@ -4,8 +4,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engine.comparison.columns import DAGGER, TOLERANCE, attention, is_as_published, lr_factor, marked, network
-from engine.comparison.static_gates import IMAGES, SUFFIX
+from engine.comparison.columns import (
+    DAGGER,
+    TOLERANCE,
+    attention,
+    is_as_published,
+    is_static,
+    lr_factor,
+    marked,
+    network,
+)
+from engine.comparison.static_gates import IMAGES
 from engine.comparison.view import VIEWS, View
 
 Row = dict[str, Any]
@@ -23,7 +32,7 @@ def table_notes(table: Table) -> list[str]:
             "over seeds.",
             *_decision(table),
         ]
-    if any(row["attention"].endswith(SUFFIX) for row in table["rows"]):
+    if any(map(is_static, table["rows"])):
         notes.append(
             f"In the rows with static_gates, each gate is replaced by its mean over at most {IMAGES} training images: "
             "a channel gate by one value per channel, a spatial gate by one value per position. Their difference is "

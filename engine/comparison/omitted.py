@@ -12,18 +12,21 @@ from engine.runs.directory import RunDirectory
 Row = dict[str, Any]
 
 
-def omitted_runs(config: EvaluateConfig, compared: Sequence[Path], table: Path) -> list[Row]:
+def omitted_runs(config: EvaluateConfig, compared: Sequence[Path], damaged: Sequence[Path], table: Path) -> list[Row]:
     """Return the run directories that a table omits, each with the reason.
 
     Args:
         compared: directories of the runs in the table.
+        damaged: directories of the runs that would be in it, but cannot be used.
         table: table.json of the previous evaluation, which may not exist.
 
     Returns:
-        Items with `source` and `reason`: `unfinished`, `not named in runs=`, or `in the previous table only`.
+        Items with `source` and `reason`: `damaged`, `unfinished`, `not named in runs=`, or `in the previous table
+        only`.
     """
-    taken = {directory.resolve() for directory in compared}
-    omitted = [
+    taken = {directory.resolve() for directory in (*compared, *damaged)}
+    omitted = [{"source": str(directory), "reason": "damaged"} for directory in damaged]
+    omitted += [
         {"source": str(directory), "reason": reason}
         for directory, reason in _found(config)
         if directory.resolve() not in taken

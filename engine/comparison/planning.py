@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.comparison.columns import is_static
 from engine.comparison.compare import SCHEMA
 from engine.errors import UserError
 from engine.tasks.crossed_model import CONFIDENCE, squared_half_width
@@ -75,7 +76,7 @@ def read_pilot(directory: Path, attention: str | None) -> Pilot:
 
     Args:
         directory: folder with table.json.
-        attention: label of the attention whose contrasts are used; None for all.
+        attention: label of the attention whose contrasts are used; None for all but the controls with static gates.
 
     Raises:
         UserError: if there is no such table, or it has no contrast with at least two seeds.
@@ -88,7 +89,7 @@ def read_pilot(directory: Path, attention: str | None) -> Pilot:
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         raise UserError(f"{file} is not a table of this version; run python scripts/render_table.py {directory}.")
     rows = [row for row in table["rows"] if row.get("detectable") is not None]
-    rows = [row for row in rows if attention in (None, row["attention"])]
+    rows = [row for row in rows if (not is_static(row) if attention is None else row["attention"] == attention)]
     if not rows:
         which = "" if attention is None else f" of attention={attention}"
         raise UserError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from engine.comparison.columns import STATIC
 from engine.comparison.entry import GATE_VALUES, TableEntry
 from engine.errors import UserError
 from engine.processes.distributed import ProcessGroup
@@ -19,7 +20,6 @@ from engine.tasks.base import AnyDataset, Task
 from engine.tasks.training_images import TrainingImages
 
 IMAGES = 512  # training images for the means; all if there are fewer
-SUFFIX = "-static_gates"
 
 # For each gate, by name, its mean over images, [1, ...] on the CPU, by its shape for one image. Coordinate attention
 # calls its gate twice, with different shapes.
@@ -60,7 +60,7 @@ def _static(entry: TableEntry, gates: Gates, images: TrainingImages, group: Proc
     for name, gate in gates(model).items():
         gate.register_forward_hook(_Constant(means[name]))
     row = entry.row | {
-        "attention": f"{entry.row['attention']}{SUFFIX}",
+        "attention": f"{entry.row['attention']}{STATIC}",
         "static_of": entry.row["attention"],
         "recorded": None,
         "published": None,

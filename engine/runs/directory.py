@@ -24,6 +24,9 @@ from engine.runs.identity import mismatches, recorded_label, result_config, with
 
 log = logging.getLogger("run")
 
+# Keys of a record on the calibration of attention, which is measured once, before the first step.
+CALIBRATION_FACTS = ("calibration_images", "scales_sha256")
+
 
 def repair_advice(directory: Path) -> str:
     """Return the sentence on what to do about a damaged file that follows from the last checkpoint."""
@@ -152,9 +155,13 @@ class RunDirectory:
             checkpoint.save(self._described(state, config), self.best)
 
     def _described(self, state: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-        """Return a state with the configuration and the names of the classes, by which another run matches the head."""
-        names = {"class_names": self.record()["class_names"]} if self.record_file.is_file() else {}
-        return {**state, **names, "identity": result_config(config)}
+        """Return a state with the configuration, and with what is needed from a record that may be lost.
+
+        By the names of the classes, another run matches the head.
+        """
+        record = self.record() if self.record_file.is_file() else {}
+        kept = {key: record[key] for key in ("class_names", *CALIBRATION_FACTS) if key in record}
+        return {**state, **kept, "identity": result_config(config)}
 
     def load_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """Return the newest readable state, or None if there is no checkpoint yet.

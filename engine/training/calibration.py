@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from torch import nn
 
+from engine.errors import UserError
 from engine.processes.distributed import ProcessGroup
 from engine.tasks.training_images import TrainingImages
 
@@ -25,11 +26,17 @@ def calibrate(
 
     Args:
         measuring: yields the scales, which are complete after the context.
+
+    Raises:
+        UserError: if a feature map is not finite, or a gate does not run.
     """
     scales: Scales = {}
     if group.is_main_process:
-        with measuring(model) as scales:
-            images.run(model)
+        try:
+            with measuring(model) as scales:
+                images.run(model)
+        except ValueError as error:
+            raise UserError(f"Attention cannot be calibrated. {error}") from error
     scales = group.broadcast_object(scales)
     set_scales(model, scales)
     return scales

@@ -22,11 +22,14 @@ from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
 from engine.processes.distributed import ProcessGroup
 from engine.runs import checkpoint, environment
-from engine.runs.directory import RunDirectory
+from engine.runs.directory import CALIBRATION_FACTS, RunDirectory
 from engine.tasks.base import AnyDataset
 from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 from engine.training.validation import Validation
+
+# Measurements of a finished run. They are kept if one of its files is computed again.
+_MEASURED = ("train_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
 
 # Recipes whose learning rate or frozen parts assume a trained network.
 FINE_TUNING = ("finetune", "finetune_modern", "convnext_finetune", "attention_only")
@@ -123,7 +126,7 @@ def start_or_resume(run: RunDirectory, trainer: Trainer, record: dict[str, Any],
     _log_setup(config, run, record)
     state = trainer.group.broadcast_object(run.load_state(config) if run.writes else None)
     if state is not None:
-        record = record | _earlier_starts(run, record)
+        record = record | _earlier_starts(run, record, state)
         try:
             trainer.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -171,12 +174,13 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
 def _resources(trainer: Trainer) -> dict[str, float | int | None]:
     """Return the time and memory of a finished training.
 
-    `train_seconds` is over all starts of the run; `step_seconds`, the median of the steps, and the peaks of memory in
-    bytes are of the last start and of this process. They are None where nothing was measured.
+    `train_seconds` is over all starts of the run, and missing if no start measured it, as those of earlier versions.
+    `step_seconds`, the median of the steps, and the peaks of memory in bytes are of the last start and of this process.
+    They are None where nothing was measured.
     """
     peak = torch.cuda.max_memory_allocated(trainer.device) if trainer.device.type == "cuda" else None
     return {
-        "train_seconds": trainer.seconds,
+        **({"train_seconds": trainer.seconds} if trainer.seconds else {}),
         "step_seconds": statistics.median(trainer.step_seconds) if trainer.step_seconds else None,
         "peak_device_memory": peak,
         "peak_process_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -246,8 +250,12 @@ def warn_of_saturated_gates(movement: GateMovement) -> None:
         )
 
 
-def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]:
+def _earlier_starts(run: RunDirectory, record: dict[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that only earlier starts of a run recorded.
+
+    Args:
+        record: result of `initial_record`.
+        state: checkpoint that the run resumes from.
 
     Raises:
         UserError: if the images or the number of processes differ from those of the first start.
@@ -257,7 +265,7 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
             f"{run.record_file} is missing and is written again from the checkpoint. The images and the environment of "
             "earlier steps are not known."
         )
-        return {}
+        return {key: state[key] for key in CALIBRATION_FACTS if key in state}
     before = run.record()
     if before.get("data_fingerprint") != record["data_fingerprint"]:
         raise UserError(
@@ -283,7 +291,7 @@ def _earlier_starts(run: RunDirectory, record: dict[str, Any]) -> dict[str, Any]
         "start_weights_sha256": before["start_weights_sha256"],
         "backbone_start_sha256": before.get("backbone_start_sha256"),  # None in a run of an earlier version
         "start_weights_loading": before.get("start_weights_loading"),  # the same
-        **{key: before[key] for key in ("calibration_images", "scales_sha256") if key in before},
+        **{key: before[key] for key in (*CALIBRATION_FACTS, *_MEASURED) if key in before},
         "earlier_origins": earlier,
     }
 

@@ -47,16 +47,6 @@ def layer_names(net: nn.Module) -> list[str]:
     return [name for name, module in net.named_modules() if isinstance(module, AttentionLayer)]
 
 
-def gate_gains(net: nn.Module) -> dict[str, float]:
-    """Return the gain of each of `cbam.gates`: 2 if its layer has the gain of the identity start, otherwise 1.
-
-    A gate times its gain is 1 where the gate leaves the map unchanged.
-    """
-    layers = {name.removesuffix(".attention"): module for name, module in net.named_modules()}
-    owners = {gate: layers[gate.rpartition(" ")[0]] for gate in cbam.gates(net)}
-    return {gate: layer.gate_gain() for gate, layer in owners.items() if isinstance(layer, AttentionLayer)}
-
-
 def plain_state(net: nn.Module) -> dict[str, Tensor]:
     """Return the state dict of a network without the parameters and buffers of its attention."""
     prefixes = tuple(f"{name}." for name in layer_names(net))

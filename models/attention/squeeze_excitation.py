@@ -52,8 +52,5 @@ class SELayer(AttentionLayer, ScaledGate):
     def gates(self) -> dict[str, nn.Module]:
         return {"channel": self.se.scale_activation}
 
-    def gate_gain(self) -> float:
-        return 1.0 if float(self.gain) == 1 else 2.0
-
 
 KIND = Kind("se", SELayer, defaults(SELayer))

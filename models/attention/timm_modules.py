@@ -85,9 +85,6 @@ class TimmLayer(AttentionLayer):
         """Return the gate. Coordinate attention and ELA call it twice, for the rows and for the columns."""
         return {self.gate: self.module.get_submodule("gate.gate")} if self.gate else {}
 
-    def gate_gain(self) -> float:
-        return float(self.module.get_buffer("gate.gain")) if self.gate else 1.0
-
 
 class _GateWithGain(nn.Module):
     """A gate times a constant: 1, or 2 at the identity start. The gate is smaller than the feature map."""

@@ -1,9 +1,11 @@
 """ImageNet's archives: the official ones, the same packed again by class, and those of Hugging Face."""
 
+import gzip
 import io
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -50,6 +52,7 @@ def _archives(source: Path, official: str, pattern: str) -> list[Path]:
 def _unpack(archive: Path, folder: Path, classes: Mapping[str, str]) -> list[str]:
     """Unpack an archive into class folders, and return the names of what is damaged in it."""
     damaged = []
+    unpacked: list[Path] = []
     try:
         with _open(archive) as members:
             total = _CLASSES if folder.name == "train" else _VAL_IMAGES
@@ -63,9 +66,15 @@ def _unpack(archive: Path, folder: Path, classes: Mapping[str, str]) -> list[str
                 named = image_name(member.name, classes)
                 if named is None:
                     raise UserError(_unknown(archive, member.name))
-                if not (folder / named[0] / named[1]).exists():
-                    _write(folder / named[0] / named[1], content.read())
+                unpacked.append(folder / named[0] / named[1])
+                if not unpacked[-1].exists():
+                    _write(unpacked[-1], content.read())
+            _require_checksum(members)
     except (tarfile.TarError, EOFError):
+        damaged.append(str(archive))
+    except (zlib.error, gzip.BadGzipFile):
+        for image in unpacked:  # any of them may be damaged, and would not be written again
+            image.unlink(missing_ok=True)
         damaged.append(str(archive))
     return damaged
 
@@ -141,6 +150,16 @@ def _open(archive: Path) -> tarfile.TarFile:
         with archive.open("rb") as file:
             _require_end(file)
     return tarfile.open(archive)
+
+
+def _require_checksum(members: tarfile.TarFile) -> None:
+    """Read a compressed archive to its end, where its checksum is compared: tarfile does not.
+
+    Raises:
+        gzip.BadGzipFile: if it differs.
+    """
+    while members.fileobj is not None and members.fileobj.read(1 << 20):
+        pass
 
 
 def _require_end(archive: IO[bytes]) -> None:

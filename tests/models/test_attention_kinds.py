@@ -52,9 +52,6 @@ class Halves(cbam.AttentionLayer):
     def gates(self):
         return {"channel": self.gate}
 
-    def gate_gain(self):
-        return 2.0 if self.doubled else 1.0
-
 class Smaller(nn.Module):
     def __init__(self, channels):
         super().__init__()
@@ -151,26 +148,25 @@ def test_it_learns_from_the_identity(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gates_are_one_times_their_gain_at_the_identity(kind: str) -> None:
+def test_gates_are_a_half_at_the_identity(kind: str) -> None:
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
     layer = models.ATTENTION_KINDS[kind].layer(16, options(kind))
     cbam.insert_layer(net, "1", lambda _channels: layer, image_size=32)
-    for start, gain in (("random", 1.0), ("identity", 2.0)):
+    for start in ("random", "identity"):
         if start == "identity":
             layer.init_identity_()
         with record_gates(cbam.gates(net)) as values:
             net(torch.randn(2, 3, 12, 10))
-        assert values.keys() == models.gate_gains(net).keys()
-        assert all(found == gain for found in models.gate_gains(net).values())
+        assert values.keys() == cbam.gates(net).keys()
         for value in values.values():
             assert 0 < value.min() <= value.max() < 1
-            assert start == "random" or torch.all(value * gain == 1)
+            assert start == "random" or torch.all(value == 0.5)
     assert bool(values) == (kind not in ("gca", "lcbam", "custom"))
 
 
 def test_own_attention_with_its_own_start() -> None:
     net = models.build("resnet18", "custom", num_classes=2, start="identity", factory="own_attention:Halves")
-    assert set(models.gate_gains(net).values()) == {2.0}
+    assert len(models.gates(net)) == 8
     assert not any(isinstance(module, BlendedLayer) for module in net.modules())
     x = torch.randn(1, 3, 32, 32)
     expected = models.build("resnet18", num_classes=2)

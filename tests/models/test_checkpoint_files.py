@@ -110,6 +110,13 @@ def test_a_key_chooses_the_weights(tmp_path: Path) -> None:
         built(content, tmp_path, weights_key="ema")
 
 
+def test_a_key_chooses_the_training_weights_of_a_run_with_an_average(tmp_path: Path) -> None:
+    content = {"model": AVERAGE, "training_model": RAW, "identity": {"model.attention": "none"}}
+    assert torch.equal(built(content, tmp_path).fc.weight, AVERAGE["fc.weight"])
+    assert torch.equal(built(content, tmp_path, weights_key="model").fc.weight, AVERAGE["fc.weight"])
+    assert torch.equal(built(content, tmp_path, weights_key="training_model").fc.weight, RAW["fc.weight"])
+
+
 def test_two_networks_are_not_guessed(tmp_path: Path) -> None:
     content = {"state_dict": {**prefixed("encoder_q."), **prefixed("encoder_k.", AVERAGE)}}
     with pytest.raises(

@@ -1,5 +1,6 @@
 """The classes of a kept head: by name, not by position."""
 
+import argparse
 import json
 import logging
 from pathlib import Path
@@ -37,6 +38,14 @@ def test_outputs_follow_the_names(weights: dict[str, torch.Tensor], tmp_path: Pa
     assert torch.equal(kept.weight, weights["fc.weight"][[1, 2, 0]])
     assert torch.equal(kept.bias, weights["fc.bias"][[1, 2, 0]])
     assert torch.equal(head(["eel", "cat", "dog"], file).weight, weights["fc.weight"])
+
+
+def test_a_head_under_another_name_follows_the_names_too(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """As `nn.Sequential(nn.Dropout(), nn.Linear(512, 3))` in place of `fc`, beside the arguments of a program."""
+    nested = {key.replace("fc.", "fc.1."): value for key, value in weights.items()}
+    file = tmp_path / "w.pt"
+    torch.save({"model": nested, "class_names": ["eel", "cat", "dog"], "args": argparse.Namespace(lr=0.1)}, file)
+    assert torch.equal(head(NAMES, file).weight, weights["fc.weight"][[1, 2, 0]])
 
 
 def test_a_run_names_the_classes_of_its_checkpoint(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -28,10 +28,3 @@ def test_stages_of_resnet_are_the_papers() -> None:
 def test_last_norms_do_not_depend_on_attention(name: str) -> None:
     plain, attended = (models.build(name, attention=kind, num_classes=2) for kind in ("none", "cbam"))
     assert models.last_norms(plain, name) == models.last_norms(attended, name) != []
-
-
-def test_a_gate_times_its_gain_is_one_at_the_identity_start() -> None:
-    net = models.build("resnet18_cbam", num_classes=2, start="identity", output="residual")
-    assert set(models.gate_gains(net).values()) == {2.0}
-    assert models.gate_gains(net).keys() == models.gates(net).keys()
-    assert set(models.gate_gains(models.build("resnet18_se", num_classes=2)).values()) == {1.0}

@@ -47,7 +47,8 @@ def test_every_classifier_loads_its_published_layout(name: str) -> None:
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
         net = backbone.build(1000)
     state = published_layout(net.state_dict())
-    assert not weights.load(net, backbone, weights.StartWeights(state), new_head=False)
+    start = weights.with_own_names(weights.StartWeights(state), net, backbone)
+    assert not weights.load(net, backbone, start, new_head=False)
     report = weights.report(net)
     assert report is not None
     assert report.tensors == len(state)

@@ -236,6 +236,17 @@ def test_hugging_faces_archives_need_no_devkit(archives: Path, tmp_path: Path) -
     prepare(str(archives), str(tmp_path / "imagenet"))
     assert files(tmp_path / "imagenet") == files(expected)
 
+    whole = (archives / "train_images_1.tar.gz").read_bytes()
+    shutil.rmtree(tmp_path / "imagenet")
+    for position in (len(whole) // 2, len(whole) - 8):  # in the compressed data, and in their checksum
+        (archives / "train_images_1.tar.gz").write_bytes(whole[:position] + b"\xff" * 4 + whole[position + 4 :])
+        with pytest.raises(UserError, match=r"These archives are damaged: \S*train_images_1\.tar\.gz\. All others"):
+            prepare(str(archives), str(tmp_path / "imagenet"))
+        assert not list((tmp_path / "imagenet" / "train").glob("*/*_1.JPEG"))
+    (archives / "train_images_1.tar.gz").write_bytes(whole)
+    prepare(str(archives), str(tmp_path / "imagenet"))
+    assert files(tmp_path / "imagenet") == files(expected)
+
 
 def test_kaggles_list_replaces_the_devkit(archives: Path, tmp_path: Path) -> None:
     prepare(str(archives), str(tmp_path / "expected"))

@@ -7,19 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import models
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
+from tests.processes import start_ranks
 
 
 def damage(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:200])
 
 
-def files(run: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Return the record, without what a resumed run adds, and the predictions."""
+# What only the record has; of the seconds, a checkpoint has those until it was written.
+MEASURED = ("train_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
+
+
+def files(run: Path, lost: str = "") -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """Return the record, without what a resumed run adds and a lost record takes along, and the predictions."""
     record = json.loads((run / "record.json").read_text())
     assert record.pop("earlier_origins", []) == []
+    assert record["train_seconds"] > 0
+    if lost == "record.json":
+        record = {key: value for key, value in record.items() if key not in MEASURED}
     arrays = np.load(run / "predictions.npz")
     return record, {name: arrays[name].tolist() for name in arrays.files}
 
@@ -36,7 +46,7 @@ def run(command: Command, folders: Path, tmp_path: Path) -> Path:
 
 
 def test_the_training_command_computes_lost_files_again(command: Command, folders: Path, run: Path) -> None:
-    before = files(run)
+    before = {name: files(run, name) for name in ("", "record.json")}
     lost: list[tuple[str, str]] = [
         ("predictions.npz", "run/predictions.npz of a finished run is missing and is computed again."),
         ("checkpoint/last.pt", "run/checkpoint/last.pt of a finished run is missing and is computed again."),
@@ -47,7 +57,7 @@ def test_the_training_command_computes_lost_files_again(command: Command, folder
         done = command("train.py", *given(folders))
         assert (done.returncode, done.stderr) == (0, "")
         assert message in done.stdout
-        assert files(run) == before, name
+        assert files(run, name) == before.get(name, before[""]), name
     assert command("scripts/verify_run.py", "run").returncode == 0
     for checkpoint in (run / "checkpoint").iterdir():
         checkpoint.unlink()
@@ -55,18 +65,50 @@ def test_the_training_command_computes_lost_files_again(command: Command, folder
 
 
 def test_repair_run_sets_damaged_files_aside(command: Command, run: Path) -> None:
-    before = files(run)
     for name in ("predictions.npz", "record.json"):
+        before = files(run, name)
         damage(run / name)
         assert_one_line(command("scripts/verify_run.py", "run"), f"run/{name}", "`python scripts/repair_run.py run`")
         done = command("scripts/repair_run.py", "run")
         assert (done.returncode, done.stderr) == (0, "")
         assert f"run/{name} cannot be used; it is now run/{name}.damaged." in done.stdout
-        assert files(run) == before, name
+        assert files(run, name) == before, name
     done = command("scripts/repair_run.py", "run")
     assert "Nothing to do." in done.stdout
     damage(run / "config.yaml")
     assert_one_line(command("scripts/repair_run.py", "run"), "config.yaml is not a configuration")
+
+
+def test_two_processes_repair_a_run_of_two(folders: Path, tmp_path: Path) -> None:
+    def start(script: str, *given: str) -> list[str]:
+        done = [process.result() for process in start_ranks(2, script, [*given], tmp_path)]
+        assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 2
+        return [one.stdout for one in done]
+
+    start("train.py", *given(folders))
+    before = files(tmp_path / "run", "record.json")
+    damage(tmp_path / "run" / "record.json")
+    damage(tmp_path / "run" / "predictions.npz")
+    first, second = start("scripts/repair_run.py", "run")
+    assert ("it is now run/record.json.damaged" in first, "damaged" in second) == (True, False)
+    start("scripts/repair_run.py", "run")
+    assert files(tmp_path / "run", "record.json") == before
+
+
+def test_a_calibrated_run_without_its_record_keeps_its_row(command: Command, folders: Path, tmp_path: Path) -> None:
+    torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "weights.pt")
+    calibrated = [*given(folders), "model.weights=weights.pt", "attention.calibrate=8"]
+    assert command("train.py", *calibrated).returncode == 0
+    before = files(tmp_path / "run", "record.json")
+    (tmp_path / "run" / "record.json").unlink()
+    assert command("train.py", *calibrated).returncode == 0
+    record, _ = after = files(tmp_path / "run", "record.json")
+    assert (record["attention"], record["calibration_images"]) == ("cbam-calibrate.8", 8)
+    assert after == before
+    # A record that was lost before checkpoints kept this.
+    record = {key: value for key, value in record.items() if key not in ("calibration_images", "scales_sha256")}
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    assert command("scripts/verify_run.py", "run").returncode == 0
 
 
 @pytest.mark.parametrize("spoil", [damage, Path.unlink])
@@ -79,6 +121,7 @@ def test_a_damaged_run_does_not_stop_the_table_of_the_others(
     done = command("evaluate.py", *common, "runs=[plain,run]")
     assert_one_line(done, "1 of 2 runs are not in the table. The predictions run/predictions.npz cannot be read")
     assert "Without run: The predictions run/predictions.npz cannot be read" in done.stdout
-    (row,) = json.loads((tmp_path / "table" / "table.json").read_text())["runs"]
-    assert row["source"] == "plain"
+    table = json.loads((tmp_path / "table" / "table.json").read_text())
+    assert [run["source"] for run in table["runs"]] == ["plain"]
+    assert table["omitted"] == [{"source": "run", "reason": "damaged"}]
     assert_one_line(command("evaluate.py", *common, "runs=[run]"), "error: The predictions run/predictions.npz cannot")

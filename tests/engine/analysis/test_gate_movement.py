@@ -56,6 +56,16 @@ def test_a_run_of_an_earlier_version_started_at_the_identity() -> None:
     assert gather_movement(measured, ProcessGroup()).mean == {"a spatial": 0.5}
 
 
+def test_a_channel_that_starts_at_0_has_a_finite_movement() -> None:
+    gate = Fixed()
+    with measure_movement({"a channel": gate}, {"a channel": [0.0, 0.5]}) as measured:
+        gate(torch.tensor([0.0, 0.5])[None])
+        gate(torch.tensor([0.1, 0.5])[None])
+    found = gather_movement(measured, ProcessGroup())
+    assert found.largest["a channel"] == pytest.approx(0.1)
+    assert found.mean["a channel"] == pytest.approx(0.1 / 4)
+
+
 def test_saturation_is_the_share_of_values_near_0_and_1() -> None:
     gates = {"a spatial": Fixed(), "b spatial": Fixed()}
     with measure_movement(gates, None) as measured:

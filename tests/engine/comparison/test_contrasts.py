@@ -79,6 +79,18 @@ def test_requested_contrasts_replace_those_of_kinds() -> None:
         table(*variants, settings=Settings(contrasts=["cbam/eca"]))
 
 
+def test_static_gates_do_not_stand_for_their_kind() -> None:
+    variants = (*NETWORKS[:2], ("cbam-ratio.8", 0.25, SEEDS))
+    expected = table(*variants)[1]
+    rows, direct = table(*variants, ("cbam-ratio.8-static_gates", 0.25, SEEDS))
+    assert (
+        [(one["row"], one["against"]) for one in direct]
+        == [(2, 1)]
+        == [(one["row"], one["against"]) for one in expected]
+    )
+    assert rows[3]["difference"] is not None
+
+
 def test_equivalence_needs_a_margin_beyond_the_interval() -> None:
     wide, _ = table(*NETWORKS, settings=Settings(margin=6.0))
     assert wide[1]["verdict"] == "equivalent"
