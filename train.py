@@ -24,6 +24,7 @@ from torch import nn
 import models
 from engine import cli
 from engine.config.schemas import TrainConfig
+from engine.data.datasets import Dataset
 from engine.data.loader import EvalLoader, TrainLoader
 from engine.errors import UserError
 from engine.processes.cluster import world_info_from_env
@@ -32,6 +33,7 @@ from engine.processes.device import resolve_device
 from engine.processes.distributed import ProcessGroup, init_distributed
 from engine.runs import checkpoint
 from engine.runs.directory import RunDirectory
+from engine.tasks.classification import Classification
 from engine.tasks.registry import TASKS
 from engine.tasks.training_images import TrainingImages
 from engine.training import calibration, record
@@ -59,7 +61,8 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     with group.main_process_first():
         data = task.open()
     data.require_same_images(group)
-    task = task.for_training(data)
+    if isinstance(task, Classification) and isinstance(data, Dataset):
+        task = task.for_training(data)
     with group.main_process_first():
         # A started run has its own weights; the file with the start weights may no longer exist. Without a record, it
         # is read again for its digest.

@@ -230,6 +230,10 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
 def _sentence(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        backbone, _, kind = name.rpartition("_")
+        if group == "model" and backbone in presets.default_weights():
+            known = ", ".join(one for one in kinds() if one != "none")
+            return f"There is no model={name}: {backbone} has no attention '{kind}'; choose one of {known}."
         options = [*error.options, *(presets.models_with_attention() if group == "model" else [])]
         near = difflib.get_close_matches(name, options)
         guess = f"; perhaps {group}={' or '.join(near)}" if near else ""

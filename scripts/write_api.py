@@ -10,6 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from engine.processes.startup import prepare_process
+
+if __name__ == "__main__":
+    prepare_process()  # before the imports that take seconds
+
 import cbam
 from engine import cli
 from engine.logging import print_line

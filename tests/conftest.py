@@ -52,10 +52,11 @@ def no_process_left() -> Iterator[None]:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in class folders: three classes told apart by brightness, 16 training and 7 validation images each."""
     root = tmp_path_factory.mktemp("folders")
-    for split, per_class in (("train", 16), ("val", 7)):
+    for split, per_class, first_seed in (("train", 16, 0), ("val", 7, 50)):
         for label in range(3):
             for i in range(per_class):
-                write_image(root / split / f"class{label}" / f"{i}.JPEG", 60 + 70 * label, seed=100 * label + i)
+                seed = first_seed + 100 * label + i
+                write_image(root / split / f"class{label}" / f"{i}.JPEG", 60 + 70 * label, seed)
     return root
 
 

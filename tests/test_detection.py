@@ -89,7 +89,7 @@ def test_table_of_detectors_follows_from_detections(
         assert row["difference"] == pytest.approx(row["ap"] - table["rows"][0]["ap"]) if name else True
     assert "AP (%)" in done.stdout
     markdown = (tmp_path / "table" / "table.md").read_text()
-    assert "AP50 (%)" in markdown
+    assert "AP50 (%)" in (tmp_path / "table" / "details.md").read_text()
     assert command("scripts/render_table.py", "table").stdout.strip() == markdown.strip()
     file = tmp_path / "table" / "runs" / "faster_rcnn_small-mobilenet_v3_small_cbam_seed51.npz"
     arrays = dict(np.load(file))

@@ -33,9 +33,9 @@ def test_published_weights_need_no_run(command: Command, tmp_path: Path) -> None
     from tests.conftest import write_image
 
     root = tmp_path / "imagenet"
-    for label in range(1000):
+    for label, name in enumerate(models.imagenet_classes()):
         for split in ("train", "val"):
-            write_image(root / split / f"n{label:08d}" / "image.JPEG", 120, seed=label, height=8, width=8)
+            write_image(root / split / name / "image.JPEG", 120, seed=label, height=8, width=8)
     torch.manual_seed(0)
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     cached = _cached(entry, torchvision.models.resnet18(), tmp_path)

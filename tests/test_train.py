@@ -158,7 +158,7 @@ def test_killed_run_resumes_on_the_same_images_only(
     ("given", "complaint"),
     [
         (["model=nope"], "There is no model=nope. Run `python scripts/list_models.py` for a list."),
-        (["model=resnet50_cmab"], "There is no model=resnet50_cmab; perhaps model=resnet50_cbam or "),
+        (["model=resnet50_cmab"], "model=resnet50_cmab: resnet50 has no attention 'cmab'; choose one of cbam, se, "),
         (["model.name=nope"], "Unknown model 'nope'; choose one of resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it must be at least 1"),
@@ -179,7 +179,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.schedule=linear"], "recipe.schedule=linear is unknown; choose one of cosine, step"),
         ([], "Weights IMAGENET1K_V1 of resnet50 are not in"),
         (["model.weights=nowhere.pt"], "neither a file nor published for resnet50; published weights:"),
-        (["model=resnet18_cbam", "attention.kernel_size=4"], "kernel_size must be odd"),
+        (["model=resnet18_cbam", "model.weights=null", "attention.kernel_size=4"], "kernel_size must be odd"),
         (["runtime.device=cuda", "model.weights=null"], "torch sees no CUDA device; set"),
         (["run.dir=/proc/run", "model.weights=null", "recipe.batch_size=8"], "/proc/run cannot be written"),
         ([f"run.dir={'x' * 300}"], "xxx cannot be read (File name too long); set run.dir or run.root to a writable"),

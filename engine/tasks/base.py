@@ -124,10 +124,6 @@ class Task(ABC):
             UserError: if it cannot be read.
         """
 
-    def for_training(self, data: Any) -> Self:  # noqa: ARG002
-        """Return the task with what its loss needs of the training images."""
-        return self
-
     @property
     @abstractmethod
     def training_metrics(self) -> Mapping[str, float]:

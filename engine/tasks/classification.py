@@ -190,6 +190,7 @@ class Classification(Task):
         return open_dataset(self.data, needs_training_images)
 
     def for_training(self, data: Dataset) -> Self:
+        """Return the task with the number of classes and the class weights of a data set."""
         counted = replace(self.data, total_classes=self.data.total_classes or len(data.classes))
         if not self.balances:
             return replace(self, data=counted)

@@ -121,6 +121,9 @@ RUNS = {
     "recipes": 12,
     "recipes_small": 13,
     "attention_only_small": 10,
+    "calibrated_start": 9,
+    "lr_factor_trashnet": 27,
+    "lr_factor_tiny_imagenet": 86,
 }
 
 

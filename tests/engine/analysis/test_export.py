@@ -86,7 +86,7 @@ def test_export_requires_the_trained_network(command: Command, folders: Path) ->
 def test_export_refuses_weights_for_other_classes(command: Command, tmp_path: Path) -> None:
     torch.save(models.build("resnet18", num_classes=CLASSES).state_dict(), tmp_path / "ours.pt")
     done = command("scripts/export.py", "model=resnet18", "model.weights=ours.pt", "file=net.pt2")
-    assert_one_line(done, "The weights do not fit resnet18; reshaped: fc.bias, fc.weight")
+    assert_one_line(done, "The weights do not fit resnet18: they have no head (fc) for 1000 classes.")
 
 
 def test_an_export_to_an_unknown_format_is_one_line(command: Command) -> None:

@@ -48,9 +48,7 @@ def test_every_class_has_an_image_on_either_side(bare: Path) -> None:
 
 
 def test_a_folder_that_is_split_already_is_refused(folders: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"contains train/ and val/, which are not classes; leave out"
-    ):
+    with pytest.raises(UserError, match=r"contains train/ and val/, which are not classes; leave out"):
         open_dataset(replace(config(folders), val_fraction=0.2))
 
 
