@@ -122,7 +122,7 @@ def build_detector(
         raise ModelError(f"Unknown detector '{detector.architecture}'; choose one of {', '.join(_ASSEMBLE)}.")
     if at not in PLACES:
         raise ModelError(f"Unknown place of attention at='{at}'; choose one of {', '.join(PLACES)}.")
-    published = detector_weights.published_entry(detector.architecture, spec.name, detector.weights)
+    published = detector_weights.published_entry(detector.architecture, spec.name, detector.weights, read_weights)
     has_weights = bool(weights or detector.weights)
     start = start or ("identity" if has_weights else "random")
     seed = int(torch.randint(2**62, ()))  # seed of the detector's parameters, independent of attention's draws

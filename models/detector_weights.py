@@ -28,14 +28,17 @@ _PUBLISHED = {
 _PREDICTORS = ("roi_heads.box_predictor.", "head.classification_head.")
 
 
-def published_entry(architecture: str, backbone: str, weights: str | None) -> Published:
+def published_entry(architecture: str, backbone: str, weights: str | None, must_exist: bool = False) -> Published:
     """Return torchvision's entry (url, meta) for a detector's weights; None for a file or no weights.
 
+    Args:
+        must_exist: whether a file has to exist. That of a started run may have been deleted since.
+
     Raises:
-        ModelError: if the weights are neither published nor a file.
+        ModelError: if the weights are neither published nor a file that exists, with `must_exist`.
     """
     known = {entry.name: entry for entry in _PUBLISHED.get((architecture, backbone), ())}
-    if weights is None or weights in known or Path(weights).is_file():
+    if weights is None or weights in known or Path(weights).is_file() or not must_exist:
         return known.get(weights or "")
     raise ModelError(
         f"detector.weights={weights} is neither a file nor published for {architecture} on {backbone}; "

@@ -14,6 +14,7 @@ from models.attention import network as attention_layers
 from models.attention.registry import KINDS
 from models.errors import ModelError
 from models.registry import BACKBONES, BackboneSpec
+from models.weights import StartWeights
 
 STARTS = ("identity", "random")
 
@@ -117,13 +118,8 @@ def build(
         heads.require(net, head, num_classes)
     start_from, rest = None, {}
     if weights is not None:  # into the plain network, by its own rules
-        start_from = start_weights.read(backbone, net, weights, weights_key)
+        start_from = _start_weights(net, backbone, weights, weights_key, classes)
         start_weights.require_same_attention(start_from, weights, kind, options)
-        if classes is not None:
-            trained = head_classes.trained_classes(backbone, weights)
-            head_classes.arrange(
-                start_from.state, net.state_dict(), backbone.head_layers(net), trained, classes, weights
-            )
         rest = start_weights.load(net, backbone, start_from, new_head)
     layers: list[AttentionLayer] = []
     if kind != "none":
@@ -138,6 +134,17 @@ def build(
     if layers:
         cbam.check(net)
     return net
+
+
+def _start_weights(
+    net: nn.Module, backbone: BackboneSpec, weights: str, key: str | None, classes: Sequence[str] | None
+) -> StartWeights:
+    """Return start weights, with the outputs of their head in the order of the classes if these are given."""
+    found = start_weights.read(backbone, net, weights, key)
+    if classes is not None:
+        trained = head_classes.trained_classes(backbone, weights)
+        head_classes.arrange(found.state, net.state_dict(), backbone.head_layers(net), trained, classes, weights)
+    return found
 
 
 def _require_in_range(backbone: BackboneSpec, start: str | None, num_classes: int, image_size: int | None) -> None:

@@ -46,7 +46,7 @@ def files(table: Table, predictions: Sequence[Predictions | None]) -> dict[str, 
         contents["confusion.csv"] = _confusions(matrices, table["data"]["class_names"]).encode()
         shown = sorted(matrices, key=lambda one: one[0]["attention"] != "none")[:_PANELS]  # baselines first
         size = 3.2 * min(_COLUMNS, len(shown)), 0.3 + 3.3 * math.ceil(len(shown) / _COLUMNS)
-        pictures = rendered(size, lambda figure: _draw(figure, shown, table), forms=("png",))
+        pictures = rendered(size, lambda figure: _draw(figure, shown, len(matrices), table), forms=("png",))
         contents |= {f"confusion.{form}": content for form, content in pictures.items()}
     return contents
 
@@ -91,7 +91,8 @@ def _confusions(matrices: Sequence[tuple[Row, np.ndarray]], names: Sequence[str]
     return text.getvalue()
 
 
-def _draw(figure: "Figure", matrices: Sequence[tuple[Row, np.ndarray]], table: Table) -> None:
+def _draw(figure: "Figure", matrices: Sequence[tuple[Row, np.ndarray]], count: int, table: Table) -> None:
+    """Draw matrices, the first of a number of them."""
     columns = min(_COLUMNS, len(matrices))
     panels = figure.subplots(math.ceil(len(matrices) / columns), columns, squeeze=False).flat
     for number, axes in enumerate(panels):
@@ -99,7 +100,7 @@ def _draw(figure: "Figure", matrices: Sequence[tuple[Row, np.ndarray]], table: T
             _draw_matrix(axes, *matrices[number], table["data"]["class_names"])
         else:
             axes.set_axis_off()
-    left_out = len(table["rows"]) - len(matrices)
+    left_out = count - len(matrices)
     rest = f"; {left_out} more in confusion.csv" if left_out else ""
     figure.suptitle(f"{table['data']['name']}: share of a class's images (%), over all seeds{rest}", fontsize=9)
 

@@ -131,16 +131,7 @@ def compare(
     table = {
         "schema": SCHEMA,
         "task": config.data.task,
-        "data": {
-            "name": data.name,
-            "classes": len(data.classes),
-            "class_names": list(data.classes),
-            "train_images": len(data.train),
-            "val_images": len(data.val),
-            "fingerprint": data.fingerprint,
-            "trained_on": config.data.trained_on,
-            "groups": None if groups is None else len(set(groups.groups)),
-        },
+        "data": _facts(data, config.data.trained_on, groups),
         "settings": asdict(settings),
         "evaluated": {
             "precision": config.runtime.precision,
@@ -154,6 +145,20 @@ def compare(
     }
     evidence = [RunEvidence(p, entry.record, entry.config) for entry, p in zip(entries, predictions, strict=True)]
     return table, Evidence(evidence, groups)
+
+
+def _facts(data: AnyDataset, trained_on: str | None, groups: ImageGroups | None) -> Row:
+    """Return the table's facts on its data set."""
+    return {
+        "name": data.name,
+        "classes": len(data.classes),
+        "class_names": list(data.classes),
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "fingerprint": data.fingerprint,
+        "trained_on": trained_on,
+        "groups": None if groups is None else len(set(groups.groups)),
+    }
 
 
 def _require_trained_on(entries: Sequence[TableEntry], data: AnyDataset, config: EvaluateConfig) -> None:

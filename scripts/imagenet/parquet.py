@@ -67,7 +67,10 @@ class _Labels:
 
         Raises:
             UserError: if the file name contradicts the label.
+            IndexError: if the label is not that of a class; test splits have -1.
         """
+        if label < 0:
+            raise IndexError(f"label {label} is not that of a class")
         named = None if path is None else image_name(path, {})
         if self.is_imagenet:
             expected = imagenet_classes()[label]

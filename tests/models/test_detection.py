@@ -237,3 +237,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     torch.save({"backbone.other": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(models.ModelError, match=r"missing: .*; unexpected: backbone.other"):
         built(small("faster_rcnn", weights=str(tmp_path / "other.pt")), "resnet18")
+
+
+def test_a_started_run_does_not_need_the_file_with_its_start_weights() -> None:
+    detector = built(small("faster_rcnn", weights="gone.pt"), "resnet18", read_weights=False)
+    assert isinstance(detector, detection.FasterRCNN)
+    assert models.published_detector("faster_rcnn", "resnet18", "gone.pt") is None

@@ -13,6 +13,7 @@ import torchvision
 from scipy.io import savemat
 
 from engine.errors import UserError
+from scripts.imagenet import parquet
 from tests.conftest import script_module
 
 prepare_imagenet = script_module("prepare_imagenet")
@@ -246,6 +247,12 @@ def test_hugging_faces_archives_need_no_devkit(archives: Path, tmp_path: Path) -
     (archives / "train_images_1.tar.gz").write_bytes(whole)
     prepare(str(archives), str(tmp_path / "imagenet"))
     assert files(tmp_path / "imagenet") == files(expected)
+
+
+def test_an_image_without_a_label_is_not_of_the_last_class() -> None:
+    for labels in (parquet._Labels([], is_imagenet=True), parquet._Labels(["cat", "dog"], is_imagenet=False)):
+        with pytest.raises(IndexError, match="label -1 is not that of a class"):
+            labels.place(-1, None, "0.JPEG")
 
 
 def test_kaggles_list_replaces_the_devkit(archives: Path, tmp_path: Path) -> None:
