@@ -59,8 +59,6 @@ def main(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
     replaced = report.replaced_table(config, report.folder(config))
-    if replaced:
-        log.info(replaced)
     task = TASKS[config.data.task](config.data)  # type: ignore[call-arg]  # every task is a dataclass of its data
     with group.main_process_first():
         parts = open_parts(task, config)
@@ -93,7 +91,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     if group.is_main_process:
         part = parts[0].part  # empty unless the data set has several
         print_line(corruptions.write(tables, folder) if part else markdown.summary(tables[part]))
-        log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}.")
+        log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}{replaced}.")
     if problems:
         raise UserError(f"{len(problems)} of {len(directories)} runs are not in the table. {problems[0]}")
 
@@ -162,22 +160,24 @@ def published_entries(name: str, task: Task, config: EvaluateConfig, classes: Se
         )
     if isinstance(task, Detection):
         return published_detectors(name, task, config, classes)
-    return [published_network(name, task, config, len(classes))]
+    return [published_network(name, task, config, classes)]
 
 
-def published_network(name: str, task: Task, config: EvaluateConfig, data_classes: int) -> TableEntry:
+def published_network(name: str, task: Task, config: EvaluateConfig, data_classes: Sequence[str]) -> TableEntry:
     """Return the entry of a network without training, with its published weights, a file's or its function's.
 
     Args:
-        data_classes: number of classes of the data set.
+        data_classes: names of the data set's classes, into whose order the head of a file with class names is put.
     """
     weights = config.weights or default_weights(name)
     entry = models.published_entry(name, weights)
-    classes = transfer.trained_classes(config.data, data_classes) if entry is None else len(entry.meta["categories"])
-    if config.data.trained_on is None and data_classes != classes:
+    classes = (
+        transfer.trained_classes(config.data, len(data_classes)) if entry is None else len(entry.meta["categories"])
+    )
+    if config.data.trained_on is None and len(data_classes) != classes:
         raise UserError(
             f"The published weights of {name} have {classes} classes, but {config.data.label} has "
-            f"{data_classes}. Remove published=[{name}] or fine-tune it."
+            f"{len(data_classes)}. Remove published=[{name}] or fine-tune it."
         )
     model = models.build(
         name,
@@ -186,6 +186,7 @@ def published_network(name: str, task: Task, config: EvaluateConfig, data_classe
         new_head=False,
         image_size=config.data.image_size,
         weights_key=config.weights_key,
+        classes=data_classes if config.data.trained_on is None and Path(weights or "").is_file() else None,
     )
     transforms = models.transforms(name, weights)
     default = task.preprocessing(transforms, unmodified=True)

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +37,16 @@ def calibrate(net: nn.Module, images: Tensor | Iterable[Tensor] | None = None) -
 
     Args:
         net: a network with CBAM at the identity start.
-        images: preprocessed training images, [N, 3, H, W], or an iterable of such batches; about 100 images suffice.
-            Without images, scales are estimated from the weight and bias of the BatchNorm that attention follows.
+        images: preprocessed training images, floating point [N, 3, H, W], or an iterable of such batches, such as a
+            DataLoader of images and labels; about 100 images suffice. Without images, scales are estimated from the
+            weight and bias of the last BatchNorm in the module that attention follows.
 
     Returns:
         The scales by the name of their gate.
 
     Raises:
-        ValueError: if no gate is at the identity start, there are no images, a pooled value is not finite, or there is
-            no BatchNorm to estimate scales from.
+        ValueError: if no gate is at the identity start, there are no images or they are not floating point, a pooled
+            value is not finite, or there is no BatchNorm to estimate scales from.
     """
     with calibrating(net) as scales:
         if images is None:
@@ -111,8 +113,8 @@ class _Squares:
     def scale(self, name: str) -> list[float]:
         if self.total is None:
             raise ValueError(
-                f"The gate '{name}' did not run; give at least one image. Without images, attention has to follow a "
-                "BatchNorm."
+                f"The gate '{name}' did not run: there are no images, and no BatchNorm in the module that it follows "
+                "from which its scales could be estimated. Give about 100 training images."
             )
         rms = [math.sqrt(total / self.count) for total in self.total.tolist()]
         if not all(map(math.isfinite, rms)):
@@ -120,27 +122,39 @@ class _Squares:
         return [value * self.root or 1.0 for value in rms]  # 1 for a map of zeros
 
 
-def _run(net: nn.Module, batches: Iterable[Tensor]) -> None:
+def _run(net: nn.Module, batches: Iterable[Any]) -> None:
     device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
     with _evaluating(net), torch.no_grad():
         for batch in batches:
-            net(batch.to(device))
+            images = batch[0] if isinstance(batch, list | tuple) and batch else batch  # (images, labels)
+            if not (isinstance(images, Tensor) and images.is_floating_point()):
+                found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+                raise ValueError(f"images must be preprocessed floating point tensors [N, 3, H, W]; got {found}.")
+            net(images.to(device))
 
 
 def _run_layers(net: nn.Module) -> None:
     """Run attention on random maps whose values have the mean and variance that its BatchNorm gives them.
 
-    The values are normally distributed and independent between channels, which is not so in a network.
+    The values are normally distributed and independent between channels, and no activation follows the BatchNorm, which
+    is not so in every network.
     """
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
-        if isinstance(module, _BatchNorm) and module.affine and has_attention(module):
-            weight, bias = (values.detach()[:, None, None] for values in (module.weight, module.bias))
+        norm = _last_norm(module) if has_attention(module) else None
+        if norm is not None:
+            weight, bias = (values.detach()[:, None, None] for values in (norm.weight, norm.bias))
             within = torch.randn(_IMAGES, len(weight), _SIDE, _SIDE, generator=generator)
             between = torch.randn(_IMAGES, len(weight), 1, 1, generator=generator)
             values = math.sqrt(1 - _BETWEEN) * within + math.sqrt(_BETWEEN) * between
             with _evaluating(module), torch.no_grad():
                 module.get_submodule("attention")(bias + weight * values.to(weight))
+
+
+def _last_norm(module: nn.Module) -> _BatchNorm | None:
+    """Return the last BatchNorm with a weight in a module, or the module itself, without those of its attention."""
+    inside = [child for name, child in module.named_modules() if not f"{name}.".startswith("attention.")]
+    return next((norm for norm in reversed(inside) if isinstance(norm, _BatchNorm) and norm.affine), None)
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def select(content: Any, own: Collection[str], path: Path, key: str | None = Non
             raise ModelError(f"weights_key={key} is not in the weights file {path}; it contains {labels}.")
     most = max(chosen.found for chosen in found)
     best = [chosen for chosen in found if chosen.found == most]
-    if not most:  # the weights of another network; the largest, for the message that lists its names
+    if 2 * most < len(own):  # the weights of another network; the largest, for the message that lists its names
         best = [max(best, key=lambda chosen: len(chosen.state))]
     best = [chosen for chosen in best if chosen.is_average] or best
     best = [chosen for chosen in best if not chosen.prefix] or best

@@ -73,6 +73,17 @@ def test_a_files_weights_need_no_run(command: Command, folders: Path, tmp_path: 
     assert (row["model"], row["parameters"], row["published"]) == ("own_nets.net", 224 + 27, None)
     assert row["source"].startswith("own.pt (sha256 ")
     assert (table["data"]["train_images"], table["data"]["val_images"]) == (0, 21)
+    names, state = ["class2", "class1", "class0"], net.state_dict()
+    in_order = state | {f"4.{part}": state[f"4.{part}"].flip(0) for part in ("weight", "bias")}
+    torch.save({"state_dict": state, "class_names": names}, tmp_path / "named.pt")
+    torch.save(in_order, tmp_path / "in_order.pt")
+    ranked = [np.load(next((tmp_path / "results" / "small" / "runs").glob("*.npz")))["ranked"]]  # of own.pt
+    for file in ("named", "in_order"):
+        again = [f"weights={file}.pt", "runtime.workers=0", f"table.dir={file}"]
+        assert command("evaluate.py", *arguments, *again).returncode == 0
+        ranked.append(np.load(next((tmp_path / file / "runs").glob("*.npz")))["ranked"])
+    assert np.array_equal(ranked[1], ranked[2])
+    assert not np.array_equal(ranked[0], ranked[1])
     torch.save(torch.nn.Linear(8, 2).state_dict(), tmp_path / "other.pt")
     assert_one_line(command("evaluate.py", *arguments, "weights=other.pt"), "The weights do not fit own_nets:net")
 

@@ -171,7 +171,8 @@ def _require_trained_on(entries: Sequence[TableEntry], data: AnyDataset, config:
             )
         if entry.record.get("data_fingerprint", data.fingerprint) != data.fingerprint:
             raise UserError(
-                f"{entry.row['source']} was not trained on the images in {config.data.root}; set data.root."
+                f"{entry.row['source']} was not trained on the images in {config.data.root}; set data.root and the "
+                "other keys of data, such as data.val_fraction, as in its config.yaml."
             )
 
 

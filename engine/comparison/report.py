@@ -30,7 +30,7 @@ def folder(config: EvaluateConfig) -> Path:
 
 
 def replaced_table(config: EvaluateConfig, directory: Path) -> str:
-    """Return a sentence on the table of the same data set that a new one replaces; empty if there is none.
+    """Return the note on the table of the same data set that a new one replaces; empty if there is none.
 
     Raises:
         UserError: if the folder contains the table of another data set, or something else called table.json.
@@ -45,7 +45,7 @@ def replaced_table(config: EvaluateConfig, directory: Path) -> str:
         raise UserError(f"{file} is not a table of this program; set table.dir to another folder.") from None
     if name != config.data.label:
         raise UserError(f"{directory} contains the table of {name}; set table.dir to another folder for this one.")
-    return f"Replacing the table of {len(runs)} networks in {directory}."
+    return f"; this replaces a table of {len(runs)} runs"
 
 
 def write(table: Table, evidence: Evidence, directory: Path) -> str:

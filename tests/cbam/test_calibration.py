@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import cbam
 import models
@@ -179,7 +180,7 @@ def test_learned_attention_keeps_its_scale() -> None:
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [(lambda: [], "did not run; give at least one image"), (lambda: images() * math.nan, "is not finite")],
+    [(lambda: [], "did not run: there are no images"), (lambda: images() * math.nan, "is not finite")],
 )
 def test_a_failed_calibration_leaves_the_network_as_it_was(given: Callable[[], Any], message: str) -> None:
     net = network()
@@ -217,8 +218,37 @@ def test_without_images_the_scales_follow_from_the_norm() -> None:
             assert 0.5 < estimate / value < 2
     without_norm = nn.Sequential(nn.Conv2d(3, 8, 3))
     cbam.insert(without_norm, after=["0"], image_size=20)
-    with pytest.raises(ValueError, match="Without images, attention has to follow a BatchNorm"):
+    with pytest.raises(ValueError, match="no BatchNorm in the module that it follows"):
         cbam.calibrate(without_norm)
+
+
+def test_without_images_the_last_norm_of_a_block_counts() -> None:
+    net, other = network(), network()
+    other.load_state_dict(net.state_dict())
+    block = nn.Sequential(nn.Sequential(*list(other)[:5]))
+    cbam.insert(net, after=["4"], image_size=20)
+    cbam.insert(block, after=["0"], image_size=20)
+    (of_norm, of_block) = (list(cbam.calibrate(one).values()) for one in (net, block))
+    assert of_norm == of_block
+
+
+def test_batches_of_images_and_labels_are_accepted() -> None:
+    nets = [network() for _ in range(2)]
+    for net in nets:
+        cbam.insert(net, after=["4"], image_size=20)
+    loader = DataLoader(TensorDataset(images(), torch.zeros(len(images()))), batch_size=2)
+    by_loader, at_once = cbam.calibrate(nets[0], loader), cbam.calibrate(nets[1], images())
+    for name, values in at_once.items():
+        assert by_loader[name] == pytest.approx(values)
+
+
+def test_other_images_are_refused() -> None:
+    net = network()
+    cbam.insert(net, after=["4"], image_size=20)
+    with pytest.raises(ValueError, match=r"preprocessed floating point tensors \[N, 3, H, W\]; got torch.uint8"):
+        cbam.calibrate(net, torch.zeros(2, 3, 20, 20, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="got str"):
+        cbam.calibrate(net, ["a.jpg"])  # type: ignore[list-item]
 
 
 def test_squeeze_and_excitation_is_calibrated_too() -> None:

@@ -191,3 +191,9 @@ def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(models.ModelError):
         models.build(NAME, weights=str(tmp_path / "weights.pkl"))
     assert not trace.exists()
+
+
+def test_the_weights_of_another_network_are_not_several_networks(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18(num_classes=CLASSES).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(models.ModelError, match=rf"The weights do not fit {NAME}; missing: .*unexpected: "):
+        models.build(NAME, weights=str(tmp_path / "other.pt"), num_classes=CLASSES)
