@@ -26,7 +26,7 @@ def convert_official(model: str, source: str, target: str) -> None:
     backbone, _ = factory.parse(model)
     net = backbone.build(1000)
     state = convert.convert(weights.read_file(Path(source), net.state_dict()).state)
-    start = weights.StartWeights(state)
+    start = weights.with_own_names(weights.StartWeights(state), net, backbone)
     rest = weights.load(net, backbone, start)
     options: dict[str, object] = {"mlp_bias": True, "spatial_norm": True}
     network.insert(net, "cbam", backbone.places(net), options, backbone.image_size)
