@@ -142,11 +142,8 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
         )
     # A bare folder of class folders is split; a folder with val/ alone is for evaluation.
     is_split = bool(config.val_fraction)
-    if is_split and (root / "train").is_dir() and (root / "val").is_dir():
-        raise UserError(
-            f"{root} contains train/ and val/, which are not classes; leave out data.val_fraction, or set data.root to "
-            f"{root / 'train'} to split its images."
-        )
+    if is_split:
+        _require_bare(root)
     has_train = needs_training_images or is_split or (root / "train").is_dir() or config.layout == "tiny_imagenet"
     train_folder = root if is_split else root / ("train" if has_train else "val")
     available = class_folder_names(train_folder)
@@ -182,6 +179,15 @@ def open_dataset(config: DataConfig, needs_training_images: bool = True) -> Data
     for line in found.warnings:
         log.warning(line)
     return Dataset(config.label, classes, train, val, found.fingerprint)
+
+
+def _require_bare(root: Path) -> None:
+    """Reject a folder that is split already."""
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        raise UserError(
+            f"{root} contains train/ and val/, which are not classes; leave out data.val_fraction, or set data.root to "
+            f"{root / 'train'} to split its images."
+        )
 
 
 def class_folder_names(folder: Path) -> list[str]:

@@ -20,8 +20,7 @@ prepare_imagenet = script_module("prepare_imagenet")
 prepare, DEVKIT = prepare_imagenet.prepare, prepare_imagenet.DEVKIT
 TRAIN, VAL = prepare_imagenet.TRAIN, prepare_imagenet.VAL
 WNIDS = ["n01440764", "n01443537", "n01484850"]
-ILSVRC_IDS = {3: "n01440764", 1: "n01443537", 2: "n01484850"}  # unordered, as in the devkit
-TRUTH = [1, 3, 3, 2, 1, 2]
+ILSVRC_IDS, TRUTH = {3: "n01440764", 1: "n01443537", 2: "n01484850"}, [1, 3, 3, 2, 1, 2]  # unordered, as in the devkit
 
 
 @pytest.fixture
