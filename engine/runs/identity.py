@@ -49,9 +49,9 @@ def mismatches(state: dict[str, Any], config: TrainConfig) -> list[str]:
 def recorded_label(record: Mapping[str, Any], config: TrainConfig) -> str:
     """Return the attention label of a run's record, as this version writes it."""
     label = current_label(record["attention"])
-    is_of_earlier_version = "calibration_images" not in record and "-calibrate." not in label
-    uncalibrated = config.attention_label.partition("-calibrate.")[1:]  # empty if that is the default
-    return "".join([label, *uncalibrated]) if is_of_earlier_version else label
+    is_of_earlier_version = "calibration_images" not in record
+    configured = config.attention_label
+    return configured if is_of_earlier_version and configured.replace("-calibrate.0", "") == label else label
 
 
 def current_label(attention: str) -> str:
