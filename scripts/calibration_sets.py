@@ -1,14 +1,15 @@
-"""Make the data sets of the sweeps calibrated_start, lr_factor_trashnet and lr_factor_tiny_imagenet, in class folders.
+"""Make the data sets of the sweeps trashnet, calibrated_start and lr_factor_*, in class folders.
 
     python scripts/calibration_sets.py trashnet=/path/to/trashnet tiny_imagenet=/path/to/tiny-imagenet-200 \
         into=data/calibration
 
-TrashNet has one folder for each of its six classes. Every fifth photograph of a class, in the order of the names, is a
-validation image of INTO/trashnet; of the others, 80 per class are its training images. INTO/trashnet_choice is for
-choosing settings: all of its images are training photographs, 80 per class for training and at most 50 others for
-validation. INTO/tiny_imagenet_choice is the same for classes 111 to 120 of Tiny ImageNet (100 and 50 training images
-per class), and INTO/tiny_imagenet_start has 300 and 10 training images of each of the classes 121 to 140, on which a
-network is trained first. The files are links.
+TrashNet (dataset-resized.zip of its repository, or a copy at another size) has one folder for each of its six classes.
+Every fifth photograph of a class, in the order of the names, is a validation image of INTO/trashnet_full and of
+INTO/trashnet. The training images are all others in INTO/trashnet_full, and 80 of them per class in INTO/trashnet.
+INTO/trashnet_choice is for choosing settings: all of its images are training photographs, 80 per class for training and
+at most 50 others for validation. INTO/tiny_imagenet_choice is the same for classes 111 to 120 of Tiny ImageNet (100
+and 50 training images per class), and INTO/tiny_imagenet_start has 300 and 10 training images of each of the classes
+121 to 140, on which a network is trained first. The files are links.
 """
 
 import shutil
@@ -31,7 +32,7 @@ TRAINING, CHOICE = 80, 50  # photographs of a class
 
 
 def make(trashnet: str, tiny_imagenet: str, into: str) -> None:
-    """Write the four data sets.
+    """Write the five data sets.
 
     Raises:
         UserError: if a source has an unexpected layout, or the target exists.
@@ -53,6 +54,7 @@ def link_trashnet(source: Path, target: Path) -> None:
         photographs = sorted(folder.iterdir())
         held_out = photographs[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
         training = [file for file in photographs if file not in held_out]
+        link(target / "trashnet_full", folder.name, training, held_out)
         link(target / "trashnet", folder.name, evenly(training, TRAINING), held_out)
         chosen = training[3::4]
         rest = [file for file in training if file not in chosen]

@@ -30,6 +30,8 @@ def test_no_image_is_in_two_splits(command: Command, tmp_path: Path) -> None:
     held_out = names(made / "trashnet" / "val" / "glass")
     assert held_out == set(photographs[4::5])
     training = names(made / "trashnet" / "train" / "glass")
+    assert names(made / "trashnet_full" / "val" / "glass") == held_out
+    assert names(made / "trashnet_full" / "train" / "glass") == set(photographs) - held_out
     chosen = names(made / "trashnet_choice" / "train" / "glass"), names(made / "trashnet_choice" / "val" / "glass")
     assert [len(part) for part in (training, *chosen)] == [80, 80, 50]
     assert not held_out & (training | chosen[0] | chosen[1])
