@@ -97,6 +97,7 @@ def compare(
     """Evaluate all entries in one pass over the validation images, which the processes share.
 
     Args:
+        entries: in the order of the rows, but that the plain network is the first of its backbone.
         omitted: result of `omitted_runs`, for the notes.
 
     Returns:
@@ -107,6 +108,7 @@ def compare(
     Raises:
         UserError: if a run was trained on different data, or with a different recipe from the other runs.
     """
+    entries = _plain_first(entries)
     if config.data.trained_on is None:
         _require_trained_on(entries, data, config)
     groups = None
@@ -145,6 +147,18 @@ def compare(
     }
     evidence = [RunEvidence(p, entry.record, entry.config) for entry, p in zip(entries, predictions, strict=True)]
     return table, Evidence(evidence, groups)
+
+
+def _plain_first(entries: Sequence[TableEntry]) -> list[TableEntry]:
+    """Return the entries, the plain network first of each backbone: the recipe of others is compared with its."""
+    backbones = [(entry.row["model"], entry.row.get("detector")) for entry in entries]
+    return sorted(
+        entries,
+        key=lambda entry: (
+            backbones.index((entry.row["model"], entry.row.get("detector"))),
+            entry.row["attention"] != "none",
+        ),
+    )
 
 
 def _facts(data: AnyDataset, trained_on: str | None, groups: ImageGroups | None) -> Row:

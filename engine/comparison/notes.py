@@ -174,48 +174,58 @@ def _omitted(omitted: Sequence[Row]) -> Iterator[str]:
 
 
 def _row_notes(table: Table) -> list[str]:
-    notes = []
-    view = VIEWS[table["task"]]
+    """Return the notes on single rows; rows with the same note share it."""
+    named: dict[str, list[str]] = {}
     for row in table["rows"]:
         baseline = None if row["baseline"] is None else table["rows"][row["baseline"]]
-        notes += [*_partner_notes(row, baseline), *_facts(row, table["runs"], view, table["evaluated"])]
+        for text in (*_partner_notes(row, baseline), *_facts(row, VIEWS[table["task"]], table["evaluated"])):
+            named.setdefault(text, []).append(network(row))
     for one in table.get("direct", []):
         row, other = table["rows"][one["row"]], table["rows"][one["against"]]
         if not row["seeds"] == other["seeds"] == one["contrast_seeds"]:
-            name = f"{row['model']} {attention(row)} - {other['attention']}"
-            notes.append(f"{name}: the difference is over seeds {_listed(one['contrast_seeds'])}.")
-    return notes
+            text = f"the difference is over {_seed_list(one['contrast_seeds'])}."
+            named.setdefault(text, []).append(f"{row['model']} {attention(row)} - {other['attention']}")
+    notes = [f"{', '.join(names)}: {text}" for text, names in named.items()]
+    return [*notes, *_unlike_records(table)]
 
 
 def _partner_notes(row: Row, baseline: Row | None) -> Iterator[str]:
     """Yield which seeds have no partner."""
     if baseline is None:
         if row["attention"] != "none":
-            yield f"{network(row)} has no baseline with its seeds ({_listed(row['seeds'])})."
+            yield f"no baseline with {_seed_list(row['seeds'])}."
         return
     used = row["contrast_seeds"]
     if not row["seeds"] == baseline["seeds"] == used:
         yield (
-            f"{network(row)}: the difference is over seeds {_listed(used)}; its {_listed(row['seeds'])} and the "
-            f"baseline's {_listed(baseline['seeds'])} are averaged in their own cells."
+            f"the difference is over {_seed_list(used)}, the mean over {_seed_list(row['seeds'])}, and the baseline's "
+            f"mean over {_seed_list(baseline['seeds'])}."
         )
     if row["recipes_differ"]:
-        yield f"{network(row)}: its baseline was trained with another recipe."
+        yield "the baseline was trained with another recipe."
 
 
-def _facts(row: Row, runs: Sequence[Row], view: View, evaluated: Row) -> Iterator[str]:
-    """Yield deviations from the table's recipe, from published values and from records."""
-    name, primary = network(row), view.keys[0]
+def _facts(row: Row, view: View, evaluated: Row) -> Iterator[str]:
+    """Yield deviations from the table's recipe and from published values."""
     if row["recipe_deviation"]:
-        yield f"{DAGGER} {name} was trained differently: {row['recipe_deviation']}."
+        yield f"{DAGGER} trained with {row['recipe_deviation']}."
     if row["published_gap"] is not None:
         yield (
-            f"{name}: the published {view.metric} of the start weights is {row['published']:.2f}%; the measured one "
+            f"the published {view.metric} of the start weights is {row['published']:.2f}%; the measured one "
             f"differs by {row['published_gap']:+.2f} points, {_publication_verdict(row, evaluated['precision'])}."
         )
-    for run in (runs[i] for i in row["runs"]):
-        if run["recorded"] is not None and run["recorded"] != run[primary]:
+
+
+def _unlike_records(table: Table) -> Iterator[str]:
+    """Yield the runs whose metric is not that of their record."""
+    view = VIEWS[table["task"]]
+    for run in table["runs"]:
+        if run["recorded"] is not None and run["recorded"] != run[view.keys[0]]:
             yield f"{run['source']}: {view.metric} differs from {run['recorded']:.2f}% in its record."
+
+
+def _seed_list(seeds: Sequence[int | None]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {_listed(seeds)}"
 
 
 def _listed(seeds: Sequence[int | None]) -> str:

@@ -40,6 +40,6 @@ def test_every_run_that_a_table_lacks_is_named_with_the_reason(tmp_path: Path) -
         str(unnamed): "not named in runs=",
         str(deleted): "in the previous table only",
     }
-    table = {"task": "classification", "rows": [], "omitted": omitted}
+    table = {"task": "classification", "rows": [], "runs": [], "omitted": omitted}
     assert f"Not in this table (in the previous table only): {deleted}." in summary_notes(table)
     assert omitted_runs(config, [compared, unnamed, damaged], [], tmp_path / "none.json") == [omitted[1]]

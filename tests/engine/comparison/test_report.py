@@ -150,9 +150,12 @@ def test_a_run_of_other_classes_is_told_to_set_them(folders: Path) -> None:
 def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) -> None:
     alone = [entry("cbam", 51), entry(seed=52), entry("cbam", 52)]
     printed = report.write(*compare(folders, alone), tmp_path)
-    assert "resnet18 cbam: the difference is over seeds 52; its 51, 52 and the baseline's 52 are averaged" in printed
+    assert "cbam: the difference is over seed 52, the mean over seeds 51, 52, and the baseline's mean over" in printed
+    both = [entry(seed=51), entry(seed=52), entry("cbam"), entry("se")]
+    printed = report.write(*compare(folders, both), tmp_path)
+    assert "- resnet18 cbam, resnet18 se: the difference is over seed 51, the mean" in printed
     printed = report.write(*compare(folders, alone[:2]), tmp_path)
-    assert "resnet18 cbam has no baseline with its seeds (51)." in printed
+    assert "resnet18 cbam: no baseline with seed 51." in printed
     assert [cell["baseline"] for cell in cells(tmp_path)] == [None, None]
 
 
@@ -171,11 +174,22 @@ def test_runs_of_two_recipes_are_refused_and_named(folders: Path) -> None:
     assert baselines.config_mismatches(other_backbone, allow_mixed=False) == ["", ""]
 
 
+def test_the_plain_network_is_the_first_row_and_sets_the_recipe(folders: Path, tmp_path: Path) -> None:
+    others = [trained_with(entry("cbam"), recipe__lr=0.5), entry(model="vgg16"), entry()]
+    printed = report.write(*compare(folders, others, TableConfig(allow_mixed=True)), tmp_path)
+    assert [(row["model"], row["attention"]) for row in cells(tmp_path)] == [
+        ("resnet18", "none"),
+        ("resnet18", "cbam"),
+        ("vgg16", "none"),
+    ]
+    assert "resnet18 cbam: † trained with recipe.lr=0.5 (0.1 in runs/resnet18_none/seed51)." in printed
+
+
 def test_mixed_recipes_are_marked_in_every_form(folders: Path, tmp_path: Path) -> None:
     mixed = [entry(), entry("cbam"), trained_with(entry("cbam", errors=0.1), recipe__lr=0.5)]
     printed = report.write(*compare(folders, mixed, TableConfig(allow_mixed=True)), tmp_path)
     assert printed.count("cbam † |") == 1
-    assert "† resnet18 cbam was trained differently: recipe.lr=0.5 (0.1 in" in printed
+    assert "resnet18 cbam: † trained with recipe.lr=0.5 (0.1 in" in printed
     with (tmp_path / "table.csv").open() as file:
         assert [row["recipe_deviation"][:13] for row in csv.DictReader(file)] == ["", "", "recipe.lr=0.5"]
     assert r"cbam $^\dagger$ &" in (tmp_path / "table.tex").read_text()
