@@ -13,6 +13,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its color type
 # First row and column, and the steps between rows and columns, of an interlaced PNG's seven passes.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 _LARGEST_HEADER = 1 << 20  # bytes; an EXIF block is smaller
+_LONGEST_WINDOW = 1 << 15  # bytes, of zlib
 
 
 def png_damage(content: bytes) -> str | None:
@@ -22,7 +23,7 @@ def png_damage(content: bytes) -> str | None:
     chunk's checksum, and decompresses the pixel data to check their length, checksum and row filters.
     """
     header, pixels = b"", []
-    position = len(PNG)
+    position, previous = len(PNG), b""
     while position < len(content):
         if position + 12 > len(content):
             return "it is truncated"
@@ -32,13 +33,19 @@ def png_damage(content: bytes) -> str | None:
             return "it is truncated"
         if zlib.crc32(memoryview(content)[position + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             return f"the checksum of its {kind.decode('latin1')} chunk is wrong"
+        if (kind == b"IHDR") != (position == len(PNG)):
+            return "its header is not its first chunk"
         if kind == b"IHDR":
             header = content[position + 8 : end]
         elif kind == b"IDAT":
+            if pixels and previous != b"IDAT":  # ends the process too
+                return "other chunks interrupt its pixel data"
             pixels.append(content[position + 8 : end])
+        elif kind == b"acTL" and content[position + 8 : position + 12] > b"\0\0\0\1":  # the number of frames
+            return "it is an animation"
         elif kind == b"IEND":
             break
-        position = end + 4
+        position, previous = end + 4, kind
     if len(header) != 13 or not pixels:
         return "it lacks a header or pixel data"
     return _pixel_damage(header, b"".join(pixels))
@@ -53,19 +60,39 @@ def _pixel_damage(header: bytes, compressed: bytes) -> str | None:
     rows = [(-(-(height - y) // dy), -(-(width - x) // dx)) for y, x, dy, dx in passes if height > y and width > x]
     lengths = [(count, 1 + -(-columns * bits // 8)) for count, columns in rows]
     size = sum(count * length for count, length in lengths)
-    stream = zlib.decompressobj()
     try:
-        raw = np.frombuffer(stream.decompress(compressed, size + 1), dtype=np.uint8)
+        raw, is_whole = _decompressed(compressed, size, row=lengths[-1][1])
     except (zlib.error, MemoryError, OverflowError) as error:
         return f"its pixel data are damaged: {error}"
-    if len(raw) < size or (len(raw) == size and not stream.eof):
+    if len(raw) < size or not is_whole:
         return "its pixel data are incomplete"
+    filters = np.frombuffer(raw, dtype=np.uint8)
     start = 0
     for count, length in lengths:
-        if raw[start : start + count * length : length].max() > 4:
+        if filters[start : start + count * length : length].max() > 4:
             return "its pixel data are damaged: unknown filter"
         start += count * length
     return None
+
+
+def _decompressed(compressed: bytes, size: int, row: int) -> tuple[bytearray, bool]:
+    """Return the first `size` bytes of pixel data, or a few more, and whether the compressed stream has its end.
+
+    A stream whose header gives a shorter window than its references need is an error in the decoder, which decompresses
+    row by row. At once, references within the output would not be noticed.
+    """
+    window = 1 << ((compressed[0] >> 4) + 8) if compressed else 0
+    step = size + 1 if window >= min(size, _LONGEST_WINDOW) else row
+    stream = zlib.decompressobj(wbits=0)  # the window of the stream's own header
+    raw, rest = bytearray(), compressed
+    while not stream.eof:
+        part = stream.decompress(rest, step)
+        if not part:
+            break
+        rest = stream.unconsumed_tail
+        if len(raw) <= size:  # the decoder skips further rows
+            raw += part
+    return raw, stream.eof
 
 
 def orientation(content: bytes) -> int:

@@ -30,16 +30,48 @@ def png(image: PIL.Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def rewritten(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """A PNG whose pixel data are changed, with right checksums of the chunks."""
-    parts, position = [content[:8]], 8
+Chunks = list[tuple[bytes, bytes]]
+
+
+def chunks_of(content: bytes) -> Chunks:
+    chunks, position = [], 8
     while position < len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
-        data = content[position + 8 : position + 8 + length]
-        data = change(data) if kind == b"IDAT" else data
-        parts.append(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+        chunks.append((kind, content[position + 8 : position + 8 + length]))
         position += 12 + length
-    return b"".join(parts)
+    return chunks
+
+
+def png_of(chunks: Chunks) -> bytes:
+    """A PNG of these chunks, with right checksums."""
+    return PNG + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def rewritten(content: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """A PNG whose pixel data are changed, with right checksums of the chunks."""
+    return png_of([(kind, change(data) if kind == b"IDAT" else data) for kind, data in chunks_of(content)])
+
+
+def interrupted(content: bytes) -> bytes:
+    """A PNG whose pixel data are two chunks with a comment between them."""
+    header, (_, data), end = chunks_of(content)
+    return png_of([header, (b"IDAT", data[:50]), (b"tEXt", b"a\0b"), (b"IDAT", data[50:]), end])
+
+
+def short_window(content: bytes) -> bytes:
+    """A PNG whose compressed data refer back by 1,210 bytes, but promise at most 512, as some encoders do."""
+    random = np.random.default_rng(0)
+    ten_rows = b"".join(b"\0" + random.bytes(120) for _ in range(10))
+    data = zlib.compress((ten_rows * 3)[: 24 * 121])
+    return rewritten(content, lambda _: b"\x18\x19" + data[2:])
+
+
+def two_headers(content: bytes) -> bytes:
+    header, *rest = chunks_of(content)
+    smaller = struct.pack(">II", 40, 12) + header[1][8:]
+    return png_of([(b"IHDR", smaller), header, *rest])
 
 
 def one_wrong_byte(content: bytes) -> bytes:
@@ -58,6 +90,13 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda content: rewritten(content, lambda d: zlib.compress(zlib.decompress(d)[:-200])),
         "data are incomplete",
     ),
+    "too many rows without an end": (
+        lambda content: rewritten(content, lambda d: zlib.compress(zlib.decompress(d) * 2)[:-20]),
+        "data are incomplete",
+    ),
+    "interrupted data": (interrupted, "other chunks interrupt its pixel data"),
+    "short window": (short_window, "invalid distance too far back"),
+    "two headers": (two_headers, "its header is not its first chunk"),
     "unknown filter": (
         lambda content: rewritten(content, lambda d: zlib.compress(b"\x09" + zlib.decompress(d)[1:])),
         "unknown filter",
@@ -84,20 +123,30 @@ def test_intact_pngs_have_no_damage(mode: str, size: tuple[int, int]) -> None:
     assert png_damage(png(image) + b"after the end") is None
 
 
+def test_rows_beyond_the_last_are_skipped(tmp_path: Path) -> None:
+    content = png(picture())
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "long.png").write_bytes(rewritten(content, lambda d: zlib.compress(zlib.decompress(d) * 200)))
+    one, other = (transforms.decode(str(tmp_path / name)) for name in ("a.png", "long.png"))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("form", ["png", "gif", "webp"])
+def test_an_animation_is_an_error_not_its_first_frame(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.png"
+    picture().save(path, form, save_all=True, append_images=[picture().rotate(180)])
+    with pytest.raises(UnreadableImage, match=r"two\.png cannot be decoded \(.*[Aa]nimat"):
+        transforms.decode(str(path))
+
+
 def interlaced(width: int, height: int) -> bytes:
     """A gray PNG in Adam7's seven passes."""
     pixels = np.arange(width * height, dtype=np.uint8).reshape(height, width)
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     parts = [pixels[y::dy, x::dx] for y, x, dy, dx in passes]
     raw = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)),
-        (b"IDAT", zlib.compress(raw)),
-        (b"IEND", b""),
-    ]
-    return PNG + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
+    return png_of([(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 5), (13, 7)])
