@@ -99,13 +99,13 @@ def _order(trained: Sequence[str], classes: Sequence[str]) -> list[int] | None:
 
     Classes that are numbers are positions among the sorted names, as in copies of ImageNet with numbered folders.
     """
-    names = list(trained)
-    if set(classes) != set(names) and set(classes) == {str(number) for number in range(len(names))}:
-        ranked = sorted(names)
-        names = [str(ranked.index(one)) for one in names]
-    if set(classes) != set(names):
+    if set(classes) == set(trained):
+        return [trained.index(one) for one in classes]
+    numbers = [int(one) if one.isdecimal() else -1 for one in classes]  # perhaps with leading zeros
+    if sorted(numbers) != list(range(len(trained))):
         return None
-    return [names.index(one) for one in classes]
+    ranked = sorted(trained, key=int) if all(one.isdecimal() for one in trained) else sorted(trained)
+    return [trained.index(ranked[number]) for number in numbers]
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -67,11 +67,18 @@ def prepare(archives: str, target: str) -> None:
         _report(into, {})
     else:
         tar_archives.unpack(source, into)
-        count(into)
+        count(into, source)
 
 
-def count(target: Path) -> None:
-    """Raise UserError unless the folders contain all of ImageNet."""
+def count(target: Path, source: Path | None = None) -> None:
+    """Count the images.
+
+    Args:
+        source: folder of the archives, if they have just been unpacked.
+
+    Raises:
+        UserError: unless the folders contain all of ImageNet.
+    """
     found = {split: _images(target / split) for split in ("train", "val")}
     expected = {"train": TRAIN_IMAGES, "val": VAL_IMAGES}
     wrong = [
@@ -83,10 +90,13 @@ def count(target: Path) -> None:
     if not wrong and found["train"].keys() != found["val"].keys():
         wrong = [f"{target / 'train'} and {target / 'val'} contain different classes"]
     if wrong:
-        raise UserError(
-            f"{'; '.join(wrong)}. Rerun with archives=FOLDER, where FOLDER contains the downloads: it adds what is "
-            "missing."
-        )
+        remedy = "Rerun with archives=FOLDER, where FOLDER contains the downloads: it adds what is missing."
+        if source is not None:
+            remedy = (
+                f"All images in the archives of {source} are unpacked. For all of ImageNet-1K, download the archives "
+                "again, and move files that are not in them; a part can be used as it is, with data.total_classes."
+            )
+        raise UserError(f"{'; '.join(wrong)}. {remedy}")
     print_line(
         f"{target} is complete: {TRAIN_IMAGES:,} training and {VAL_IMAGES:,} validation images in {CLASSES:,} classes."
     )

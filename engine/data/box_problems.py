@@ -64,11 +64,11 @@ def require_sides(boxes: np.ndarray, sizes: np.ndarray, source: object) -> None:
         source: file of the annotations, for the message.
 
     Raises:
-        UserError: if most boxes exceed their image as sides, and all fit it as corners.
+        UserError: if at least half of the boxes exceed their image as sides, and all fit it as corners.
     """
     exceeds = (boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1)
     fits = ((boxes[:, 2:] <= sizes + 1) & (boxes[:, 2:] > boxes[:, :2])).all(axis=1)
-    if len(boxes) and 2 * exceeds.sum() > len(boxes) and fits.all():
+    if len(boxes) and 2 * exceeds.sum() >= len(boxes) and fits.all():
         raise UserError(
             f"The boxes of {source} are [x1, y1, x2, y2]: as COCO's [x, y, width, height], {int(exceeds.sum()):,} of "
             f"{len(boxes):,} exceed their image. Replace x2 by x2 - x1 and y2 by y2 - y1."

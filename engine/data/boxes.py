@@ -96,7 +96,8 @@ class BoxSplit:
 
     def new_findings(self) -> list[str]:
         """Return lines on the images read so far; none if there is nothing new since the last call."""
-        return self.notes.new_lines(self.path, upright=True)
+        exception = " (those whose annotated size is the stored one are not)"
+        return self.notes.new_lines(self.path, upright=True, exception=exception)
 
     def cached(self) -> "BoxSplit":
         """Return the same images with a cache, so that each is decoded once."""
@@ -341,9 +342,11 @@ def _file_sizes(split: BoxSplit) -> list[int]:
         except OSError:
             absent.append(path)
     if absent:
+        remedy = "Add the files, or remove their annotations"
+        if len(absent) == len(split):
+            remedy = "Correct data.root, or the paths in the annotations"
         raise UserError(
-            f"{len(absent)} of {len(split)} annotated images cannot be read (first: {absent[0]}). Add the files, or "
-            "remove their annotations."
+            f"{len(absent)} of {len(split)} annotated images cannot be read (first: {absent[0]}). {remedy}."
         )
     return sizes
 

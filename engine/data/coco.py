@@ -97,9 +97,10 @@ def _integer(value: Any) -> int:
 
 
 def _identity(value: Any) -> int | str:
-    """Return an image id; one that is a number, also as text, is an integer."""
+    """Return an image id; a whole number, also as text, is an integer. Text such as `1_2` and `1e5` is a name."""
+    is_number = value.strip().isdecimal() if isinstance(value, str) else True
     try:
-        return _integer(value)
+        return _integer(value) if is_number else value
     except ValueError:
         return str(value)
 
@@ -111,7 +112,8 @@ def _split(
         images = _images(folder, document["images"])
         return _parse(root, file, images, document["annotations"], categories)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"An image or annotation of {file} is malformed ({error!r}). {_CORRECT}") from error
+        reason = f"one has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"An image or annotation of {file} is malformed ({reason}). {_CORRECT}") from error
 
 
 def _images(folder: str, entries: Sequence[Entry]) -> _Images:

@@ -1,6 +1,7 @@
 """Classification data sets on disk, in three layouts."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from engine.data import file_index, holdout, synthetic
 from engine.data.cache import ImageCache
 from engine.data.image_notes import ImageNotes
 from engine.data.layout_hints import layout_hint
-from engine.data.other_files import is_program_folder, program_files_line
+from engine.data.other_files import is_image_name, is_program_folder, program_files_line
 from engine.errors import UserError
 from engine.logging import log
 from engine.processes.distributed import ProcessGroup
@@ -193,7 +194,7 @@ def _require_bare(root: Path) -> None:
 def class_folder_names(folder: Path) -> list[str]:
     """Return the names of the class folders, sorted; names that are all numbers are sorted as numbers.
 
-    Folders of other programs are skipped with a warning.
+    Folders of other programs, and images beside the class folders, are skipped with a warning.
 
     Raises:
         UserError: if the folder is missing, or the name of a class folder is not UTF-8.
@@ -203,7 +204,12 @@ def class_folder_names(folder: Path) -> list[str]:
             f"There is no folder {folder.absolute()}; data.root must contain train/ and val/, or the class "
             f"folders with data.val_fraction=0.2{layout_hint(folder.parent)}."
         )
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    beside = [entry.path for entry in entries if is_image_name(entry.name) and entry.is_file()]
+    if beside:
+        some = "image is" if len(beside) == 1 else "images are"
+        log.warning("%d %s in no class folder and left out (first: %s).", len(beside), some, beside[0])
+    found = [entry.name for entry in entries if entry.is_dir()]
     names = [name for name in found if not is_program_folder(name)]
     if len(names) < len(found):
         log.warning(program_files_line([str(folder / name) for name in found if is_program_folder(name)]))
@@ -237,6 +243,12 @@ def _require_same_classes(train: list[str], val: list[str], root: Path) -> None:
         )
     differing = sorted(set(train) ^ set(val))
     if differing:
+        in_one_form = {unicodedata.normalize("NFC", name) for name in differing}
+        if 2 * len(in_one_form) == len(differing):  # each is in both, with accents composed in two ways
+            raise UserError(
+                f"train/ and val/ of {root} write these classes with different Unicode characters that look the same: "
+                f"{', '.join(map(ascii, differing[:4]))}. Rename the folders of one of them."
+            )
         raise UserError(f"train/ and val/ of {root} differ in these classes: {', '.join(differing[:5])}.")
 
 

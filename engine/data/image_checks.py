@@ -135,17 +135,18 @@ def _tiff_orientation(block: bytes) -> int:
 
 
 class StderrCapture:
-    """A context in which what C libraries write to standard error is kept: libjpeg only prints its warnings.
+    """A context in which what C libraries write to standard error is kept: image decoders only print their warnings.
 
     Lines of other origin, for example of another thread, are passed on to standard error. Reusable, also in processes
     forked later.
 
     Attributes:
-        lines: libjpeg's lines of the last block.
+        libjpeg, libpng: the libraries' lines of the last block.
     """
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.libjpeg: list[str] = []
+        self.libpng: list[str] = []
         self._process = 0  # that opened the files below
 
     def __enter__(self) -> "StderrCapture":
@@ -156,7 +157,7 @@ class StderrCapture:
                 self._stderr = os.dup(2)
             except OSError:  # it is closed
                 self._stderr = os.open(os.devnull, os.O_WRONLY)
-        self.lines = []
+        self.libjpeg, self.libpng = [], []
         os.dup2(self._kept, 2)
         return self
 
@@ -166,12 +167,13 @@ class StderrCapture:
         if size:
             text = os.pread(self._kept, size, 0).decode(errors="replace").splitlines(keepends=True)
             os.lseek(self._kept, 0, os.SEEK_SET)
-            self.lines = [line.strip() for line in text if _is_of_libjpeg(line)]
-            others = "".join(line for line in text if not _is_of_libjpeg(line))
+            self.libpng = [line.strip() for line in text if line.startswith("libpng ")]
+            self.libjpeg = [line.strip() for line in text if _is_of_libjpeg(line)]
+            others = "".join(line for line in text if not (line.startswith("libpng ") or _is_of_libjpeg(line)))
             if others:
                 os.write(2, others.encode())
 
 
 def _is_of_libjpeg(line: str) -> bool:
     words = ("JPEG", "Huffman", "Adobe marker", "JFIF", "progression", "arithmetic", "quantization", "SOS parameters")
-    return any(word in line for word in words)
+    return any(word in line for word in words) and not line.startswith("libpng ")

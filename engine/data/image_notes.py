@@ -18,12 +18,14 @@ _LINES = {
     "(a transfer in text mode causes such damage), or remove them",
     Finding.DARK: "have 16 bits but no value above 4,095, so they are nearly black; if their data have 12 bits, "
     "multiply them by 16",
+    Finding.NOTED: "have metadata, such as a color profile, or data beyond their pixels of which libpng warns; their "
+    "pixels are intact",
 }
-_ROTATED = {
-    False: "have an EXIF orientation, which is ignored, as for torchvision's published accuracies; "
-    "data.exif_orientation=true turns them upright",
-    True: "have an EXIF orientation and are turned upright (those whose annotated size is the stored one are not)",
-}
+_IGNORED = (
+    "have an EXIF orientation, which is ignored, as for torchvision's published accuracies; "
+    "data.exif_orientation=true turns them upright"
+)
+_TURNED = "have an EXIF orientation and are turned upright"
 
 
 class ImageNotes:
@@ -46,8 +48,9 @@ class ImageNotes:
         """Decode an image as `transforms.decode` does, and note the findings of its first reading."""
         worker = get_worker_info()
         self.reading[-1 if worker is None else worker.id] = index
-        is_good = self.flags[index] == _CHECKED
-        image, findings = transforms.inspect(path, upright, None if is_good else self._capture)
+        flags = self.flags[index]
+        capture = None if flags == _CHECKED else self._capture
+        image, findings = transforms.inspect(path, upright, capture, bool(flags))
         self.flags[index] |= sum(findings) | _CHECKED
         return image
 
@@ -55,12 +58,13 @@ class ImageNotes:
         """Return the indices of the images read so far that have a finding."""
         return np.flatnonzero(self.flags & int(finding))
 
-    def new_lines(self, path: Callable[[int], str], upright: bool) -> list[str]:
+    def new_lines(self, path: Callable[[int], str], upright: bool, exception: str = "") -> list[str]:
         """Return a line for each kind of finding; none if there are no more findings than at the last call.
 
         Args:
             path: function that returns an image's path.
             upright: whether the EXIF orientation was applied.
+            exception: clause on images to which it was not applied.
         """
         found = {finding: self.with_finding(finding) for finding in Finding}
         counts = [len(indices) for indices in found.values()]
@@ -68,7 +72,7 @@ class ImageNotes:
             return []
         self._reported = counts
         read = np.count_nonzero(self.flags)
-        texts = _LINES | {Finding.ROTATED: _ROTATED[upright]}
+        texts = _LINES | {Finding.ROTATED: _TURNED + exception if upright else _IGNORED}
         return [
             f"{len(indices):,} of {read:,} images read (first: {path(int(indices[0]))}) {texts[finding]}."
             for finding, indices in found.items()

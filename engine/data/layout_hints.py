@@ -26,6 +26,9 @@ def layout_hint(root: Path) -> str:
     val = next((name for name in _OF_VALIDATION if name in names), None)
     if "train" in names and "val" not in names and val is not None:
         return f"; if {root / val} contains the validation images, run ln -s {val} {root / 'val'}"
+    capital = next((name for name in names if name != name.lower() and name.lower() in ("train", "val")), None)
+    if capital is not None:
+        return f"; rename {root / capital} to {capital.lower()}"
     if any(name.endswith(".tar") for name in names):
         return "; unpack the archives into class folders (docs/data.md)"
     return ""

@@ -10,7 +10,7 @@ EXTENSIONS = (".jpeg", ".jpg", ".png")
 _PROGRAM_FOLDERS = {
     *("@eadir", "__macosx", "lost+found", "#recycle", "@recycle", "$recycle.bin", "system volume information"),
 }
-_IMAGE_EXTENSIONS = (
+OTHER_EXTENSIONS = (
     *(".jfif", ".jpe", ".jif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".apng", ".avif", ".heic", ".heif"),
     *(".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".exr", ".hdr", ".dcm"),
     *(".dng", ".cr2", ".nef", ".arw", ".raw", ".svg"),
@@ -24,6 +24,11 @@ _SIGNATURES = (
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 
 
+def is_image_name(name: str) -> bool:
+    """Return whether a file is an image that is read, by its name."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
 def is_program_folder(name: str) -> bool:
     """Return whether a folder belongs to a program (Jupyter, a network drive, ...) and is not part of the data set."""
     return name.startswith(".") or name.lower() in _PROGRAM_FOLDERS
@@ -32,7 +37,7 @@ def is_program_folder(name: str) -> bool:
 def is_other_image(path: str) -> bool:
     """Return whether a file without one of EXTENSIONS is an image, by its extension, or else by its first bytes."""
     extension = _extension(path)
-    if extension in _IMAGE_EXTENSIONS:
+    if extension in OTHER_EXTENSIONS:
         return True
     if extension in _NO_IMAGES:
         return False

@@ -40,6 +40,7 @@ class Finding(IntFlag):
     ROTATED = 1  # it has an EXIF orientation
     DAMAGED = 2  # libjpeg warns of damaged data
     DARK = 4  # its 16-bit values do not exceed 12 bits
+    NOTED = 8  # libpng warns of its metadata, or of data beyond its pixels
 
 
 @dataclass(frozen=True)
@@ -137,36 +138,47 @@ def decode(path: str, upright: bool = False) -> Tensor:
     return inspect(path, upright, StderrCapture())[0]
 
 
-def inspect(path: str, upright: bool, capture: StderrCapture | None) -> tuple[Tensor, list[Finding]]:
+def inspect(
+    path: str, upright: bool, capture: StderrCapture | None, is_checked: bool = False
+) -> tuple[Tensor, list[Finding]]:
     """Decode a file as `decode` does, and return its findings too.
 
     Args:
-        capture: the context for the decoder's messages; None skips all checks, for a file that has passed them before.
+        capture: the context for the decoder's messages; None for a file without findings, whose bytes are checked.
+        is_checked: whether the file's bytes have passed the checks before.
     """
+    content = np.empty(0, dtype=np.uint8)
     try:
         # torchvision's reader accepts only UTF-8 file names.
         content = np.fromfile(path, dtype=np.uint8)
         if not len(content):
             raise ValueError("it is empty")
-        findings = [] if capture is None else _findings(content.tobytes())
+        findings = [] if capture is None or is_checked else _findings(content.tobytes())
         with capture or nullcontext():
             image = decode_image(torch.from_numpy(content), ImageReadMode.RGB, apply_exif_orientation=upright)
         if image.ndim != 3:
             raise ValueError("it is an animation")
     except (RuntimeError, OSError, ValueError) as error:
         name = path.replace("\n", "\\n")
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # torchvision's source location
         raise UnreadableImage(
-            f"The image {name} cannot be decoded ({reason}). Replace the file or remove it; "
+            f"The image {name} cannot be decoded ({_reason(error, content, capture)}). Replace the file or remove it; "
             "`python scripts/check_data.py` with the same data keys lists all such files."
         ) from error
-    if capture is not None and capture.lines:
-        findings.append(Finding.DAMAGED)
+    if capture is not None:
+        findings += [Finding.DAMAGED] * bool(capture.libjpeg) + [Finding.NOTED] * bool(capture.libpng)
     if image.dtype != torch.uint8:  # a 16-bit PNG
         if image.numpy().max() <= _LARGEST_OF_12_BITS:
             findings.append(Finding.DARK)
         image = F.to_dtype(image, torch.uint8, scale=True)
     return image, findings
+
+
+def _reason(error: Exception, content: np.ndarray, capture: StderrCapture | None) -> str:
+    """Return why a file cannot be decoded, in the words of the decoder unless they are for programmers."""
+    text = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])  # torchvision's source location
+    if text.startswith("Unsupported image file"):
+        return f"it is not a JPEG, PNG, WebP or GIF file; it begins with {content[:16].tobytes()!r}"
+    return capture.libpng[-1] if capture is not None and capture.libpng else text
 
 
 def _findings(content: bytes) -> list[Finding]:

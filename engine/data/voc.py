@@ -13,7 +13,7 @@ from engine.data.annotated_sizes import complete_sizes, valid_size
 from engine.data.box_geometry import area
 from engine.data.box_problems import Problem, percentages, require_pixels
 from engine.data.boxes import UNKNOWN, BoxDataset, BoxSplit, Objects, build_dataset, build_split
-from engine.data.other_files import EXTENSIONS
+from engine.data.other_files import EXTENSIONS, OTHER_EXTENSIONS
 from engine.errors import UserError
 
 CLASSES = (
@@ -161,8 +161,12 @@ def _image_name(folder: Path, line: str) -> str:
 
 
 def _image_file(folder: Path, name: str) -> Path:
-    """Return the file of an image; if none exists, its .jpg name for the error message."""
-    extensions = (".jpg", *EXTENSIONS, *(extension.upper() for extension in EXTENSIONS))
+    """Return the file of an image; if none exists, its .jpg name for the error message.
+
+    Files of other formats are returned too: those that cannot be decoded are named then.
+    """
+    known = (".jpg", *EXTENSIONS, *OTHER_EXTENSIONS)
+    extensions = (*known[:4], *(extension.upper() for extension in known[:4]), *known[4:])
     files = [folder / "JPEGImages" / f"{name}{extension}" for extension in extensions]
     return next((file for file in files if file.is_file()), files[0])
 
@@ -197,7 +201,7 @@ def _objects(element: ElementTree.Element) -> list[_Object]:
     if not boxes:
         raise ValueError("there is no bndbox")
     name = _text(element, "name").strip()
-    difficult = element.findtext("difficult", default="0").strip() == "1"
+    difficult = element.findtext("difficult", default="0").strip().lower() in ("1", "true")
     corners = ([float(_text(box, side)) for side in ("xmin", "ymin", "xmax", "ymax")] for box in boxes)
     return [_Object((x1, y1, x2, y2), name, difficult) for x1, y1, x2, y2 in corners]
 

@@ -88,3 +88,8 @@ def test_published_weights_have_imagenets_sorted_ids() -> None:
     numbers = [str(number) for number in range(1000)]
     assert head_classes._order(ids, numbers) == list(range(1000))
     assert head_classes._order(ids, ids[::-1]) == list(range(999, -1, -1))
+    assert head_classes._order(ids, [f"{number:03d}" for number in range(1000)]) == list(range(1000))
+    assert head_classes._order(ids, [str(number) for number in range(1, 1001)]) is None
+    numbers = [str(number) for number in range(12)]
+    assert head_classes._order(numbers, [f"{number:02d}" for number in range(12)]) == list(range(12))
+    assert head_classes._order(numbers, sorted(numbers)) == [0, 1, 10, 11, *range(2, 10)]

@@ -82,7 +82,7 @@ def test_absent_annotations_say_where_and_what_to_do(tmp_path: Path) -> None:
     [
         ({"categories": CATEGORIES[:1]}, "different categories"),
         ({"categories": [{"name": "cat"}]}, "no valid id or name"),
-        ({"annotations": [{"image_id": 5}]}, "malformed"),
+        ({"annotations": [{"image_id": 5}]}, r"malformed \(one has no bbox\)"),
         ({"annotations": [annotation(1, 5, [1, 2, 3, 4]) | {"bbox": [1, 2, 3]}] * 4}, "malformed"),
         ({"images": [{"id": 5, "file_name": "5.jpg", "width": 48, "height": 40}] * 2}, "an image id occurs twice"),
         ({"annotations": [annotation(1, 5, [1, 2, 3, 4], area=-1)]}, "an area is not a finite number"),
@@ -186,6 +186,31 @@ def test_numbers_as_text_are_numbers(edit: Callable[[dict[str, Any]], None], tmp
     expected, data = open_coco(write(tmp_path / "one")), open_coco(change(write(tmp_path / "two"), edit))
     assert data.fingerprint == expected.fingerprint
     assert data.train.ids.tolist() == [2, 5]
+
+
+def test_names_that_python_reads_as_numbers_are_names(tmp_path: Path) -> None:
+    """Frames of videos: 1_11 and 11_1 are not the number 111, nor are 1e1 and 10 the same."""
+    for number, names in enumerate((("1_11", "11_1"), ("1e1", "10"))):
+
+        def rename(document: dict[str, Any], names: tuple[str, str] = names) -> None:
+            new = dict(zip((2, 5), names, strict=True))
+            for image in document["images"]:
+                image["id"] = new[image["id"]]
+            for one in document["annotations"]:
+                one["image_id"] = new[one["image_id"]]
+
+        data = open_coco(change(write(tmp_path / str(number)), rename))
+        assert sorted(data.train.ids.tolist()) == sorted(names)
+        assert len(data.train.boxes) == 4
+
+
+def test_paths_that_are_all_wrong_are_said_to_be(tmp_path: Path) -> None:
+    def edit(document: dict[str, Any]) -> None:
+        for image in document["images"]:
+            image["file_name"] = f"C:\\images\\{image['file_name']}"
+
+    with pytest.raises(UserError, match=r"2 of 2 annotated images cannot .*Correct data\.root, or the paths"):
+        open_coco(change(write(tmp_path), edit))
 
 
 def test_an_absent_area_is_that_of_the_box(tmp_path: Path) -> None:

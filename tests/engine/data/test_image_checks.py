@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import PIL.ImageOps
 import pytest
 import torch
 
 from engine.data import transforms
 from engine.data.image_checks import PNG, StderrCapture, orientation, png_damage
+from engine.data.image_notes import ImageNotes
 from engine.data.transforms import Finding, UnreadableImage
 from tests.conftest import write_image
 
@@ -189,7 +191,7 @@ def test_libjpegs_warning_is_a_finding(tmp_path: Path, capfd: pytest.CaptureFixt
     capture = StderrCapture()
     assert transforms.inspect(str(tmp_path / "good.jpg"), False, capture)[1] == []
     assert transforms.inspect(str(tmp_path / "bad.jpg"), False, capture)[1] == [Finding.DAMAGED]
-    assert "JPEG" in capture.lines[0]
+    assert "JPEG" in capture.libjpeg[0]
     assert transforms.inspect(str(tmp_path / "good.jpg"), False, capture)[1] == []
     assert capfd.readouterr().err == ""
 
@@ -200,8 +202,50 @@ def test_other_lines_on_stderr_are_passed_on(capfd: pytest.CaptureFixture[str]) 
     capture = StderrCapture()
     with capture:
         os.write(2, b"epoch 1\nCorrupt JPEG data: 4 extraneous bytes before marker 0xdb\nof 5")
-    assert capture.lines == ["Corrupt JPEG data: 4 extraneous bytes before marker 0xdb"]
+    assert capture.libjpeg == ["Corrupt JPEG data: 4 extraneous bytes before marker 0xdb"]
     assert capfd.readouterr().err == "epoch 1\nof 5"
+
+
+def with_profile(image: PIL.Image.Image) -> bytes:
+    """A gray PNG with the color profile of RGB, as image editors write it."""
+    profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    header, *rest = chunks_of(png(image.convert("L")))
+    return png_of([header, (b"iCCP", b"sRGB\0\0" + zlib.compress(profile)), *rest])
+
+
+def test_libpngs_warning_is_a_finding_that_is_not_repeated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "edited.png"
+    path.write_bytes(with_profile(picture()))
+    notes = ImageNotes(1)
+    for _ in range(3):
+        notes.decode(0, str(path), upright=False)
+    (line,) = notes.new_lines(lambda _: str(path), upright=False)
+    assert line.startswith(f"1 of 1 images read (first: {path}) have metadata, such as a color profile")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", r"it begins with b'version https://'"),
+        (b"<!DOCTYPE html><html>", r"it is not a JPEG, PNG, WebP or GIF file; it begins with b'<!DOCTYPE html>"),
+        (png_of([(b"IHDR", b"\0" * 13)]), "it lacks a header or pixel data"),
+        (b"", "it is empty"),
+    ],
+)
+def test_a_file_that_is_no_image_is_described(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UnreadableImage, match=rf"a\.jpg cannot be decoded \(.*{reason}"):
+        transforms.decode(str(tmp_path / "a.jpg"))
+
+
+def test_the_decoders_message_is_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Xcode packs images of apps with a chunk of its own."""
+    header, *rest = chunks_of(png(picture()))
+    (tmp_path / "app.png").write_bytes(png_of([header, (b"CgBI", b"\x50\0\x20\2"), *rest]))
+    with pytest.raises(UnreadableImage, match=r"\(libpng error: CgBI: unhandled critical chunk\)"):
+        transforms.decode(str(tmp_path / "app.png"))
+    assert capfd.readouterr().err == ""
 
 
 def test_12_bits_in_16_are_a_finding(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_key_turns_images_upright(rotated: Path) -> None:
     number = as_stored.files.tolist().index(b"train/class0/3.JPEG")
     assert [tuple(split.image(number).shape) for split in (as_stored, upright)] == [(3, 40, 48), (3, 48, 40)]
     (line,) = upright.new_findings()
-    assert "have an EXIF orientation and are turned upright" in line
+    assert line.endswith("have an EXIF orientation and are turned upright.")
     assert upright.new_findings() == []
 
 

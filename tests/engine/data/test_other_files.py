@@ -85,6 +85,26 @@ def test_a_folder_that_is_no_class_is_named(root: Path) -> None:
         open_dataset(config(root))
 
 
+def test_images_beside_the_class_folders_are_counted(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train/one.JPEG", "train/two.png", "train/._one.JPEG", "val/list.txt"):
+        copy_image(root, name)
+    assert len(open_dataset(config(root)).train) == 48
+    assert f"2 images are in no class folder and left out (first: {root}/train/one.JPEG)." in caplog.text
+
+
+def test_names_in_two_unicode_forms_are_told_apart(root: Path) -> None:
+    (root / "train" / "class0").rename(root / "train" / "caf\u00e9")
+    (root / "val" / "class0").rename(root / "val" / "cafe\u0301")
+    with pytest.raises(UserError, match=r"look the same: 'cafe\\u0301', 'caf\\xe9'\. Rename the folders"):
+        open_dataset(config(root))
+
+
+def test_folders_in_capitals_get_advice(root: Path) -> None:
+    (root / "train").rename(root / "Train")
+    with pytest.raises(UserError, match=r"; rename .*/Train to train\."):
+        open_dataset(config(root))
+
+
 def test_numbered_folders_are_in_numerical_order(root: Path) -> None:
     for split in ("train", "val"):
         for label, name in enumerate(("2", "10", "9")):

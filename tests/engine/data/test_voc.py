@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from engine.data.voc import CLASSES, open_voc, open_voc2007
@@ -195,3 +196,23 @@ def test_bccd_is_read_and_its_faults_named(bccd: Path) -> None:
     assert near == 8
     assert len(dataset.train.boxes) + len(dataset.val.boxes) == 4888 - 2 - (near - 1)
     assert dataset.train.image(0).shape == (3, 480, 640)
+
+
+def test_images_of_other_formats_are_found(tmp_path: Path) -> None:
+    """WebP can be decoded; other formats are named when they are decoded, and not said to be absent."""
+    write(tmp_path, {"train": ["a", "b"], "val": ["c"]}, element("RBC", (1, 1, 9, 9)))
+    for name, extension in (("a", ".webp"), ("b", ".bmp")):
+        image = tmp_path / "JPEGImages" / f"{name}.jpg"
+        PIL.Image.open(image).save(image.with_suffix(extension))
+        image.unlink()
+    train = open_voc(tmp_path, CELLS).train
+    assert train.image(0).shape == (3, 40, 48)
+    with pytest.raises(UserError, match=r"b\.bmp cannot be decoded \(it is not a JPEG, PNG, WebP or GIF file"):
+        train.image(1)
+
+
+def test_difficult_may_be_a_word(tmp_path: Path) -> None:
+    write(tmp_path, {"train": ["a"], "val": ["c"]}, element("RBC", (1, 1, 9, 9)), element("RBC", (11, 1, 19, 9), 1))
+    for file in (tmp_path / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("<difficult>1<", "<difficult>True<"))
+    assert open_voc(tmp_path, CELLS).val.difficult.tolist() == [False, True]
