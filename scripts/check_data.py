@@ -124,7 +124,10 @@ def _sizes(split: Split) -> np.ndarray:
 
 
 def _all_images(config: DataConfig) -> Split:
-    """Return all images below the root of a data set that cannot be opened; warn of images of other formats."""
+    """Return all images below the root of a data set that cannot be opened.
+
+    Warn of images of other formats, and of images in both splits.
+    """
     root = Path(config.root)
     if not root.is_dir():
         return Split(root, np.array([], dtype=bytes), np.array([], dtype=np.int64))
@@ -133,7 +136,19 @@ def _all_images(config: DataConfig) -> Split:
         log.warning(other_images_line(found.others))
     if found.skipped:
         log.warning(program_files_line(found.skipped))
+    _compare(root, found)
     return Split(root, np.array(found.files, dtype=bytes), np.array(found.labels, dtype=np.int64))
+
+
+def _compare(root: Path, found: file_index.FileList) -> None:
+    """Warn of images in the folders of both splits, `train/` and `val/` or those of COCO."""
+    top = np.array([file.partition(b"/")[0] for file in found.files])
+    files, sizes = np.array(found.files), np.array(found.sizes)
+    train, val = (np.isin(top, [name, name + b"2017"]) for name in (b"train", b"val"))
+    if train.any() and val.any():
+        shared = shared_images(root, (files[train], sizes[train]), (files[val], sizes[val]), most=len(files))
+        if shared.pairs:
+            log.warning(str(shared))
 
 
 def _damage(split: AnySplit, workers: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,9 +99,10 @@ def _integer(value: Any) -> int:
 
 def _identity(value: Any) -> int | str:
     """Return an image id; a whole number, also as text, is an integer. Text such as `1_2` and `1e5` is a name."""
-    is_number = value.strip().isdecimal() if isinstance(value, str) else True
+    if isinstance(value, str) and not re.fullmatch(r"\s*-?\d+(\.0*)?\s*", value):
+        return value
     try:
-        return _integer(value) if is_number else value
+        return _integer(value)
     except ValueError:
         return str(value)
 

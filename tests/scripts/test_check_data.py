@@ -76,12 +76,14 @@ def test_a_file_that_ends_the_process_does_not_end_the_check(
 def test_a_data_set_that_cannot_be_opened_is_read_all_the_same(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "val" / "c1" / "0.JPEG").write_bytes(b"")
     (root / "val" / "c1" / "1.JPEG").rename(root / "val" / "c1" / "1.bmp")
-    with pytest.raises(UserError, match="3 problems in 19 images"):
+    shutil.copy(root / "train" / "c0" / "0.JPEG", root / "val" / "c1" / "copy.JPEG")
+    with pytest.raises(UserError, match="4 problems in 20 images"):
         check_data.check(config(root, classes=7))
     output = capsys.readouterr().out
     assert "contains 2 class folders, not 7" in output
     assert "val/c1/0.JPEG cannot be decoded (it is empty)" in output
     assert "not read: 1 .bmp" in output
+    assert "val/c1/copy.JPEG is train/c0/0.JPEG" in output
 
 
 def test_annotated_images_are_compared_with_their_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,12 @@ def only_image_ids_as_text(document: dict[str, Any]) -> None:
         image["id"] = str(image["id"])
 
 
-@pytest.mark.parametrize("edit", [as_text, only_image_ids_as_text])
+def only_image_ids_as_decimals(document: dict[str, Any]) -> None:
+    for image in document["images"]:
+        image["id"] = f"{image['id']}.0"
+
+
+@pytest.mark.parametrize("edit", [as_text, only_image_ids_as_text, only_image_ids_as_decimals])
 def test_numbers_as_text_are_numbers(edit: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
     expected, data = open_coco(write(tmp_path / "one")), open_coco(change(write(tmp_path / "two"), edit))
     assert data.fingerprint == expected.fingerprint
