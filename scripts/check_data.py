@@ -142,8 +142,8 @@ def _all_images(config: DataConfig) -> Split:
 
 def _compare(root: Path, found: file_index.FileList) -> None:
     """Warn of images in the folders of both splits, `train/` and `val/` or those of COCO."""
-    top = np.array([file.partition(b"/")[0] for file in found.files])
-    files, sizes = np.array(found.files), np.array(found.sizes)
+    files, sizes = np.array(found.files, dtype=bytes), np.array(found.sizes)
+    top = np.array([file.partition(b"/")[0] for file in found.files], dtype=bytes)
     train, val = (np.isin(top, [name, name + b"2017"]) for name in (b"train", b"val"))
     if train.any() and val.any():
         shared = shared_images(root, (files[train], sizes[train]), (files[val], sizes[val]), most=len(files))
