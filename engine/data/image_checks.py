@@ -22,8 +22,9 @@ def png_damage(content: bytes) -> str | None:
     torchvision's decoder crashes the process on damaged pixel data (a longjmp over its frames), so this checks each
     chunk's checksum, and decompresses the pixel data to check their length, checksum and row filters.
     """
-    header, pixels = b"", []
-    position, previous = len(PNG), b""
+    header, previous = b"", b""
+    pixels: list[bytes] = []
+    position = len(PNG)
     while position < len(content):
         if position + 12 > len(content):
             return "it is truncated"
