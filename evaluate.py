@@ -6,7 +6,7 @@
     python evaluate.py data=imagenet published=[timm/NAME] weights=FILE    # a file's weights, of any network
     python evaluate.py data=coco published=[resnet50,vgg16]        # published detectors on these backbones
     python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
-    python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
+    python evaluate.py data=imagenet table.speed=true              # latency, images/s and memory too
     python evaluate.py data=imagenet table.static_gates=true       # with constant gates too: is it attention?
 
 Writes the table to results/DATA (table.dir=DIR) and prints its main columns.

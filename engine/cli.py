@@ -190,7 +190,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         if any(text in str(error) for text in refused):
             _fail(
                 f"Out of memory ({str(error).splitlines()[0]}). Lower runtime.eval_batch_size or "
-                "table.throughput_batch_size, or raise recipe.accumulation_steps."
+                "raise recipe.accumulation_steps."
             )
         # torch raises this when it waits for a batch of a worker that has died.
         if "DataLoader worker (pid" not in str(error):

@@ -180,7 +180,9 @@ class TableConfig:
     """Location and contents of the comparison table."""
 
     dir: str | None = None  # null: results/DATA
-    throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
+    # Measure latency, images/s and memory in evaluation, of one image and of a batch (runtime.eval_batch_size), and add
+    # the speed and memory of training from the records.
+    speed: bool = False
     static_gates: bool = False  # add each network with gates once more, with its gates replaced by their means
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
     margin: float | None = None  # points: test whether differences are within +- this margin; null: no such test
@@ -190,8 +192,6 @@ class TableConfig:
     def check(self) -> None:
         if self.dir is not None:
             filled("table.dir", self.dir)
-        if self.throughput_batch_size is not None:
-            at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
         if self.margin is not None and not self.margin > 0:
             raise UserError(f"table.margin={self.margin} must be positive.")
 
@@ -220,7 +220,11 @@ class EvaluateConfig:
 
 
 # Keys of earlier versions.
-RENAMED_KEYS = {"recipe.accumulate": "recipe.accumulation_steps", "attention.start": "attention.init"}
+RENAMED_KEYS = {
+    "recipe.accumulate": "recipe.accumulation_steps",
+    "attention.start": "attention.init",
+    "table.throughput_batch_size": "table.speed=true, with batches of runtime.eval_batch_size",
+}
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from engine.training.trainer import Trainer
 from engine.training.validation import Validation
 
 # Measurements of a finished run. They are kept if one of its files is computed again.
-_MEASURED = ("train_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
+_MEASURED = ("train_seconds", "data_wait_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
 
 # Recipes whose learning rate or frozen parts assume a trained network.
 FINE_TUNING = ("finetune", "finetune_modern", "convnext_finetune", "attention_only")
@@ -174,13 +174,15 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
 def _resources(trainer: Trainer) -> dict[str, float | int | None]:
     """Return the time and memory of a finished training.
 
-    `train_seconds` is over all starts of the run, and missing if no start measured it, as those of earlier versions.
+    `train_seconds`, and the part of it in which the main process waited for batches, are over all starts of the run.
+    They are missing if no start measured them, as those of earlier versions.
     `step_seconds`, the median of the steps, and the peaks of memory in bytes are of the last start and of this process.
     They are None where nothing was measured.
     """
     peak = torch.cuda.max_memory_allocated(trainer.device) if trainer.device.type == "cuda" else None
     return {
         **({"train_seconds": trainer.seconds} if trainer.seconds else {}),
+        **({"data_wait_seconds": trainer.state.waiting} if trainer.state.waiting else {}),
         "step_seconds": statistics.median(trainer.step_seconds) if trainer.step_seconds else None,
         "peak_device_memory": peak,
         "peak_process_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,

@@ -20,14 +20,14 @@ def damage(file: Path) -> None:
 
 
 # What only the record has; of the seconds, a checkpoint has those until it was written.
-MEASURED = ("train_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
+MEASURED = ("train_seconds", "data_wait_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
 
 
 def files(run: Path, lost: str = "") -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Return the record, without what a resumed run adds and a lost record takes along, and the predictions."""
     record = json.loads((run / "record.json").read_text())
     assert record.pop("earlier_origins", []) == []
-    assert record["train_seconds"] > 0
+    assert record["train_seconds"] > record["data_wait_seconds"] > 0
     if lost == "record.json":
         record = {key: value for key, value in record.items() if key not in MEASURED}
     arrays = np.load(run / "predictions.npz")
