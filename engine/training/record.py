@@ -15,8 +15,10 @@ from torch import nn
 from engine.analysis import complexity
 from engine.analysis.gate_movement import GateMovement
 from engine.config.presets import changed_recipe_keys
+from engine.config.recipe import RecipeConfig
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
+from engine.data.loader import FEW_STEPS, small_batch
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
@@ -337,8 +339,19 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
             f"warning: recipe={recipe.name} is for pretrained networks, but this one has random weights. Set "
             "model.weights, or train from scratch with recipe=scratch or recipe=paper."
         )
+    _warn_of_few_steps(recipe, record["train_images"])
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
+
+
+def _warn_of_few_steps(recipe: RecipeConfig, images: int) -> None:
+    steps, smaller = images // recipe.batch_size, small_batch(images)
+    if 0 < steps < FEW_STEPS and smaller < recipe.batch_size:
+        log.warning(
+            f"warning: {images:,} training images and recipe.batch_size={recipe.batch_size} are {steps} "
+            f"step{'' if steps == 1 else 's'} per epoch, {steps * recipe.epochs} in all. If training ends too "
+            f"early, set recipe.batch_size={smaller} and scale recipe.lr with it, or raise recipe.epochs."
+        )
 
 
 def _input(values: Mapping[str, Any]) -> str:

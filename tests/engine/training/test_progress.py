@@ -105,6 +105,8 @@ def test_a_job_log_tells_speed_and_time_left_and_why_the_run_stopped(folders: Pa
     assert LINE.search(result.stdout), result.stdout
     assert re.search(r"^epoch 1/3; train loss .*; run \d+ s left$", result.stdout, re.MULTILINE)
     assert "recipe finetune: epochs 3, batch 16, peak lr 0.01 (4 times that for attention), seed 51" in result.stdout
+    assert "warning: 48 training images and recipe.batch_size=16 are 3 steps per epoch, 9 in all." in result.stdout
+    assert "set recipe.batch_size=4 and scale recipe.lr with it, or raise recipe.epochs." in result.stdout
     assert "warning: recipe=finetune is for pretrained networks, but this one has random weights." in result.stdout
     last = (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
     assert last.split(" ", 2)[2].startswith("Stopped by SIGTERM ")
