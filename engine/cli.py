@@ -102,6 +102,7 @@ def _arguments(name: str) -> Iterator[None]:
     with one_line_errors(HydraException, OmegaConfBaseException):
         sys.argv[1:] = [expand_home(_as_list(argument)) for argument in _options_last(sys.argv[1:])]
         _refuse_earlier_keys(sys.argv[1:])
+        refuse_repeated_keys(sys.argv[1:])
         if name == "train":
             sys.argv[1:] = with_usual_presets(sys.argv[1:])
         yield
@@ -159,6 +160,19 @@ def _require_one_attention(composed: DictConfig) -> None:
             f"model={backbone}_{kind} already selects an attention module and conflicts with "
             f"attention={choices['attention']}; use model={backbone} attention={choices['attention']}."
         )
+
+
+def refuse_repeated_keys(arguments: Sequence[str]) -> None:
+    """Reject a key that is given twice with different values, of which Hydra would take the last.
+
+    Raises:
+        UserError: naming both.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, _ = argument.lstrip("+").partition("=")
+        if equals and given.setdefault(key, argument) != argument:
+            raise UserError(f"The key {key} is given twice: {given[key]} and {argument}. Leave one of them out.")
 
 
 def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
@@ -220,6 +234,7 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
     required = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
     given = dict(expand_home(argument).partition("=")[::2] for argument in sys.argv[1:])
     with one_line_errors(*user_errors):
+        refuse_repeated_keys(sys.argv[1:])
         if not required <= given.keys() <= keys.keys():
             usage = " ".join(f"{key}={key.upper()}" if key in required else f"[{key}={key.upper()}]" for key in keys)
             expected = f"the arguments {usage}" if usage else "no arguments"

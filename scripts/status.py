@@ -57,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
     if {"--help", "-h"} & set(arguments):
         print_line((__doc__ or "").strip())
         return
+    cli.refuse_repeated_keys(arguments)
     found = [status(directory) for directory in chosen(arguments)]
     print_line(table(found))
     damaged = [run for run in found if run.problem]

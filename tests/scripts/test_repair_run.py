@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from tests.commands import arguments, assert_one_line
+from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.processes import start_ranks
 
@@ -97,7 +97,7 @@ def test_two_processes_repair_a_run_of_two(folders: Path, tmp_path: Path) -> Non
 
 def test_a_calibrated_run_without_its_record_keeps_its_row(command: Command, folders: Path, tmp_path: Path) -> None:
     torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "weights.pt")
-    calibrated = [*given(folders), "model.weights=weights.pt", "attention.calibrate=8"]
+    calibrated = replaced(given(folders), "model.weights=weights.pt", "attention.calibrate=8")
     assert command("train.py", *calibrated).returncode == 0
     before = files(tmp_path / "run", "record.json")
     (tmp_path / "run" / "record.json").unlink()
