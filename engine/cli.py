@@ -214,7 +214,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
             "runtime.workers. Run the same command again to resume from the last checkpoint."
         )
     except Interrupted as stop:
-        exit_interrupted(str(stop))
+        exit_interrupted(str(stop), resumes=True)
     except KeyboardInterrupt:
         exit_interrupted("Stopped by SIGINT.")
 
