@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from engine.config.attention import CALIBRATION_IMAGES, AttentionConfig, node
+from engine.config.attention import CALIBRATED, CALIBRATION_IMAGES, AttentionConfig, node
 from engine.config.checks import at_least, between, filled, one_of
 from engine.config.data import DataConfig
 from engine.config.detector import DetectorConfig
@@ -48,6 +48,8 @@ class TrainConfig:
         self.attention.check()
         images = self.attention.calibrate or 0
         at_least("attention.calibrate", images, 0)
+        if self.attention.calibrate is not None and kind not in ("none", *CALIBRATED):
+            raise UserError(f"attention.calibrate={images} has no effect on attention={kind}; leave it out.")
         if images and kind != "none" and self._start != "identity":
             raise UserError(
                 f"attention.calibrate={images} needs the identity start; set attention.init=identity or leave it out."
@@ -108,7 +110,7 @@ class TrainConfig:
         changed = [(key, value) for key, value in changed if key != "calibrate"]
         if self.recipe.last_norms_lr_factor != 1:
             changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
-        if self.calibration_images != self._default_calibration_images:
+        if self.calibration_images != self._default_calibration_images and self.attention.kind in CALIBRATED:
             changed.append(("calibrate", self.calibration_images))
         texts = {key: _file_name(str(value)) for key, value in changed}
         return "-".join(
