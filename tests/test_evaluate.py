@@ -21,6 +21,8 @@ def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> 
     assert_one_line(command("evaluate.py", *common), "There is no finished run in", "train one first")
     assert_one_line(command("evaluate.py", *common, "runs=[nowhere]"), "There is no finished run in nowhere")
     assert_one_line(command("evaluate.py", *common, "runs=a,b"), "There is no finished run in a, b")
+    assert_one_line(command("evaluate.py", *common), "python train.py data=folders data.name=small")
+    assert_one_line(command("evaluate.py", "data=shapes"), "(python train.py data=shapes ...)")
     assert_one_line(command("evaluate.py", *common, "runs=[]"), "runs=[] and published=[] leave nothing to compare")
 
 

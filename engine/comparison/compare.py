@@ -13,6 +13,8 @@ from engine.comparison.aggregate import Settings, aggregate
 from engine.comparison.baselines import config_mismatches, find_baselines
 from engine.comparison.entry import TableEntry
 from engine.comparison.view import VIEWS, View
+from engine.config.data import DataConfig
+from engine.config.presets import CONFIGS
 from engine.config.schemas import EvaluateConfig
 from engine.data.groups import ImageGroups
 from engine.data.loader import EvalLoader
@@ -74,10 +76,18 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
     if not runs and not config.published:
         raise UserError(
             f"There is no finished run in {folder.absolute()}; train one first "
-            f"(python train.py data={data.trained_on or data.name} ...), select runs with runs=[DIR,...], "
+            f"(python train.py {_preset(data)} ...), select runs with runs=[DIR,...], "
             "or compare published weights with published=[resnet50,...]."
         )
     return runs
+
+
+def _preset(data: DataConfig) -> str:
+    """Return the arguments that select a data set for training."""
+    name = data.trained_on or data.name
+    # A layout is the name of its preset.
+    is_preset = (CONFIGS / "data" / f"{name}.yaml").is_file()
+    return f"data={name}" if is_preset else f"data={data.layout} data.name={name}"
 
 
 def _natural(path: Path) -> list[list[str | int]]:

@@ -118,7 +118,8 @@ def test_a_damaged_run_does_not_stop_the_table_of_the_others(
     assert command("train.py", *given(folders, "mobilenet_v3_small", "plain")).returncode == 0
     spoil(run / "predictions.npz")
     common = [*arguments(folders)[:6], "runtime.device=cpu", "table.dir=table"]
-    done = command("evaluate.py", *common, "runs=[plain,run]")
+    done = command("evaluate.py", *replaced(common, "data.image_size=48", "data.resize=48"), "runs=[plain,run]")
+    assert "Runs are evaluated at the sizes of their training: data.image_size=32 data.resize=32." in done.stdout
     assert_one_line(done, "1 of 2 runs are not in the table. The predictions run/predictions.npz cannot be read")
     assert "Without run: The predictions run/predictions.npz cannot be read" in done.stdout
     table = json.loads((tmp_path / "table" / "table.json").read_text())
