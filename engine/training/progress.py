@@ -116,6 +116,7 @@ class ProgressReporter:
         self.run.write_progress(
             {
                 "time": time.time(),
+                "end": None,
                 "epoch": state.epoch,
                 "step": state.step,
                 "epochs": self.clock.epochs,
