@@ -103,6 +103,12 @@ def cells(directory: Path) -> list[dict[str, Any]]:
     return list(table["rows"])
 
 
+def test_top5_error_is_left_out_of_three_classes(written: Path) -> None:
+    assert "Top-5" not in (written / "details.md").read_text()
+    table = json.loads((written / "table.json").read_text())
+    assert "Top-5 error (%)" in markdown.details(table | {"data": table["data"] | {"classes": 6}})
+
+
 def test_seeds_are_aggregated_into_one_row(written: Path) -> None:
     table = json.loads((written / "table.json").read_text())
     none, cbam, se = table["rows"]
