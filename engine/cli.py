@@ -26,6 +26,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from engine.config import presets
 from engine.config.attention import COMMON_KEYS, KINDS_FILE, is_schema, kinds
+from engine.config.near_keys import near_keys
 from engine.config.presets import CONFIGS, with_usual_presets
 from engine.config.schemas import RENAMED_KEYS
 from engine.errors import UserError
@@ -284,11 +285,14 @@ def _foreign_option(error: BaseException | None) -> tuple[str, str] | None:
 
 
 def _known_keys(error: BaseException | None) -> list[str]:
-    """Return the known keys as a sentence if the error is an unknown key."""
+    """Return the known keys, and those that may be meant, as a sentence if the error is an unknown key."""
     schema = error.object_type if isinstance(error, ConfigKeyError | ConfigAttributeError) else None
     if not dataclasses.is_dataclass(schema):
         return []
-    return [f"(known keys: {', '.join(field.name for field in dataclasses.fields(schema))})."]
+    section = f"{error.full_key or ''}".rpartition(".")[0]  # type: ignore[union-attr]  # it is one of the two
+    near = [f"{section}.{key}".lstrip(".") for key in near_keys(str(error.key), schema)]  # type: ignore[union-attr]
+    guess = f"perhaps {' or '.join(near)}; " if near else ""
+    return [f"({guess}known keys: {', '.join(field.name for field in dataclasses.fields(schema))})."]
 
 
 def _fail(sentence: str) -> NoReturn:

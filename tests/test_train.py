@@ -164,7 +164,7 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it must be at least 1"),
         (["seed=51", "seed=52"], "The key seed is given twice: seed=51 and seed=52. Leave one of them out."),
         (["recipe.epochs=many"], "recipe.epochs=many: Value 'many' of type 'str' could not be converted"),
-        (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
+        (["recipe.epoch=3"], "'epoch' not in 'RecipeConfig' (perhaps recipe.epochs; known keys: name, epochs"),
         (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
         (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention module"),
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known keys: accumulation_steps, attention_lr_factor"),

@@ -9,7 +9,9 @@ from hydra import initialize_config_dir
 import models
 from engine.config import presets
 from engine.config.attention import CALIBRATED
+from engine.config.near_keys import near_keys
 from engine.config.preprocessing import PreprocessingConfig
+from engine.config.recipe import RecipeConfig
 from engine.config.schemas import TableConfig, TrainConfig
 from engine.errors import UserError
 
@@ -39,6 +41,21 @@ def compose(*arguments: str) -> TrainConfig:
     with initialize_config_dir(str(presets.CONFIGS), version_base="1.3"):
         config: TrainConfig = presets.parse(presets.compose("train", arguments))
     return config
+
+
+@pytest.mark.parametrize(
+    ("key", "section", "expected"),
+    [
+        ("epoch", RecipeConfig, ["epochs"]),
+        ("learning_rate", RecipeConfig, ["lr"]),
+        ("wd", RecipeConfig, ["weight_decay"]),
+        ("epochs", TrainConfig, ["recipe.epochs"]),
+        ("recpie", TrainConfig, ["recipe"]),
+        ("colour", RecipeConfig, []),
+    ],
+)
+def test_near_keys_are_those_that_may_be_meant(key: str, section: type, expected: list[str]) -> None:
+    assert near_keys(key, section)[:1] == expected
 
 
 def test_an_empty_table_folder_is_refused() -> None:
