@@ -260,9 +260,11 @@ def _require_unwrapped(net: nn.Module) -> None:
 
     Under wrappers, new layers have unaveraged gradients (DistributedDataParallel) or never run (torch.compile).
     """
-    if not isinstance(net, nn.Module):
-        what = f"{net.__name__}, which returns or is the class of one" if callable(net) else type(net).__name__
-        raise InsertionError(f"net must be a network, an instance of torch.nn.Module; got {what}.")
+    given: object = net
+    if not isinstance(given, nn.Module):
+        name = getattr(given, "__name__", "")
+        got = f"{name}, which returns or is the class of one" if name else type(given).__name__
+        raise InsertionError(f"net must be a network, an instance of torch.nn.Module; got {got}.")
     for module in net.modules():
         if isinstance(module, DistributedDataParallel):
             raise InsertionError("The network is wrapped in DistributedDataParallel; insert first, then wrap it.")
