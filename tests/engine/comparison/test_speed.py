@@ -9,7 +9,6 @@ import pytest
 from engine.analysis.throughput import BatchCost
 from engine.comparison import report, speed
 from engine.comparison.entry import TableEntry
-from engine.config.runtime import RuntimeConfig
 from engine.config.schemas import TableConfig
 from engine.data.transforms import Preprocessing
 from tests.engine.comparison.test_report import cells, compare, entry, trained_with
@@ -25,10 +24,7 @@ def recorded(one: TableEntry, **facts: Any) -> TableEntry:
 def test_speed_is_measured_where_asked_for(folders: Path, tmp_path: Path) -> None:
     report.write(*compare(folders, [entry()]), tmp_path)
     assert "Images/s" not in (tmp_path / "details.md").read_text()
-    report.write(
-        *compare(folders, [entry()], TableConfig(speed=True), RuntimeConfig("cpu", workers=0, eval_batch_size=4)),
-        tmp_path,
-    )
+    report.write(*compare(folders, [entry()], TableConfig(speed=True), batch=4), tmp_path)
     details = (tmp_path / "details.md").read_text()
     assert "Images/s is the speed of the network alone, in batches of 4 in fp32 on " in details
     assert "Latency of one image (ms) | Latency of a batch (ms)" in details
@@ -43,8 +39,7 @@ def test_speed_is_of_each_size_of_images(folders: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(speed, "batch_cost", lambda _, batch, size, __: BatchCost(batch * size / 1000, batch))
     larger = replace(trained_with(entry("cbam"), recipe__lr=0.5), preprocessing=Preprocessing(48, 48))
     given = [entry(), entry("cbam"), entry("cbam", 52), larger]
-    runtime = RuntimeConfig("cpu", workers=0, eval_batch_size=4)
-    table, _ = compare(folders, given, TableConfig(allow_mixed=True, speed=True), runtime)
+    table, _ = compare(folders, given, TableConfig(allow_mixed=True, speed=True), batch=4)
     measured = [[row[key] for key in EVALUATION] for row in table["rows"]]
     assert measured == [[1000 / 32, 32, 128, 4], [1000 / 32, 32, 128, 4], [1000 / 48, 48, 192, 4]]
 
