@@ -22,7 +22,12 @@ def near_keys(key: str, schema: Any) -> list[str]:
             known.setdefault(inner.name, []).append(f"{name}.{inner.name}")
     same = [name for name in known if key in (name, _initials(name)) or name == _initials(key)]
     alike = difflib.get_close_matches(key, known, cutoff=0.7)
-    return [full for name in dict.fromkeys([*same, *alike]) for full in known[name]][:3]
+    found = [full for name in dict.fromkeys([*same, *alike]) for full in sorted(known[name], key=_depth)]
+    return found[:3]
+
+
+def _depth(key: str) -> int:
+    return key.count(".")
 
 
 def _initials(key: str) -> str:
