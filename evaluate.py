@@ -6,7 +6,7 @@
     python evaluate.py data=imagenet published=[timm/NAME] weights=FILE    # a file's weights, of any network
     python evaluate.py data=coco published=[resnet50,vgg16]        # published detectors on these backbones
     python evaluate.py data=imagenet_v2 data.root=DIR              # runs trained on ImageNet, on another test set
-    python evaluate.py data=imagenet table.throughput_batch_size=64    # images/s too
+    python evaluate.py data=imagenet table.speed=true              # latency, images/s and memory too
     python evaluate.py data=imagenet table.static_gates=true       # with constant gates too: is it attention?
 
 Writes the table to results/DATA (table.dir=DIR) and prints its main columns.
@@ -73,8 +73,9 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
             transfer.require_outputs_in_order(parts[0], models.imagenet_classes())
     # All processes use the list of the main process, because another run may finish at the same time.
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
-    trained, problems = run_entries(directories, task)
+    trained, problems = run_entries(directories, task, needed=not entries)
     entries += trained
+    note_sizes(trained, config)
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
         entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
     if config.table.static_gates:
@@ -105,11 +106,23 @@ def open_parts(task: Task, config: EvaluateConfig) -> Sequence[AnyDataset]:
     )
 
 
-def run_entries(directories: Sequence[str], task: Task) -> tuple[list[TableEntry], list[str]]:
+def note_sizes(trained: Sequence[TableEntry], config: EvaluateConfig) -> None:
+    """Log the sizes at which runs are evaluated if they are not those of `data`, which are for published weights."""
+    size, resize = config.data.image_size, config.data.resize
+    own = {(entry.preprocessing.crop, entry.preprocessing.resize) for entry in trained}
+    if config.data.task == "classification" and any(crop != size or resize not in (None, side) for crop, side in own):
+        sizes = " and ".join(f"data.image_size={crop} data.resize={side}" for crop, side in sorted(own))
+        log.info(f"Runs are evaluated at the sizes of their training: {sizes}.")
+
+
+def run_entries(directories: Sequence[str], task: Task, needed: bool) -> tuple[list[TableEntry], list[str]]:
     """Return the entries of finished runs, and a sentence for each run that is damaged.
 
+    Args:
+        needed: whether there is nothing to compare without these runs.
+
     Raises:
-        UserError: if all runs are damaged.
+        UserError: if the runs are needed and all of them are damaged.
     """
     entries, problems = [], []
     for directory in directories:
@@ -118,7 +131,7 @@ def run_entries(directories: Sequence[str], task: Task) -> tuple[list[TableEntry
         except (UserError, models.ModelError) as error:
             problems.append(str(error))
             log.warning(f"Without {directory}: {error}")
-    if problems and not entries:
+    if problems and not entries and needed:
         raise UserError(problems[0])
     return entries, problems
 

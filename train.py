@@ -51,7 +51,8 @@ def main(config: TrainConfig) -> None:
     with init_distributed(world_info_from_env(os.environ), config.run_directory) as group:
         run = record.prepare_run(config, group)
         if not run.finished or run.missing_results:
-            train(config, run, group)
+            with run.noting_its_end():
+                train(config, run, group)
 
 
 def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:

@@ -45,8 +45,8 @@ def calibrate(net: nn.Module, images: Tensor | Iterable[Tensor] | None = None) -
         The scales by the name of their gate.
 
     Raises:
-        ValueError: if no gate is at the identity start, there are no images or they are not floating point, a pooled
-            value is not finite, or there is no BatchNorm to estimate scales from.
+        ValueError: if no gate is at the identity start, there are no images, they are not floating point or the
+            network cannot process them, a pooled value is not finite, or there is no BatchNorm to estimate scales from.
     """
     with calibrating(net) as scales:
         if images is None:
@@ -130,7 +130,13 @@ def _run(net: nn.Module, batches: Iterable[Any]) -> None:
             if not (isinstance(images, Tensor) and images.is_floating_point()):
                 found = images.dtype if isinstance(images, Tensor) else type(images).__name__
                 raise ValueError(f"images must be preprocessed floating point tensors [N, 3, H, W]; got {found}.")
-            net(images.to(device))
+            try:
+                net(images.to(device))
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"The network cannot process images of shape {[*images.shape]} ({reason}).") from error
 
 
 def _run_layers(net: nn.Module) -> None:

@@ -9,6 +9,7 @@ SyncBatchNorm, BatchNorm folding) therefore drops their attention silently; `che
 """
 
 import difflib
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from cbam import calibration, families, probe
 from cbam.attachment import InsertionError, attach, detach, has_attention, is_inserted, runs_attention
 from cbam.checks import require_one_of
 from cbam.layer import AttentionLayer, CBAMLayer
+from cbam.module import CBAM
 
 STARTS = ("identity", "random")
 
@@ -75,13 +77,14 @@ def insert(
 
     Raises:
         InsertionError: if no module matches, or attention cannot follow a matching module. The network is unchanged.
-        ValueError: if an option is out of range, or calibration fails. The network is unchanged.
+        ValueError: if an option is unknown or out of range, or calibration fails. The network is unchanged.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     >>> insert(net, after="1", image_size=32)
     [Insertion(name='1', channels=8, size=(30, 30))]
     """
     require_one_of("start", start, STARTS)
+    _require_options(options)
     if calibrate is not None and start != "identity":
         raise ValueError('Calibration needs start="identity"; other gates would change their outputs.')
 
@@ -91,6 +94,7 @@ def insert(
             layer.init_identity_()
         return layer
 
+    _require_unwrapped(net)
     record = vars(net).get(_RECORD, ())
     insertions = insert_layer(net, after, make_layer, image_size, image_channels)
     if calibrate is not None:
@@ -243,8 +247,24 @@ def _listing(names: Sequence[str]) -> str:
     return listed if len(names) <= 3 else f"{listed} and {len(names) - 3} more"
 
 
+def _require_options(options: Iterable[str]) -> None:
+    known = [name for layer in (CBAMLayer, CBAM) for name in inspect.signature(layer).parameters]
+    known = [name for name in known if name not in ("planes", "in_planes", "options")]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"CBAM has no option '{option}'; it has {', '.join(known)}.")
+
+
 def _require_unwrapped(net: nn.Module) -> None:
-    """Reject wrappers under which new layers have unaveraged gradients (DDP) or never run (torch.compile)."""
+    """Reject what is no network, and wrappers.
+
+    Under wrappers, new layers have unaveraged gradients (DistributedDataParallel) or never run (torch.compile).
+    """
+    given: object = net
+    if not isinstance(given, nn.Module):
+        name = getattr(given, "__name__", "")
+        got = f"{name}, which returns or is the class of one" if name else type(given).__name__
+        raise InsertionError(f"net must be a network, an instance of torch.nn.Module; got {got}.")
     for module in net.modules():
         if isinstance(module, DistributedDataParallel):
             raise InsertionError("The network is wrapped in DistributedDataParallel; insert first, then wrap it.")

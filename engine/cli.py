@@ -26,6 +26,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from engine.config import presets
 from engine.config.attention import COMMON_KEYS, KINDS_FILE, is_schema, kinds
+from engine.config.near_keys import near_keys
 from engine.config.presets import CONFIGS, with_usual_presets
 from engine.config.schemas import RENAMED_KEYS
 from engine.errors import UserError
@@ -102,6 +103,7 @@ def _arguments(name: str) -> Iterator[None]:
     with one_line_errors(HydraException, OmegaConfBaseException):
         sys.argv[1:] = [expand_home(_as_list(argument)) for argument in _options_last(sys.argv[1:])]
         _refuse_earlier_keys(sys.argv[1:])
+        refuse_repeated_keys(sys.argv[1:])
         if name == "train":
             sys.argv[1:] = with_usual_presets(sys.argv[1:])
         yield
@@ -161,6 +163,19 @@ def _require_one_attention(composed: DictConfig) -> None:
         )
 
 
+def refuse_repeated_keys(arguments: Sequence[str]) -> None:
+    """Reject a key that is given twice with different values, of which Hydra would take the last.
+
+    Raises:
+        UserError: naming both.
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, _ = argument.lstrip("+").partition("=")
+        if equals and given.setdefault(key, argument) != argument:
+            raise UserError(f"The key {key} is given twice: {given[key]} and {argument}. Leave one of them out.")
+
+
 def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key = argument.lstrip("+~").partition("=")[0]
@@ -190,7 +205,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
         if any(text in str(error) for text in refused):
             _fail(
                 f"Out of memory ({str(error).splitlines()[0]}). Lower runtime.eval_batch_size or "
-                "table.throughput_batch_size, or raise recipe.accumulation_steps."
+                "raise recipe.accumulation_steps."
             )
         # torch raises this when it waits for a batch of a worker that has died.
         if "DataLoader worker (pid" not in str(error):
@@ -200,7 +215,7 @@ def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
             "runtime.workers. Run the same command again to resume from the last checkpoint."
         )
     except Interrupted as stop:
-        exit_interrupted(str(stop))
+        exit_interrupted(str(stop), resumes=True)
     except KeyboardInterrupt:
         exit_interrupted("Stopped by SIGINT.")
 
@@ -220,6 +235,7 @@ def run_script(command: Callable[..., None], *user_errors: type[Exception]) -> N
     required = {key for key, parameter in keys.items() if parameter.default is parameter.empty}
     given = dict(expand_home(argument).partition("=")[::2] for argument in sys.argv[1:])
     with one_line_errors(*user_errors):
+        refuse_repeated_keys(sys.argv[1:])
         if not required <= given.keys() <= keys.keys():
             usage = " ".join(f"{key}={key.upper()}" if key in required else f"[{key}={key.upper()}]" for key in keys)
             expected = f"the arguments {usage}" if usage else "no arguments"
@@ -269,11 +285,14 @@ def _foreign_option(error: BaseException | None) -> tuple[str, str] | None:
 
 
 def _known_keys(error: BaseException | None) -> list[str]:
-    """Return the known keys as a sentence if the error is an unknown key."""
+    """Return the known keys, and those that may be meant, as a sentence if the error is an unknown key."""
     schema = error.object_type if isinstance(error, ConfigKeyError | ConfigAttributeError) else None
     if not dataclasses.is_dataclass(schema):
         return []
-    return [f"(known keys: {', '.join(field.name for field in dataclasses.fields(schema))})."]
+    section = f"{error.full_key or ''}".rpartition(".")[0]  # type: ignore[union-attr]  # it is one of the two
+    near = [f"{section}.{key}".lstrip(".") for key in near_keys(str(error.key), schema)]  # type: ignore[union-attr]
+    guess = f"perhaps {' or '.join(near)}; " if near else ""
+    return [f"({guess}known keys: {', '.join(field.name for field in dataclasses.fields(schema))})."]
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -144,7 +144,7 @@ def build_detector(
     _keep_boxes_in_float32(model)
     if detector.weights and read_weights:
         is_other = not detector_weights.has_classes(published, detector.weights, classes)
-        detector_weights.load(model, spec.name, detector.weights, published, new_predictors=is_other)
+        detector_weights.load(model, spec.name, detector.weights, published, is_other, kind, options)
     if sync_batchnorm:
         attention_layers.convert_sync_batchnorm(model)
     return model.train()

@@ -1,7 +1,7 @@
 """Weights of whole detectors, from torchvision or from files."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,30 @@ def has_classes(published: Published, weights: str, classes: Sequence[str]) -> b
     return trained is None or trained == list(classes)
 
 
-def load(model: nn.Module, backbone: str, weights: str, published: Published, new_predictors: bool) -> None:
+def load(
+    model: nn.Module,
+    backbone: str,
+    weights: str,
+    published: Published,
+    new_predictors: bool,
+    kind: str,
+    options: Mapping[str, object],
+) -> None:
     """Load a detector's weights. Attention missing from them keeps its initialization, as do new predictors.
 
     Args:
         weights: the path of a file; not used if `published` is given.
         new_predictors: whether the predictors are for other classes. Those of other shapes are always re-initialized.
+        kind, options: kind and options of the model's attention.
 
     Raises:
-        ModelError: if tensors are missing, unexpected or of another shape; the error lists the first of each kind.
+        ModelError: if the weights were trained with other attention, or tensors are missing, unexpected or of another
+            shape; the error lists the first of each kind.
     """
     path = Path(weights) if published is None else fetch(backbone, published)
     own = model.state_dict()
     start = start_weights.read_file(path, own)
+    start_weights.require_same_attention(start, weights, kind, options)
     state = start.state
     predictors = {key for key in own if key.startswith(_PREDICTORS)}
     reshaped = any(key in state and state[key].shape != own[key].shape for key in predictors)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -71,7 +72,7 @@ def build(
     name: str,
     attention: str | None = None,
     weights: str | None = None,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     start: str | None = None,
     new_head: bool = True,
     after: str | None = None,
@@ -91,7 +92,8 @@ def build(
             network; `package.module:function` for a user-defined network.
         attention: `none` or a kind of attention (`models.ATTENTION_KINDS`); None takes it from the name.
         weights: the name of published weights (`IMAGENET1K_V1`), the path of a file, or None for random weights.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; None for those of the classes that a file of weights names, as the checkpoints
+            of runs do, or 1000.
         start: `identity` inserts attention without changing the network's outputs; `random` uses torch's
             initialization; None is `identity` for weights without attention and `random` without weights.
         new_head: whether to initialize the head anew (`models.heads`) if the weights have none for these classes;
@@ -112,6 +114,9 @@ def build(
         ModelError: if a name is unknown, the weights are unavailable or do not fit, or an option is out of range.
     """
     backbone, kind = parse(name, attention, image_size, head)
+    if num_classes is None:
+        named = head_classes.named_in_file(Path(weights)) if weights and Path(weights).is_file() else None
+        num_classes = 1000 if named is None else len(named)
     _require_in_range(backbone, start, num_classes, image_size)
     net = backbone.build(num_classes)
     if head is not None:

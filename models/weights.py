@@ -22,7 +22,7 @@ from torch import nn
 from torchvision.models import densenet
 
 from cbam import ScaledGate
-from models import checkpoint_files, heads
+from models import checkpoint_files, heads, recorded
 from models.attention.network import plain_state
 from models.attention.registry import KINDS
 from models.checkpoint_files import StateDict
@@ -87,11 +87,13 @@ class StartWeights:
         state: the state dict.
         attention: kind and options of the attention, e.g. `{"kind": "cbam", "order": "parallel"}`; empty if the file is
             not a checkpoint of this repository.
+        network: name of the network that the file records; empty if it records none.
         report: where the state dict was in its file.
     """
 
     state: StateDict
     attention: dict[str, Any] = field(default_factory=dict)
+    network: str = ""
     report: LoadReport = LoadReport(0)
 
     @property
@@ -148,7 +150,13 @@ def read(backbone: BackboneSpec, net: nn.Module, weights: str, key: str | None =
         raise ModelError(
             f"model.weights={weights} is neither a file nor published for {backbone.name}; published weights: {known}."
         )
-    return with_own_names(read_file(Path(weights), net.state_dict(), key), net, backbone)
+    found = read_file(Path(weights), net.state_dict(), key)
+    if found.network not in ("", backbone.name):
+        log.warning(
+            "%s has the weights of %s, not of %s. Where they fit, padding and normalization may still differ.",
+            *(weights, found.network, backbone.name),
+        )
+    return with_own_names(found, net, backbone)
 
 
 def with_own_names(weights: StartWeights, net: nn.Module, backbone: BackboneSpec) -> StartWeights:
@@ -168,7 +176,7 @@ def read_file(path: Path, own: Iterable[str], key: str | None = None) -> StartWe
         ModelError: if the file is missing or unreadable, or contains no state dict or several.
     """
     content = checkpoint_files.read(path)
-    attention = _recorded_attention(content)
+    attention = recorded.attention(content)
     is_evaluated = bool(attention) and key is None  # in a run with an average, the others are those of the training
     chosen = checkpoint_files.select(content["model"] if is_evaluated else content, set(own), path, key)
     done = LoadReport(
@@ -178,16 +186,7 @@ def read_file(path: Path, own: Iterable[str], key: str | None = None) -> StartWe
         chosen.is_average,
         len(chosen.ignored),
     )
-    return StartWeights(chosen.state, attention, done)
-
-
-def _recorded_attention(content: Any) -> dict[str, Any]:
-    """Return the attention recorded in a checkpoint of this repository."""
-    identity = content.get("identity") if isinstance(content, dict) else None
-    if not isinstance(identity, dict) or "model.attention" not in identity:
-        return {}
-    options = {key.removeprefix("attention."): v for key, v in identity.items() if key.startswith("attention.")}
-    return {"kind": identity["model.attention"], **options}
+    return StartWeights(chosen.state, attention, recorded.network(content), done)
 
 
 def require_same_attention(weights: StartWeights, name: str, kind: str, options: Mapping[str, object]) -> None:

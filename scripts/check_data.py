@@ -1,10 +1,12 @@
 """Read every image and annotation of a data set once, and list all problems.
 
+    python scripts/check_data.py data.root=/path/to/images      # class folders, below train/ and val/ or not
     python scripts/check_data.py data=imagenet data.root=/path/to/imagenet
     python scripts/check_data.py data=coco data.root=/path/to/coco workers=16
 
 The keys are those of train.py for data. `workers` is the number of processes, by default one per processor. The exit
-code is 2 if there are problems.
+code is 2 if there are problems. Images of other formats are a problem unless data.skip_other_formats=true leaves them
+out.
 """
 
 import logging
@@ -41,7 +43,8 @@ from engine.data.boxes import BoxSplit
 from engine.data.datasets import Split, open_dataset
 from engine.data.duplicates import LARGE, shared_images
 from engine.data.evaluation_sets import open_evaluation_sets
-from engine.data.other_files import other_images_line, program_files_line
+from engine.data.layout_hints import layout_hint
+from engine.data.other_files import LEFT_OUT, other_images_line, program_files_line
 from engine.data.transforms import Finding, UnreadableImage
 from engine.errors import UserError
 from engine.logging import log, print_line, setup_logging
@@ -63,10 +66,10 @@ def check(config: CheckDataConfig) -> None:
     """
     setup_logging()
     torch.set_num_threads(1)
-    problems = _Problems()
+    problems = _Problems(config.data.skip_other_formats)
     splits: list[AnySplit] = []
     try:
-        for data in _open(config.data):
+        for data in _open(_split_if_bare(config.data)):
             splits += [split for split in (data.train, data.val) if len(split)]
     except UserError as error:
         problems.add(str(error))
@@ -83,24 +86,40 @@ def check(config: CheckDataConfig) -> None:
             problems.add(f"{len(rotated):,} images have an EXIF orientation (first: {first}; docs/data.md).")
     images = sum(len(split) for split in splits)
     if problems.count:
-        raise UserError(f"{problems.count:,} problems in {images:,} images; they are listed above.")
+        listed = "problem in {:,} images; it is" if problems.count == 1 else "problems in {:,} images; they are"
+        raise UserError(f"{problems.count:,} {listed.format(images)} listed above.")
     print_line(f"{images:,} images: no problems.")
 
 
 class _Problems(logging.Handler):
-    """The number of problems, which are printed; warnings of the log are problems too."""
+    """The number of problems, which are printed; warnings of the log are problems too.
 
-    def __init__(self) -> None:
+    Attributes:
+        skips_other_formats: whether the user leaves out images of other formats, which are then no problem.
+    """
+
+    def __init__(self, skips_other_formats: bool) -> None:
         super().__init__(logging.WARNING)
-        self.count = 0
+        self.count, self.skips_other_formats = 0, skips_other_formats
         logging.getLogger().addHandler(self)
 
-    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 (printed by the console's handler)
-        self.count += 1
+    def emit(self, record: logging.LogRecord) -> None:  # printed by the console's handler
+        self.count += not (self.skips_other_formats and record.getMessage().endswith(LEFT_OUT))
 
     def add(self, line: str) -> None:
         self.count += 1
         print_line(line)
+
+
+def _split_if_bare(config: DataConfig) -> DataConfig:
+    """Return the keys with a validation split if the class folders are not in train/ and val/."""
+    root = Path(config.root)
+    is_split = config.val_fraction or (root / "train").exists() or (root / "val").exists() or layout_hint(root)
+    has_folders = config.layout == "folders" and root.is_dir() and any(entry.is_dir() for entry in root.iterdir())
+    if config.trained_on is not None or is_split or not has_folders:
+        return config
+    print_line(f"{root} has no train/ and val/. To train on it, hold out images with data.val_fraction=0.2.")
+    return replace(config, val_fraction=0.2)
 
 
 def _open(config: DataConfig) -> Sequence[AnyDataset]:

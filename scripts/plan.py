@@ -67,7 +67,8 @@ def _table(pilot: Pilot, power: float) -> list[str]:
     for seeds in SEEDS:
         hours = "-" if pilot.hours is None else f"{seeds * pilot.hours:.1f}"
         rows.append((str(seeds), f"{Plan(pilot, seeds).detectable(power):.2f}", hours))
-    return aligned(rows)
+    unknown = "Hours are unknown: the pilot's records have no train_seconds, as those of earlier versions."
+    return aligned(rows) if pilot.hours is not None else [*aligned(rows), unknown]
 
 
 def _answer(pilot: Pilot, difference: float, power: float) -> str:

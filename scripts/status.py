@@ -4,9 +4,10 @@
     python scripts/status.py runs/imagenet
     python scripts/status.py sweep=table4 data.root=/path/to/imagenet      # the arguments of scripts/sweep.py
 
-The columns are the state (finished, running, stopped, damaged, missing), the completed epochs, the validation metric of
-the last and of the best epoch, the time left (of a stopped run: the time it still needs), the host or Slurm job that
-last wrote the run, and the age of its last checkpoint. No checkpoint is read. The exit code is 2 if a run is damaged.
+The columns are the state (finished, running, stopped by a signal, failed, damaged, missing), the completed epochs, the
+validation metric of the last and of the best epoch, the time left (of a stopped run: the time it still needs), the host
+or Slurm job that last wrote the run, and the age of its last checkpoint. Below is why runs failed. No checkpoint is
+read. The exit code is 2 if a run is damaged.
 """
 
 import sys
@@ -50,13 +51,15 @@ def chosen(arguments: Sequence[str]) -> list[Path]:
 def table(found: Sequence[RunStatus]) -> str:
     rows = [HEADER, *((str(run.directory), run.state, *run.cells) for run in found)]
     counts = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in found).most_common())
-    return "\n".join([*aligned(rows), f"{counts or 'no runs'}"])
+    reasons = [f"{run.directory}: {run.reason}" for run in found if run.reason]
+    return "\n".join([*aligned(rows), f"{counts or 'no runs'}", *reasons])
 
 
 def main(arguments: Sequence[str]) -> None:
     if {"--help", "-h"} & set(arguments):
         print_line((__doc__ or "").strip())
         return
+    cli.refuse_repeated_keys(arguments)
     found = [status(directory) for directory in chosen(arguments)]
     print_line(table(found))
     damaged = [run for run in found if run.problem]

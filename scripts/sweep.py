@@ -48,7 +48,7 @@ def script(file: Path, runs: Sequence[Planned], extra: list[str]) -> Iterator[st
             yield from announced(run, todo, len(runs)) if run in todo else [f"# {run.command}"]
     shared = [argument for argument in extra if argument.lstrip("+").startswith(("data", "runtime", "run.root="))]
     yield "# the table"
-    yield shlex.join(["python", "evaluate.py", *sweeps.read(file).evaluate, *shared])
+    yield shlex.join(["python", "evaluate.py", *sweeps.last_of_each_key([*sweeps.read(file).evaluate, *shared])])
 
 
 def announced(run: Planned, todo: Sequence[Planned], runs: int) -> Iterator[str]:
@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> None:
     if "--help" in arguments:
         print_line((__doc__ or "").strip())
         return
+    cli.refuse_repeated_keys(arguments)
     file, extra = sweeps.find(arguments)
     runs = sweeps.planned_runs(file, extra)
     print_line("\n".join(script(file, runs, extra)))

@@ -1,6 +1,7 @@
 """How tests call the entry points, and how errors of users look."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 # The least that the record of a finished run has.
@@ -31,12 +32,19 @@ EVERYTHING = [
 
 
 def arguments(root: Path, *more: str) -> list[str]:
-    """A training run of seconds: three classes of 32-pixel images, two epochs."""
-    return [
+    """A training run of seconds: three classes of 32-pixel images, two epochs, with the keys of `more` instead."""
+    given = [
         *("data=imagenet", f"data.root={root}", "data.name=small", "data.total_classes=3"),
         *("data.image_size=32", "data.resize=32", "recipe.batch_size=16", "recipe.epochs=2"),
-        *("runtime.device=cpu", "runtime.workers=1", "run.log_every_steps=1", "run.pictures=0", *more),
+        *("runtime.device=cpu", "runtime.workers=1", "run.log_every_steps=1", "run.pictures=0"),
     ]
+    return replaced(given, *more)
+
+
+def replaced(given: Sequence[str], *more: str) -> list[str]:
+    """Return the arguments with those of `more`, which replace those with the same keys."""
+    keys = {argument.partition("=")[0] for argument in more}
+    return [*(argument for argument in given if argument.partition("=")[0] not in keys), *more]
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:

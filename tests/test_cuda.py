@@ -83,8 +83,8 @@ def test_two_runs_of_one_command_give_the_same_bits(
 ) -> None:
     records = []
     for run in ("a", "b"):
-        given = arguments(folders, f"model={model}", "model.weights=null", f"run.dir={run}")
-        given += [f"runtime.device={DEVICE.type}", f"runtime.precision={precision}", f"runtime.fused_cbam={fused}"]
+        on = (f"runtime.device={DEVICE.type}", f"runtime.precision={precision}", f"runtime.fused_cbam={fused}")
+        given = arguments(folders, f"model={model}", "model.weights=null", f"run.dir={run}", *on)
         command = [sys.executable, str(REPOSITORY / "train.py"), *given]
         done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from torchvision.io import decode_image
 
 from engine.tasks.box_predictions import BoxPredictions
 from tests import scenes
-from tests.commands import arguments, assert_one_line
+from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.processes import Process, start_ranks
 
@@ -114,12 +114,12 @@ def outcome(directory: Path) -> tuple[object, ...]:
 def test_killed_detector_run_resumes_to_the_same_bits(killed: int, root: Path, trained: Path, tmp_path: Path) -> None:
     given = scenes.arguments(root, "run.checkpoint_every_steps=1", "run.dir=run")
     started = time.monotonic()
-    assert Process("train.py", [*given, "run.dir=undisturbed"], tmp_path, {}).result().returncode == 0
+    assert Process("train.py", replaced(given, "run.dir=undisturbed"), tmp_path, {}).result().returncode == 0
     seconds = time.monotonic() - started
     moments = random.Random(51)
     kills, runs = 0, 0
     while kills < killed:
-        process = Process("train.py", [*given, f"run.dir=run{runs}"], tmp_path, {})
+        process = Process("train.py", replaced(given, f"run.dir=run{runs}"), tmp_path, {})
         if process.wait(moments.uniform(0.3, 0.9) * seconds) is None:
             os.kill(process.pid, signal.SIGKILL)
             process.result()
@@ -127,7 +127,7 @@ def test_killed_detector_run_resumes_to_the_same_bits(killed: int, root: Path, t
         else:
             assert process.result().returncode == 0
             runs += 1
-    assert Process("train.py", [*given, f"run.dir=run{runs}"], tmp_path, {}).result().returncode == 0
+    assert Process("train.py", replaced(given, f"run.dir=run{runs}"), tmp_path, {}).result().returncode == 0
     expected = outcome(run(trained, ""))
     assert outcome(tmp_path / "undisturbed") == expected
     assert [outcome(tmp_path / f"run{number}") == expected for number in range(runs + 1)] == [True] * (runs + 1)
@@ -146,7 +146,9 @@ def test_box_digests_do_not_depend_on_workers_or_ranks(augment: str, root: Path,
     given = scenes.arguments(root, f"recipe.box_augment={augment}")
     digests = []
     for ranks, workers in ((1, 0), (1, 1), (1, 4), (2, 0)):
-        processes = start_ranks(ranks, "scripts/hash_batches.py", [*given, f"runtime.workers={workers}"], tmp_path)
+        processes = start_ranks(
+            ranks, "scripts/hash_batches.py", replaced(given, f"runtime.workers={workers}"), tmp_path
+        )
         first, *_ = (process.result() for process in processes)
         assert first.returncode == 0, first.stderr
         digests.append([line for line in first.stdout.splitlines() if line.startswith(("files", "epoch"))])
@@ -190,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, command: Command) -
     ],
 )
 def test_what_does_not_fit_is_said_in_one_sentence(given: list[str], said: str, command: Command) -> None:
-    assert_one_line(command("train.py", "model=resnet18", "model.weights=null", *given), said)
+    assert_one_line(command("train.py", *replaced(["model=resnet18", "model.weights=null"], *given)), said)
 
 
 def test_absent_data_set_says_where_and_what_to_do(command: Command, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import models
 from models import pretrained
 from tests import scenes
-from tests.commands import arguments, assert_one_line
+from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.processes import REPOSITORY
 
@@ -21,6 +21,8 @@ def test_evaluating_nothing_says_what_to_do(command: Command, folders: Path) -> 
     assert_one_line(command("evaluate.py", *common), "There is no finished run in", "train one first")
     assert_one_line(command("evaluate.py", *common, "runs=[nowhere]"), "There is no finished run in nowhere")
     assert_one_line(command("evaluate.py", *common, "runs=a,b"), "There is no finished run in a, b")
+    assert_one_line(command("evaluate.py", *common), "python train.py data=folders data.name=small")
+    assert_one_line(command("evaluate.py", "data=shapes"), "(python train.py data=shapes ...)")
     assert_one_line(command("evaluate.py", *common, "runs=[]"), "runs=[] and published=[] leave nothing to compare")
 
 
@@ -81,12 +83,14 @@ def test_a_files_weights_need_no_run(command: Command, folders: Path, tmp_path: 
     ranked = [np.load(next((tmp_path / "results" / "small" / "runs").glob("*.npz")))["ranked"]]  # of own.pt
     for file in ("named", "in_order"):
         again = [f"weights={file}.pt", "runtime.workers=0", f"table.dir={file}"]
-        assert command("evaluate.py", *arguments, *again).returncode == 0
+        assert command("evaluate.py", *replaced(arguments, *again)).returncode == 0
         ranked.append(np.load(next((tmp_path / file / "runs").glob("*.npz")))["ranked"])
     assert np.array_equal(ranked[1], ranked[2])
     assert not np.array_equal(ranked[0], ranked[1])
     torch.save(torch.nn.Linear(8, 2).state_dict(), tmp_path / "other.pt")
-    assert_one_line(command("evaluate.py", *arguments, "weights=other.pt"), "The weights do not fit own_nets:net")
+    assert_one_line(
+        command("evaluate.py", *replaced(arguments, "weights=other.pt")), "The weights do not fit own_nets:net"
+    )
 
 
 def test_published_detectors_need_no_run(command: Command, tmp_path: Path) -> None:

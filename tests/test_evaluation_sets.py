@@ -30,7 +30,7 @@ def runs(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain network and one with CBAM, trained on a stand-in for ImageNet of three classes."""
     place = tmp_path_factory.mktemp("trained")
     for model in ("mobilenet_v3_small", "mobilenet_v3_small_cbam"):
-        given = [*arguments(folders), f"model={model}", "model.weights=null", "data.name=imagenet", "recipe.epochs=1"]
+        given = arguments(folders, f"model={model}", "model.weights=null", "data.name=imagenet", "recipe.epochs=1")
         result = Process("train.py", given, place, {}).result()
         assert result.returncode == 0, result.stderr
     return place / "runs"

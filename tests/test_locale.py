@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.commands import arguments
+from tests.commands import arguments, replaced
 from tests.processes import REPOSITORY
 
 # Forks for each entry point: torch is imported once.
@@ -29,7 +29,7 @@ def test_entry_points_accept_names_outside_the_locale(folders: Path, tmp_path: P
     for split in ("train", "val"):
         (root / split / "class0").rename(root / split / "café $x^2$")
     given = [f'data.root="{root}"' if argument.startswith("data.root") else argument for argument in arguments(root)]
-    small = [*given, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1"]
+    small = replaced(given, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1")
     image = root / "val" / "café $x^2$" / "0.JPEG"
     calls = [
         ("train.py", [*small, f'run.dir="{run}"'], 0),

@@ -20,9 +20,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 def start(folders: Path, run: Path, workers: int, ranks: int = 1) -> list[subprocess.Popen[str]]:
     """Start a run, its processes in one group of their own; it writes a checkpoint after every other step."""
     given = arguments(
-        folders, "model=resnet18_cbam", "model.weights=null", f"run.dir={run}", f"runtime.workers={workers}"
+        folders,
+        *("model=resnet18_cbam", "model.weights=null", f"run.dir={run}", f"runtime.workers={workers}"),
+        *("run.checkpoint_every_steps=2", "recipe.epochs=3", "recipe.batch_size=8"),
     )
-    given += ["run.checkpoint_every_steps=2", "recipe.epochs=3", "recipe.batch_size=8"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     if ranks > 1:
         environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

@@ -16,7 +16,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models
-from tests.commands import arguments, assert_one_line
+from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.processes import Process
 
@@ -162,8 +162,9 @@ def test_killed_run_resumes_on_the_same_images_only(
         (["model.name=nope"], "Unknown model 'nope'; choose one of resnet18"),
         (["data.root=/nowhere"], "There is no data set 'imagenet' at /nowhere; set data.root"),
         (["recipe.epochs=-1"], "recipe.epochs=-1 is out of range; it must be at least 1"),
+        (["seed=51", "seed=52"], "The key seed is given twice: seed=51 and seed=52. Leave one of them out."),
         (["recipe.epochs=many"], "recipe.epochs=many: Value 'many' of type 'str' could not be converted"),
-        (["recipe.epoch=3"], "Could not override 'recipe.epoch'"),
+        (["recipe.epoch=3"], "'epoch' not in 'RecipeConfig' (perhaps recipe.epochs; known keys: name, epochs"),
         (["run.dir=a (b)"], "run.dir=a (b) cannot be parsed; quote a value with special characters twice"),
         (["model=resnet50_cbam", "attention=none"], "model=resnet50_cbam already selects an attention module"),
         (["+recipe.epoch=3"], "There is no key recipe.epoch; known keys: accumulation_steps, attention_lr_factor"),
@@ -188,7 +189,8 @@ def test_killed_run_resumes_on_the_same_images_only(
 def test_user_errors_are_one_line(
     given: list[str], complaint: str, command: Command, folders: Path, tmp_path: Path
 ) -> None:
-    done = command("train.py", f"data.root={folders}", "data.total_classes=3", "data.image_size=31", *given)
+    common = [f"data.root={folders}", "data.total_classes=3", "data.image_size=31"]
+    done = command("train.py", *replaced(common, *given))
     assert_one_line(done, complaint)
     assert not (tmp_path / "runs").exists()
 

@@ -83,6 +83,11 @@ def is_supported(contrast: Row) -> bool:
     return contrast.get("verdict") in ("lower", "higher")
 
 
+def gib(value: int | None) -> str:
+    """Format bytes in GiB; return an empty string for None."""
+    return "" if value is None else f"{value / 2**30:.2f}"
+
+
 def millions(row: Row) -> str:
     """Format the number of parameters in millions; return an empty string for a contrast of two networks."""
     return "" if row["parameters"] is None else f"{row['parameters'] / 1e6:.2f}"
@@ -168,4 +173,12 @@ CONTRAST_DETAILS = (
     Column("p of equivalence (Holm)", lambda row: p_value(row.get("equivalence_p_adjusted"))),
     Column("Won : lost (images)", lambda row: "" if row.get("won") is None else f"{row['won']} : {row['lost']}"),
     Column("McNemar's p", lambda row: p_value(row.get("mcnemar_p"))),
+)
+SPEED = (
+    Column("Images/s", lambda row: number(row.get("images_per_second"), ".4g")),
+    Column("Latency of one image (ms)", lambda row: number(row.get("image_milliseconds"), ".4g")),
+    Column("Latency of a batch (ms)", lambda row: number(row.get("batch_milliseconds"), ".4g")),
+    Column("Device memory (GiB)", lambda row: gib(row.get("device_memory"))),
+    Column("Images/s in training", lambda row: number(row.get("train_images_per_second"), ".4g")),
+    Column("Memory in training (GiB)", lambda row: gib(row.get("train_memory"))),
 )

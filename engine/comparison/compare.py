@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from engine.analysis.throughput import images_per_second
-from engine.comparison import paper_results
+from engine.comparison import paper_results, speed
 from engine.comparison.aggregate import Settings, aggregate
 from engine.comparison.baselines import config_mismatches, find_baselines
 from engine.comparison.entry import TableEntry
 from engine.comparison.view import VIEWS, View
+from engine.config.data import DataConfig
+from engine.config.presets import CONFIGS
 from engine.config.schemas import EvaluateConfig
 from engine.data.groups import ImageGroups
 from engine.data.loader import EvalLoader
@@ -75,10 +76,18 @@ def find_runs(config: EvaluateConfig) -> list[RunDirectory]:
     if not runs and not config.published:
         raise UserError(
             f"There is no finished run in {folder.absolute()}; train one first "
-            f"(python train.py data={data.trained_on or data.name} ...), select runs with runs=[DIR,...], "
+            f"(python train.py {_preset(data)} ...), select runs with runs=[DIR,...], "
             "or compare published weights with published=[resnet50,...]."
         )
     return runs
+
+
+def _preset(data: DataConfig) -> str:
+    """Return the arguments that select a data set for training."""
+    name = data.trained_on or data.name
+    # A layout is the name of its preset.
+    is_preset = (CONFIGS / "data" / f"{name}.yaml").is_file()
+    return f"data={name}" if is_preset else f"data={data.layout} data.name={name}"
 
 
 def _natural(path: Path) -> list[list[str | int]]:
@@ -119,7 +128,7 @@ def compare(
     device = resolve_device(config.runtime.device, group)
     for entry in entries:
         to_device(entry.model, device, config.runtime.channels_last)
-    speeds = _speeds(entries, config)  # first, because a batch may be too large for memory
+    costs = speed.evaluation_costs(entries, config)  # first, because a batch may be too large for memory
     predictions = _predict(entries, task, data, config, device, group)
     view = VIEWS[config.data.task]
     runs = _runs(entries, view, mismatches, baselines, predictions)
@@ -129,7 +138,9 @@ def compare(
     rows, direct = aggregate(runs, outcomes, view, settings)
     for row in rows:
         row |= paper_results.columns(row, config.data)
-        row["images_per_second"] = speeds[row["runs"][0]]
+        row |= {"images_per_second": None, **costs[row["runs"][0]]}
+        if config.table.speed:
+            row |= speed.training_costs(row, entries)
     table = {
         "schema": SCHEMA,
         "task": config.data.task,
@@ -137,7 +148,8 @@ def compare(
         "settings": asdict(settings),
         "evaluated": {
             "precision": config.runtime.precision,
-            "throughput_batch_size": config.table.throughput_batch_size,
+            "throughput_batch_size": config.runtime.eval_batch_size if config.table.speed else None,
+            **({"training_hardware": speed.training_hardware(entries)} if config.table.speed else {}),
             **environment.collect_env(device),
         },
         "rows": rows,
@@ -188,22 +200,6 @@ def _require_trained_on(entries: Sequence[TableEntry], data: AnyDataset, config:
                 f"{entry.row['source']} was not trained on the images in {config.data.root}; set data.root and the "
                 "other keys of data, such as data.val_fraction, as in its config.yaml."
             )
-
-
-def _speeds(entries: Sequence[TableEntry], config: EvaluateConfig) -> list[float | None]:
-    """Return images/s of each entry, measured once per network; None if not requested."""
-    batch_size, precision = config.table.throughput_batch_size, PRECISIONS[config.runtime.precision]
-    if batch_size is None:
-        return [None] * len(entries)
-    networks = [
-        (entry.row["model"], entry.row.get("detector"), entry.row["attention"], entry.preprocessing.crop)
-        for entry in entries
-    ]
-    models = {network: entry.model for network, entry in zip(networks, entries, strict=True)}
-    measured = {
-        network: images_per_second(model, batch_size, network[-1], precision) for network, model in models.items()
-    }
-    return [measured[network] for network in networks]
 
 
 def _predict(

@@ -7,6 +7,7 @@ from engine.comparison.columns import NOTHING, Column, is_supported
 from engine.comparison.notes import detail_notes, printed_rows, summary_notes, table_notes
 from engine.comparison.view import VIEWS
 from engine.logging import aligned
+from engine.tasks.classification import TOP_K
 
 Row = dict[str, Any]
 Table = dict[str, Any]
@@ -20,7 +21,8 @@ def main_table(table: Table) -> str:
 def details(table: Table) -> str:
     """Return the table of details: every other column, with links to the records."""
     rows = printed_rows(table)
-    columns = filled_columns(rows, VIEWS[table["task"]].details)
+    shown = rows if table["data"]["classes"] > TOP_K else [{**row, "top5_error": None} for row in rows]
+    columns = filled_columns(shown, VIEWS[table["task"]].details)
     cells = [[(text, False) for text in texts] for texts in columns.values()]
     links = [_links(row, table["runs"]) for row in rows]
     titled = {**dict(zip(columns, cells, strict=True)), "Config and records": [(link, False) for link in links]}

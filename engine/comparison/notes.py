@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from engine.comparison import speed
 from engine.comparison.columns import (
     DAGGER,
     TOLERANCE,
@@ -60,11 +61,7 @@ def detail_notes(table: Table) -> list[str]:
             "The correlation over seeds is that of the network's metric with its baseline's. If it is positive, "
             "pairing by seed narrows the interval."
         )
-    if evaluated["throughput_batch_size"] is not None:
-        notes.append(
-            f"Images/s is the speed of the network alone, in batches of {evaluated['throughput_batch_size']} in "
-            f"{evaluated['precision']} on {evaluated['device']}."
-        )
+    notes += speed.notes(evaluated)
     notes += _notes_on_gates(rows)
     if any(lr_factor(row) for row in rows):
         notes.append("Attention's lr factor multiplies the learning rate of the attention parameters.")

@@ -82,6 +82,9 @@ def read_pilot(directory: Path, attention: str | None) -> Pilot:
         UserError: if there is no such table, or it has no contrast with at least two seeds.
     """
     file = directory / "table.json"
+    tables = sorted(str(below.parent) for below in directory.glob("*/table.json"))
+    if tables and not file.is_file():
+        raise UserError(f"{directory} contains {len(tables)} tables; give one of them: {', '.join(tables)}.")
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

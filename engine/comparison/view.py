@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.comparison.columns import CONTRAST_DETAILS, DETAILS, Column, main_columns, mean, number, published
+from engine.comparison.columns import CONTRAST_DETAILS, DETAILS, SPEED, Column, main_columns, mean, number, published
 from engine.config.data import DataConfig
 from engine.data.transforms import Preprocessing
 
@@ -81,7 +81,6 @@ def _no_published(entry: Any, data: DataConfig, preprocessing: Preprocessing) ->
     return None
 
 
-_SPEED = Column("Images/s", lambda row: number(row.get("images_per_second"), ".4g"))
 _DETECTOR_COST = (
     "GFLOPs of a detector are for one square black image; in the second stage they depend on its proposals."
 )
@@ -96,7 +95,7 @@ _CLASSIFICATION = View(
         *DETAILS,
         *_means(top1_error_start="Top-1 error at start (%)", top5_error="Top-5 error (%)"),
         *CONTRAST_DETAILS,
-        _SPEED,
+        *SPEED,
         *_paper(".2f", top1_error="top-1 error (%)", top5_error="top-5 error (%)"),
         Column("Start weights: published top-1 error (%) (measured - published)", published),
     ),
@@ -130,7 +129,7 @@ _DETECTION = View(
             ap_large="AP large (%)",
         ),
         *CONTRAST_DETAILS,
-        _SPEED,
+        *SPEED,
         Column("Start weights: published AP (%) (measured - published)", published),
         *_paper(".1f", ap="AP (%)", ap50="AP50 (%)", ap75="AP75 (%)"),
     ),
@@ -159,7 +158,7 @@ _VOC = View(
         *DETAILS,
         *_means(ap_area="mAP, area (%)", ap="AP (%)", ap50="AP50 (%)", ap75="AP75 (%)"),
         *CONTRAST_DETAILS,
-        _SPEED,
+        *SPEED,
         *_paper(".1f", ap_11_points="mAP (%)"),
     ),
     evaluation=_DETECTION.evaluation,

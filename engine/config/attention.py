@@ -14,6 +14,7 @@ from engine.errors import UserError
 KINDS_FILE = Path(__file__).resolve().parents[2] / "configs" / "attention_kinds.yaml"
 
 CALIBRATION_IMAGES = 128  # training images on which the scales are measured by default
+CALIBRATED = ("cbam", "cbam_official", "se", "custom")  # kinds whose gates can have a scale
 
 
 @dataclass

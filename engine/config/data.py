@@ -67,7 +67,12 @@ class DataConfig:
             raise UserError(f"data.val_fraction is for data.layout=folders, not {self.layout}; leave it out.")
         between("data.image_size", self.image_size, 8, 4096)
         if self.resize is not None:
-            between("data.resize", self.resize, self.image_size, 8192)
+            if self.resize < self.image_size:
+                raise UserError(
+                    f"data.image_size={self.image_size} is larger than data.resize={self.resize}, the side before the "
+                    f"crop, which may be the preset's. Set both, for example data.resize={self.image_size}."
+                )
+            between("data.resize", self.resize, 1, 8192)
         between("data.crop_scale", self.crop_scale, 0.0, 1.0)
 
     def _check_boxes(self) -> None:

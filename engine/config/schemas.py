@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from engine.config.attention import CALIBRATION_IMAGES, AttentionConfig, node
+from engine.config.attention import CALIBRATED, CALIBRATION_IMAGES, AttentionConfig, node
 from engine.config.checks import at_least, between, filled, one_of
 from engine.config.data import DataConfig
 from engine.config.detector import DetectorConfig
@@ -48,6 +48,8 @@ class TrainConfig:
         self.attention.check()
         images = self.attention.calibrate or 0
         at_least("attention.calibrate", images, 0)
+        if self.attention.calibrate is not None and kind not in ("none", *CALIBRATED):
+            raise UserError(f"attention.calibrate={images} has no effect on attention={kind}; leave it out.")
         if images and kind != "none" and self._start != "identity":
             raise UserError(
                 f"attention.calibrate={images} needs the identity start; set attention.init=identity or leave it out."
@@ -108,7 +110,7 @@ class TrainConfig:
         changed = [(key, value) for key, value in changed if key != "calibrate"]
         if self.recipe.last_norms_lr_factor != 1:
             changed.append(("last_norms_lr", f"{self.recipe.last_norms_lr_factor:g}"))
-        if self.calibration_images != self._default_calibration_images:
+        if self.calibration_images != self._default_calibration_images and self.attention.kind in CALIBRATED:
             changed.append(("calibrate", self.calibration_images))
         texts = {key: _file_name(str(value)) for key, value in changed}
         return "-".join(
@@ -180,7 +182,9 @@ class TableConfig:
     """Location and contents of the comparison table."""
 
     dir: str | None = None  # null: results/DATA
-    throughput_batch_size: int | None = None  # batch size for measuring images/s; null: not measured
+    # Measure latency, images/s and memory in evaluation, of one image and of a batch (runtime.eval_batch_size), and add
+    # the speed and memory of training from the records.
+    speed: bool = False
     static_gates: bool = False  # add each network with gates once more, with its gates replaced by their means
     allow_mixed: bool = False  # accept runs of several recipes, and mark those that differ from the first run's
     margin: float | None = None  # points: test whether differences are within +- this margin; null: no such test
@@ -190,8 +194,6 @@ class TableConfig:
     def check(self) -> None:
         if self.dir is not None:
             filled("table.dir", self.dir)
-        if self.throughput_batch_size is not None:
-            at_least("table.throughput_batch_size", self.throughput_batch_size, 1)
         if self.margin is not None and not self.margin > 0:
             raise UserError(f"table.margin={self.margin} must be positive.")
 
@@ -220,7 +222,11 @@ class EvaluateConfig:
 
 
 # Keys of earlier versions.
-RENAMED_KEYS = {"recipe.accumulate": "recipe.accumulation_steps", "attention.start": "attention.init"}
+RENAMED_KEYS = {
+    "recipe.accumulate": "recipe.accumulation_steps",
+    "attention.start": "attention.init",
+    "table.throughput_batch_size": "table.speed=true, with batches of runtime.eval_batch_size",
+}
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -232,7 +232,10 @@ def _wrong_number(folder: Path, available: list[str], config: DataConfig) -> str
     if odd and len(available) - len(odd) == config.total_classes:
         remedy = f"{', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} not in {val}; move what is not a class"
     else:
-        remedy = "set data.root to the whole data set, or data.total_classes to the number of folders"
+        remedy = (
+            "set data.root to the whole data set, or use data=folders data.name=NAME for classes of your own, which "
+            "are counted"
+        )
     return f"{folder} contains {len(available)} class folders, not {config.total_classes}; {remedy}."
 
 

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.data.duplicates import shared_images
-from engine.data.other_files import EXTENSIONS, is_other_image, is_program_folder, other_images_line, program_files_line
+from engine.data.other_files import (
+    EXTENSIONS,
+    LEFT_OUT,
+    is_other_image,
+    is_program_folder,
+    other_images_line,
+    program_files_line,
+)
 from engine.errors import UserError
 from engine.runs.atomic_io import atomic_write
 
@@ -167,7 +174,7 @@ def _left_out(file_lists: Sequence[FileList], skip_other_formats: bool) -> list[
             "data.total_classes."
         )
     lines = [program_files_line(skipped)] if skipped else []
-    return [*lines, f"{other_images_line(others)} They are left out."] if others else lines
+    return [*lines, f"{other_images_line(others)} {LEFT_OUT}"] if others else lines
 
 
 def _read(folder: Path) -> _Folder:

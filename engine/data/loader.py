@@ -81,6 +81,14 @@ class Batch(NamedTuple):
             yield Batch(list(views), targets[:-1], targets[-1], self.mixing)
 
 
+FEW_STEPS = 8  # per epoch
+
+
+def small_batch(images: int) -> int:
+    """Return the batch size for about eight steps per epoch: a power of two, which divides among processes."""
+    return 2 ** max(1, (images // FEW_STEPS).bit_length() - 1)
+
+
 class EpochBatches:
     """This process's share of each batch of an epoch, as lists of (epoch, index).
 
@@ -94,11 +102,9 @@ class EpochBatches:
 
     def __init__(self, images: int, batch_size: int, seed: int, group: ProcessGroup, repetitions: int = 1) -> None:
         if images < batch_size:
-            # About eight steps per epoch, and a power of two, which divides among processes.
-            advice = 2 ** max(1, (images // 8).bit_length() - 1)
             raise UserError(
-                f"recipe.batch_size={batch_size} exceeds the {images} training images. Set recipe.batch_size={advice}, "
-                "and scale recipe.lr with it."
+                f"recipe.batch_size={batch_size} exceeds the {images} training images. Set recipe.batch_size="
+                f"{small_batch(images)}, and scale recipe.lr with it."
             )
         self.images, self.batch_size, self.seed, self.group = images, batch_size, seed, group
         self.repetitions = repetitions

@@ -17,6 +17,8 @@ OTHER_EXTENSIONS = (
 )
 _NO_IMAGES = (".txt", ".xml", ".json", ".csv", ".md", ".db", ".ini", ".html", ".log", ".pdf")  # not opened
 
+LEFT_OUT = "They are left out."  # ends the line on images of other formats with skip_other_formats
+
 _SIGNATURES = (
     *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"8BPS"),
     *(b"\0\0\0\x0cjP  ", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\x76\x2f\x31\x01"),

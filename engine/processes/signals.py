@@ -45,11 +45,15 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def exit_interrupted(sentence: str) -> NoReturn:
-    """Print the sentence and exit immediately with code 75, on which job scripts requeue."""
+def exit_interrupted(sentence: str, resumes: bool = False) -> NoReturn:
+    """Print the sentence, and exit immediately with code 75, on which job scripts requeue.
+
+    Args:
+        resumes: whether the command continues a run when it is repeated; otherwise it starts again.
+    """
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0:
         with suppress(OSError):  # stderr is closed, or on a full disk
-            os.write(2, f"{sentence} Run the same command again to resume.\n".encode())
+            os.write(2, f"{sentence} Run the same command again{' to resume' if resumes else ''}.\n".encode())
     multiprocessing = sys.modules.get("multiprocessing")
     for worker in multiprocessing.active_children() if multiprocessing else ():
         worker.kill()

@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class RunDirectory:
 
     def __init__(self, directory: Path, writes: bool = True) -> None:
         self.directory, self.writes = directory, writes
+        self._is_started = False
         self.config_file = directory / "config.yaml"
         self.record_file = directory / "record.json"
         self.log_file = directory / "log.txt"
@@ -137,6 +140,7 @@ class RunDirectory:
         except OSError as error:
             raise self._unusable("written", error) from error
         self.require_same_config(config)  # another process may have started a run before the lock was taken
+        self._is_started = True
         for folder in (self.directory, self.last.parent, self.pictures):
             for draft in folder.glob(f"*{DRAFT}"):  # left by a start that was killed while writing
                 draft.unlink()
@@ -278,10 +282,42 @@ class RunDirectory:
             atomic_write(self.record_file, lambda file: file.write(text.encode()))
 
     def write_progress(self, progress: dict[str, Any]) -> None:
-        """Write the position of a run under way and its time left, which no result depends on."""
+        """Write the position of a run under way and its time left; no result depends on it."""
         text = json.dumps(progress, indent=2) + "\n"
-        if self.writes:
+        if not self.writes:
+            return
+        try:
             atomic_write(self.progress_file, lambda file: file.write(text.encode()))
+        except (OSError, UserError) as error:
+            log.warning(f"{self.progress_file} cannot be written ({error}); scripts/status.py shows an earlier state.")
+
+    def read_progress(self) -> dict[str, Any]:
+        """Return what `write_progress` wrote; empty if there is nothing, as in a run of an earlier version."""
+        try:
+            progress = json.loads(self.progress_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return progress if isinstance(progress, dict) else {}
+
+    @contextmanager
+    def noting_its_end(self) -> Iterator[None]:
+        """Add to the progress file whether the training that is the context was stopped by a signal or failed.
+
+        A process that is killed adds nothing: the `end` that `ProgressReporter` wrote remains None.
+        """
+        try:
+            yield
+        except Interrupted as stop:
+            self._note_end("stopped", stop)
+            raise
+        except Exception as error:
+            self._note_end("failed", error)
+            raise
+
+    def _note_end(self, state: str, error: Exception) -> None:
+        if self._is_started:  # otherwise, the progress is another process's
+            reason = " ".join(f"{error}".split()) or type(error).__name__
+            self.write_progress({**self.read_progress(), "end": state, "reason": reason[:300]})
 
     def _require_state(self, state: dict[str, Any], path: Path, config: TrainConfig) -> None:
         advice = "Restore the file."

@@ -41,6 +41,7 @@ FINISHED_SINCE: Schema = {
     "weights": TEXT,
     "trained_parameters": (int,),
     "train_seconds": NUMBER,
+    "data_wait_seconds": NUMBER,
     "gate_movement_mean": NUMBER,
     "gate_movement_largest": NUMBER,
     "gate_movement": (dict,),
@@ -55,7 +56,7 @@ PREPROCESSING: Schema = {"resize": (int,), "crop": (int,), "interpolation": TEXT
 # checkpoint/last.pt.
 CHECKPOINT: Schema = {"model": (dict,), "optimizer": (dict,), "scaler": (dict,), "position": (dict,)}
 POSITION: Schema = {"epoch": (int,), "step": (int,), "history": (list,)}
-POSITION_SINCE: Schema = {"seconds": NUMBER}  # which checkpoints of earlier versions lack
+POSITION_SINCE: Schema = {"seconds": NUMBER, "waiting": NUMBER}  # which checkpoints of earlier versions lack
 
 
 def require_types(values: Any, schema: Schema, source: Path | str, advice: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The state of a run, read from its small files: no checkpoint is opened, and nothing is changed."""
 
-import json
 import os
 import re
 import socket
@@ -23,15 +22,17 @@ class RunStatus:
     """The state of a run.
 
     Attributes:
-        state: `finished`, `running`, `stopped`, `damaged` or `missing`.
+        state: `finished`, `running`, `stopped` (by a signal), `failed`, `damaged` or `missing`.
         cells: texts for `HEADER`, without the first two.
         problem: description of the damage; empty if there is none.
+        reason: why a failed run failed.
     """
 
     directory: Path
     state: str
     cells: Sequence[str] = ("-",) * (len(HEADER) - 2)
     problem: str = ""
+    reason: str = ""
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -50,7 +51,7 @@ def status(directory: Path) -> RunStatus:
         return RunStatus(directory, "damaged", problem=run.problem)
     if not run.config_file.is_file():
         return RunStatus(directory, "missing")
-    progress = _progress(run)
+    progress = run.read_progress()
     if run.finished:
         record = run.record()
         metric = next(
@@ -62,16 +63,19 @@ def status(directory: Path) -> RunStatus:
     is_running = run.is_locked or _reports_from_elsewhere(run, progress)
     values = (str(progress.get("metric", "-")), _number(progress.get("last")), _number(progress.get("best")))
     cells = (_position(progress), *values, _time_left(progress, is_running), _place(run), _age(run))
-    return RunStatus(directory, "running" if is_running else "stopped", cells)
+    state, reason = ("running", "") if is_running else _ended(run, progress)
+    return RunStatus(directory, state, cells, reason=reason)
 
 
-def _progress(run: RunDirectory) -> dict[str, Any]:
-    """Return a run's last report; empty if it has none, as a run of an earlier version."""
-    try:
-        progress = json.loads(run.progress_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return progress if isinstance(progress, dict) else {}
+def _ended(run: RunDirectory, progress: dict[str, Any]) -> tuple[str, str]:
+    """Return whether a run that does not run was stopped or failed, and why it failed, as far as it is known."""
+    end = progress.get("end", "stopped")  # runs of earlier versions do not say
+    if end == "failed":
+        return "failed", str(progress.get("reason", ""))
+    is_here = run.holder[0].partition(" on ")[2] == socket.gethostname()  # elsewhere, it may only be silent
+    if end is None and is_here:
+        return "failed", f"Its process ended without a message: it was killed, or out of memory ({run.log_file})."
+    return "stopped", ""
 
 
 def _reports_from_elsewhere(run: RunDirectory, progress: dict[str, Any]) -> bool:
@@ -80,7 +84,7 @@ def _reports_from_elsewhere(run: RunDirectory, progress: dict[str, Any]) -> bool
 
 
 def _position(progress: dict[str, Any]) -> str:
-    if not progress:
+    if "steps_per_epoch" not in progress:  # it failed before the first report, or has none
         return "-"
     step = f" +{progress['step'] / progress['steps_per_epoch']:.0%}" if progress["step"] else ""
     return f"{progress['epoch']}/{progress['epochs']}{step}"

@@ -87,7 +87,8 @@ def planned_runs(file: Path, extra: Sequence[str]) -> list[Planned]:
     runs = []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for line in sweep.runs:
-            runs += [look_up(overrides) for overrides in expand([*sweep.train, *_words(line, file), *extra])]
+            given = last_of_each_key([*sweep.train, *_words(line, file), *extra])
+            runs += [look_up(overrides) for overrides in expand(given)]
     places = [run.directory.resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
         same = [other.command for other, its_place in zip(runs, places, strict=True) if its_place == place]
@@ -96,6 +97,11 @@ def planned_runs(file: Path, extra: Sequence[str]) -> list[Planned]:
                 f"Two runs of {file} write to {run.directory}: {same[0]} and {same[1]}. Set run.dir of one of them."
             )
     return runs
+
+
+def last_of_each_key(overrides: Sequence[str]) -> list[str]:
+    """Return one override per key, the last: an added argument may set a key that the sweep sets."""
+    return list({override.lstrip("+").partition("=")[0]: override for override in overrides}.values())
 
 
 def expand(overrides: Sequence[str]) -> Iterator[list[str]]:

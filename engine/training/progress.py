@@ -13,7 +13,7 @@ from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 
 LINES = 20  # in the log for a whole run, at least
-_SHORTEST_WINDOW = 100  # steps
+_SHORTEST_WINDOW = 20  # steps
 # Cost of an image in evaluation divided by its cost in training, until a validation has been measured. A training step
 # has a forward and a backward pass, and the backward pass costs about twice as much as the forward pass.
 _EVALUATION_COST = 1 / 3
@@ -116,6 +116,7 @@ class ProgressReporter:
         self.run.write_progress(
             {
                 "time": time.time(),
+                "end": None,
                 "epoch": state.epoch,
                 "step": state.step,
                 "epochs": self.clock.epochs,

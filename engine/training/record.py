@@ -15,8 +15,10 @@ from torch import nn
 from engine.analysis import complexity
 from engine.analysis.gate_movement import GateMovement
 from engine.config.presets import changed_recipe_keys
+from engine.config.recipe import RecipeConfig
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
+from engine.data.loader import FEW_STEPS, small_batch
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
@@ -29,7 +31,7 @@ from engine.training.trainer import Trainer
 from engine.training.validation import Validation
 
 # Measurements of a finished run. They are kept if one of its files is computed again.
-_MEASURED = ("train_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
+_MEASURED = ("train_seconds", "data_wait_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
 
 # Recipes whose learning rate or frozen parts assume a trained network.
 FINE_TUNING = ("finetune", "finetune_modern", "convnext_finetune", "attention_only")
@@ -174,13 +176,15 @@ def final_record(trainer: Trainer, validation: Validation, record: dict[str, Any
 def _resources(trainer: Trainer) -> dict[str, float | int | None]:
     """Return the time and memory of a finished training.
 
-    `train_seconds` is over all starts of the run, and missing if no start measured it, as those of earlier versions.
+    `train_seconds`, and the part of it in which the main process waited for batches, are over all starts of the run.
+    They are missing if no start measured them, as those of earlier versions.
     `step_seconds`, the median of the steps, and the peaks of memory in bytes are of the last start and of this process.
     They are None where nothing was measured.
     """
     peak = torch.cuda.max_memory_allocated(trainer.device) if trainer.device.type == "cuda" else None
     return {
         **({"train_seconds": trainer.seconds} if trainer.seconds else {}),
+        **({"data_wait_seconds": trainer.state.waiting} if trainer.state.waiting else {}),
         "step_seconds": statistics.median(trainer.step_seconds) if trainer.step_seconds else None,
         "peak_device_memory": peak,
         "peak_process_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
@@ -335,8 +339,19 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
             f"warning: recipe={recipe.name} is for pretrained networks, but this one has random weights. Set "
             "model.weights, or train from scratch with recipe=scratch or recipe=paper."
         )
+    _warn_of_few_steps(recipe, record["train_images"])
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
+
+
+def _warn_of_few_steps(recipe: RecipeConfig, images: int) -> None:
+    steps, smaller = images // recipe.batch_size, small_batch(images)
+    if 0 < steps < FEW_STEPS and smaller < recipe.batch_size:
+        log.warning(
+            f"warning: {images:,} training images and recipe.batch_size={recipe.batch_size} are {steps} "
+            f"step{'' if steps == 1 else 's'} per epoch, {steps * recipe.epochs} in all. If training ends too "
+            f"early, set recipe.batch_size={smaller} and scale recipe.lr with it, or raise recipe.epochs."
+        )
 
 
 def _input(values: Mapping[str, Any]) -> str:

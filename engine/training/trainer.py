@@ -46,6 +46,7 @@ class TrainState:
         gates_at_start: mean of each attention gate in each channel, before the first step.
         seconds: wall-clock seconds of the completed steps, over all starts of the run, including logs and checkpoints
             between the steps. It has no effect on the training.
+        waiting: the part of `seconds` in which the main process waited for batches.
         last_step: the last step's sums, as in `totals`, and the norm of its gradient if it was measured. In the state,
             because a run may be stopped between a step and the curves' values at it.
     """
@@ -56,6 +57,7 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
     gates_at_start: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    waiting: float = 0.0
     last_step: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -176,6 +178,7 @@ class Trainer:
         started = self._since = time.perf_counter()
         for batch in self.loader.epoch(self.state.epoch, first=self.state.step):
             arrived = time.perf_counter()
+            self.state.waiting += arrived - started
             lr = optim.learning_rate(self.recipe, self.steps_done, self.loader.steps_per_epoch)
             optim.set_learning_rate(self.optimizer, lr)
             seed_step(self.seed, self.steps_done, self.group.rank)

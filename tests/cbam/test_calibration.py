@@ -251,6 +251,13 @@ def test_other_images_are_refused() -> None:
         cbam.calibrate(net, ["a.jpg"])  # type: ignore[list-item]
 
 
+def test_grayscale_images_for_a_color_network_are_refused() -> None:
+    net = network()
+    cbam.insert(net, after=["4"], image_size=20)
+    with pytest.raises(ValueError, match=r"cannot process images of shape \[4, 1, 20, 20\] \(.*3 channels, but got 1"):
+        cbam.calibrate(net, torch.randn(4, 1, 20, 20))
+
+
 def test_squeeze_and_excitation_is_calibrated_too() -> None:
     net = models.build("resnet18_se", num_classes=3, start="identity").eval()
     x = torch.randn(4, 3, 64, 64)

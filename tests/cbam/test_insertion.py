@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -242,6 +243,19 @@ def test_remove_gives_back_the_network_as_it_was(after: str) -> None:
     assert sum(len(module._forward_hooks) for module in net.modules()) == 1
     assert torch.equal(net(IMAGES), untouched(IMAGES))
     assert cbam.insert(net, after)
+
+
+def test_an_unknown_option_is_named_with_the_known_ones() -> None:
+    net = network()
+    with pytest.raises(ValueError, match=r"CBAM has no option 'reduction'; it has output, ratio, kernel_size, pooling"):
+        cbam.insert(net, AFTER, reduction=8)
+    assert not cbam.gates(net)
+
+
+@pytest.mark.parametrize(("given", "got"), [(nn.ReLU, "ReLU, which"), (network, "network, which"), (None, "NoneType")])
+def test_what_is_no_network_is_refused(given: Any, got: str) -> None:
+    with pytest.raises(InsertionError, match=f"net must be a network, an instance of torch.nn.Module; got {got}"):
+        cbam.insert(given, after="1")
 
 
 def test_a_copy_is_independent() -> None:

@@ -86,6 +86,15 @@ def test_fine_tuning_starts_at_the_loss_of_chance(converted: Path) -> None:
     assert abs(loss - math.log(6)) < 0.1
 
 
+def test_weights_of_a_network_with_other_padding_are_named(converted: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same shapes, but PyTorch's padding and another normalization."""
+    models.build("timm/efficientnet_lite0", weights=str(converted), num_classes=6)
+    assert f"{converted} has the weights of {NAME}, not of timm/efficientnet_lite0." in caplog.text
+    caplog.clear()
+    models.build(NAME, weights=str(converted), num_classes=6)
+    assert "has the weights of" not in caplog.text
+
+
 def test_weights_of_another_network_are_refused(original: Path, command: Command, tmp_path: Path) -> None:
     given = (f"source={original}", "target=lite1.pt")
     done = command("scripts/convert_lite.py", "model=tf_efficientnet_lite1", *given)

@@ -239,6 +239,16 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         built(small("faster_rcnn", weights=str(tmp_path / "other.pt")), "resnet18")
 
 
+def test_a_detector_of_other_attention_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    detector = built(small("faster_rcnn"), "resnet18_cbam", order="parallel")
+    identity = {"model.attention": "cbam", "attention.order": "parallel"}
+    torch.save({"model": detector.state_dict(), "identity": identity}, file)
+    with pytest.raises(models.ModelError, match=r"were trained with attention order=parallel; build the network with"):
+        built(small("faster_rcnn", weights=str(file)), "resnet18_cbam")
+    assert built(small("faster_rcnn", weights=str(file)), "resnet18_cbam", order="parallel")
+
+
 def test_a_started_run_does_not_need_the_file_with_its_start_weights() -> None:
     detector = built(small("faster_rcnn", weights="gone.pt"), "resnet18", read_weights=False)
     assert isinstance(detector, detection.FasterRCNN)

@@ -54,6 +54,15 @@ def test_a_run_names_the_classes_of_its_checkpoint(weights: dict[str, torch.Tens
     assert torch.equal(head(NAMES, file).weight, weights["fc.weight"][[1, 0, 2]])
 
 
+def test_without_a_number_of_classes_it_is_that_of_the_checkpoint(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    net = models.build("resnet18_cbam", weights=str(save(tmp_path / "named.pt", weights, NAMES)))
+    assert torch.equal(net.get_submodule("fc").weight, weights["fc.weight"])
+    unnamed = models.build("resnet18", weights=str(save(tmp_path / "unnamed.pt", weights, None)))
+    assert unnamed.get_submodule("fc").out_features == 1000
+
+
 def test_as_many_other_classes_get_a_new_head(
     weights: dict[str, torch.Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,6 +11,7 @@ from engine.config.data import DataConfig
 from engine.config.schemas import CheckDataConfig
 from engine.data import transforms
 from engine.errors import UserError
+from tests.commands import assert_one_line
 from tests.conftest import Command, script_module, write_image
 from tests.engine.data.test_coco import write as write_coco
 from tests.engine.data.test_image_checks import one_wrong_byte, picture, png
@@ -86,10 +87,27 @@ def test_a_data_set_that_cannot_be_opened_is_read_all_the_same(root: Path, capsy
     assert "val/c1/copy.JPEG is train/c0/0.JPEG" in output
 
 
+def test_a_bare_folder_of_class_folders_needs_its_place_only(root: Path, command: Command) -> None:
+    given = f"data.root={root / 'train'}"
+    done = command("scripts/check_data.py", given)
+    assert (done.returncode, done.stderr) == (0, "")
+    note, last = done.stdout.splitlines()
+    assert note.endswith("has no train/ and val/. To train on it, hold out images with data.val_fraction=0.2.")
+    assert last == "10 images: no problems."
+    (root / "train" / "c1" / "0.JPEG").rename(root / "train" / "c1" / "0.webp")
+    assert_one_line(command("scripts/check_data.py", given), "1 problem in 9 images; it is listed above.")
+    skipped = command("scripts/check_data.py", given, "data.skip_other_formats=true")
+    assert (skipped.returncode, skipped.stderr) == (0, "")
+    assert "not read: 1 .webp" in skipped.stdout
+    imagenet = command("scripts/check_data.py", "data=imagenet", given)
+    assert imagenet.returncode == 2
+    assert "not 1000; set data.root to the whole data set, or use data=folders data.name=NAME for" in imagenet.stdout
+
+
 def test_annotated_images_are_compared_with_their_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_coco(tmp_path / "coco")
     write_image(root / "val2017" / "5.jpg", 100, seed=1, height=41)
     data = DataConfig("coco", "coco", str(root), task="detection")
-    with pytest.raises(UserError, match="1 problems in 4 images"):
+    with pytest.raises(UserError, match="1 problem in 4 images"):
         check_data.check(CheckDataConfig(data, workers=1))
     assert "val2017/5.jpg is 48x41 pixels, but its annotation says 48x40" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import EVERYTHING, arguments
+from tests.commands import EVERYTHING, arguments, replaced
 from tests.conftest import Command
 from tests.processes import start_ranks
 
@@ -12,7 +12,7 @@ from tests.processes import start_ranks
 def test_digests_tell_equal_data_from_different_data(command: Command, folders: Path) -> None:
     common = arguments(folders, "model.weights=null")[:-3]
     digests = [
-        command("scripts/hash_batches.py", *common, *more).stdout.splitlines()
+        command("scripts/hash_batches.py", *replaced(common, *more)).stdout.splitlines()
         for more in (["runtime.workers=0"], ["runtime.workers=2", "model=vgg11_cbam"], ["seed=52", "runtime.workers=0"])
     ]
     assert len(digests[0]) == 3
@@ -25,9 +25,9 @@ def test_digests_tell_equal_data_from_different_data(command: Command, folders: 
 def test_augmented_digests_do_not_depend_on_workers_or_ranks(
     more: list[str], command: Command, folders: Path, tmp_path: Path
 ) -> None:
-    common = [*arguments(folders, "model.weights=null"), *more]
+    common = arguments(folders, "model.weights=null", *more)
     digests = [
-        command("scripts/hash_batches.py", *common, f"runtime.workers={workers}").stdout.splitlines()
+        command("scripts/hash_batches.py", *replaced(common, f"runtime.workers={workers}")).stdout.splitlines()
         for workers in (0, 1, 4)
     ]
     ranks = [rank.result() for rank in start_ranks(2, "scripts/hash_batches.py", common, tmp_path)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import models
-from tests.commands import arguments, assert_one_line
+from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.processes import start_ranks
 
@@ -20,14 +20,14 @@ def damage(file: Path) -> None:
 
 
 # What only the record has; of the seconds, a checkpoint has those until it was written.
-MEASURED = ("train_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
+MEASURED = ("train_seconds", "data_wait_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
 
 
 def files(run: Path, lost: str = "") -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """Return the record, without what a resumed run adds and a lost record takes along, and the predictions."""
     record = json.loads((run / "record.json").read_text())
     assert record.pop("earlier_origins", []) == []
-    assert record["train_seconds"] > 0
+    assert record["train_seconds"] > record["data_wait_seconds"] > 0
     if lost == "record.json":
         record = {key: value for key, value in record.items() if key not in MEASURED}
     arrays = np.load(run / "predictions.npz")
@@ -97,7 +97,7 @@ def test_two_processes_repair_a_run_of_two(folders: Path, tmp_path: Path) -> Non
 
 def test_a_calibrated_run_without_its_record_keeps_its_row(command: Command, folders: Path, tmp_path: Path) -> None:
     torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "weights.pt")
-    calibrated = [*given(folders), "model.weights=weights.pt", "attention.calibrate=8"]
+    calibrated = replaced(given(folders), "model.weights=weights.pt", "attention.calibrate=8")
     assert command("train.py", *calibrated).returncode == 0
     before = files(tmp_path / "run", "record.json")
     (tmp_path / "run" / "record.json").unlink()
@@ -118,7 +118,8 @@ def test_a_damaged_run_does_not_stop_the_table_of_the_others(
     assert command("train.py", *given(folders, "mobilenet_v3_small", "plain")).returncode == 0
     spoil(run / "predictions.npz")
     common = [*arguments(folders)[:6], "runtime.device=cpu", "table.dir=table"]
-    done = command("evaluate.py", *common, "runs=[plain,run]")
+    done = command("evaluate.py", *replaced(common, "data.image_size=48", "data.resize=48"), "runs=[plain,run]")
+    assert "Runs are evaluated at the sizes of their training: data.image_size=32 data.resize=32." in done.stdout
     assert_one_line(done, "1 of 2 runs are not in the table. The predictions run/predictions.npz cannot be read")
     assert "Without run: The predictions run/predictions.npz cannot be read" in done.stdout
     table = json.loads((tmp_path / "table" / "table.json").read_text())

@@ -223,7 +223,7 @@ def test_a_multirun_becomes_jobs(slurm: dict[str, str], folders: Path, tmp_path:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=5"]
     given = ["model=mobilenet_v3_small", "model.weights=null", "seed=51,52", f"run.root={tmp_path}/runs"]
-    command = [sys.executable, "train.py", "-m", *launcher, *arguments(folders, *given), "recipe.epochs=1"]
+    command = [sys.executable, "train.py", "-m", *launcher, *arguments(folders, *given, "recipe.epochs=1")]
     ask(slurm, *command[:3], f"hydra.launcher.submitit_folder={tmp_path}/submitit", *command[3:])
     for seed in (51, 52):
         run = tmp_path / "runs" / "small" / "mobilenet_v3_small" / f"seed{seed}"

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.errors import UserError
+from engine.processes.signals import Interrupted
 from engine.runs.directory import RunDirectory
 from engine.runs.status import HEADER, RunStatus, find_runs, status
 from tests.commands import RECORD, arguments, assert_one_line
@@ -16,7 +19,7 @@ from tests.conftest import Command
 from tests.engine.runs.test_directory import CONFIG
 from tests.processes import Process
 
-PROGRESS = {"epoch": 3, "step": 25, "epochs": 10, "steps_per_epoch": 50, "seconds_left": 6000.0, "metric": "top1"}
+PROGRESS = {"epoch": 3, "step": 25, "epochs": 10, "steps_per_epoch": 50, "seconds_left": 6020.0, "metric": "top1"}
 
 
 def cell(found: RunStatus, name: str) -> str:
@@ -41,6 +44,38 @@ def test_a_stopped_run_tells_what_it_still_needs(tmp_path: Path) -> None:
     assert [cell(found, name) for name in HEADER[2:]] == [
         *("3/10 +50%", "top1", "55.50", "60.12", "1 h 40 min", "job 42 on node3", "2 h 0 min ago"),
     ]
+
+
+def test_a_failed_run_says_why(tmp_path: Path) -> None:
+    """As does one whose process is gone without a word; a later start forgets the earlier end."""
+    run = started(tmp_path / "run")
+    with pytest.raises(ValueError, match="of range"), run.noting_its_end():
+        raise ValueError("index 7 is out\nof range")
+    run.lock_file.write_text(f"process 7 on {socket.gethostname()}\n\n")
+    os.utime(run.last, (0, time.time() - 7200))
+    found = status(run.directory)
+    assert (found.state, found.reason) == ("failed", "index 7 is out of range")
+    assert cell(found, "epoch") == "3/10 +50%"
+    with pytest.raises(Interrupted), run.noting_its_end():
+        raise Interrupted("Stopped by SIGTERM.")
+    assert (status(run.directory).state, status(run.directory).reason) == ("stopped", "")
+    run.write_progress({**PROGRESS, "time": time.time(), "end": None})
+    assert status(run.directory).state == "failed"
+    assert "killed, or out of memory" in status(run.directory).reason
+    unstarted = RunDirectory(run.directory)
+    with pytest.raises(UserError), unstarted.noting_its_end():
+        raise UserError("is being written by process 7")
+    assert "killed" in status(run.directory).reason  # another process's end is not noted
+    run.progress_file.write_text('{"end": "failed", "reason": "no memory"}')  # before the first report
+    assert status(run.directory).reason == "no memory"
+
+
+def test_a_run_goes_on_if_its_progress_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = started(tmp_path / "run")
+    run.progress_file.unlink()
+    run.progress_file.mkdir()  # as a full disk, it cannot be replaced
+    run.write_progress(PROGRESS)
+    assert "progress.json cannot be written" in caplog.text
 
 
 def test_a_run_on_another_machine_runs_while_it_reports(tmp_path: Path) -> None:

@@ -153,7 +153,10 @@ def test_plan_is_a_shell_script(command: Command) -> None:
     assert [line.split()[:2] for line in commands] == [["python", "train.py"]] * 3 + [["python", "evaluate.py"]]
     assert str(REPOSITORY) not in done.stdout
     assert all(line.endswith(" runtime.device=cpu") for line in commands)
-    moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere")
+    assert_one_line(command("scripts/sweep.py", "sweep=demo", "seed=1", "seed=2"), "The key seed is given twice")
+    moved = command("scripts/sweep.py", "sweep=demo", "run.root=elsewhere", "recipe.epochs=1")
+    # train.py refuses a key that is given twice.
+    assert moved.stdout.count(" recipe.epochs=1") == moved.stdout.count(" recipe.epochs=") == 3
     assert all(" run.root=elsewhere" in line for line in moved.stdout.splitlines() if line.startswith("python "))
     elsewhere = command("scripts/sweep.py", "sweep=demo", "data.root=nowhere")
     assert elsewhere.returncode == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import arguments, assert_one_line
+from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.networks import narrow_classifiers
 
@@ -18,7 +18,7 @@ def test_two_runs_of_one_command_give_the_same_bits(
     common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=2")
     records = []
     for run, reading in (("a", ["workers=0"]), ("b", ["workers=2", "cache_images=true"])):
-        given = [*common, f"run.dir={run}", *(f"runtime.{key}" for key in reading)]
+        given = replaced(common, f"run.dir={run}", *(f"runtime.{key}" for key in reading))
         done = command("train.py", *given, prepare=narrow_classifiers)
         assert done.returncode == 0, done.stderr
         records.append(json.loads((tmp_path / run / "record.json").read_text()))

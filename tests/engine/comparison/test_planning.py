@@ -40,8 +40,14 @@ def test_script_prints_the_plan(command: Command) -> None:
     assert done.returncode == 0, done.stderr
     assert "Detectable on 50,000 images (points, 80% power)" in done.stdout
     assert "To find a difference of 1 points takes 6 seeds" in done.stdout
+    assert "Hours are unknown: the pilot's records have no train_seconds" in done.stdout
     done = command("scripts/plan.py", str(RESULTS / "tiny_imagenet_scratch"), "difference=much")
     assert (done.returncode, done.stderr) == (2, "error: difference=much is not a number.\n")
+
+
+def test_a_folder_of_tables_lists_them() -> None:
+    with pytest.raises(UserError, match=r"attention_lr contains 2 tables; give one of them: .*blood_cells, .*tiny_ima"):
+        read_pilot(RESULTS / "attention_lr", None)
 
 
 def test_pilot_of_one_seed_is_refused() -> None:

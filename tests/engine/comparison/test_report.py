@@ -71,9 +71,9 @@ def trained_with(entry: TableEntry, **setting: Any) -> TableEntry:
     return replace(entry, shared_config=SETTING | {key.replace("__", "."): value for key, value in setting.items()})
 
 
-def compare(folders: Path, entries: list[TableEntry], table: TableConfig | None = None) -> Compared:
+def compare(folders: Path, entries: list[TableEntry], table: TableConfig | None = None, batch: int = 256) -> Compared:
     data = DataConfig("small", "folders", str(folders), 3, None, image_size=32, resize=32)
-    runtime = RuntimeConfig(device="cpu", workers=0)
+    runtime = RuntimeConfig(device="cpu", workers=0, eval_batch_size=batch)
     config = EvaluateConfig(data=data, runtime=runtime, table=table or TableConfig())
     return comparison.compare(entries, Classification(data), open_dataset(data), config, ProcessGroup())
 
@@ -395,20 +395,3 @@ def test_start_accuracy_is_checked_against_published(start: float, verdict: str,
     assert expected in report.write(table, evidence, tmp_path)
     table["evaluated"]["precision"] = "bf16"
     assert "the pipeline differ" not in report.write(table, evidence, tmp_path)
-
-
-def test_throughput_is_measured_where_asked_for(folders: Path, tmp_path: Path) -> None:
-    report.write(*compare(folders, [entry()]), tmp_path)
-    assert "Images/s" not in (tmp_path / "details.md").read_text()
-    report.write(*compare(folders, [entry()], TableConfig(throughput_batch_size=4)), tmp_path)
-    details = (tmp_path / "details.md").read_text()
-    assert "Images/s is the speed of the network alone, in batches of 4 in fp32 on " in details
-    assert cells(tmp_path)[0]["images_per_second"] > 0
-
-
-def test_throughput_is_of_each_size_of_images(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "images_per_second", lambda _, batch_size, size, __: batch_size * size)
-    larger = replace(trained_with(entry("cbam"), recipe__lr=0.5), preprocessing=Preprocessing(48, 48))
-    given = [entry(), entry("cbam"), entry("cbam", 52), larger]
-    table, _ = compare(folders, given, TableConfig(allow_mixed=True, throughput_batch_size=4))
-    assert [cell["images_per_second"] for cell in table["rows"]] == [128, 128, 192]

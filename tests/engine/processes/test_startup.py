@@ -28,7 +28,7 @@ def test_signal_before_training_exits_75(number: signal.Signals) -> None:
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == os.EX_TEMPFAIL
-    assert errors == f"Stopped by {number.name}. Run the same command again to resume.\n"
+    assert errors == f"Stopped by {number.name}. Run the same command again.\n"
 
 
 def test_signal_is_answered_during_a_c_call() -> None:

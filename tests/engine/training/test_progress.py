@@ -57,14 +57,15 @@ def test_time_left_is_within_a_quarter_from_the_first_tenth_on(
     assert 0.75 < min(found) <= max(found) < 1.25
 
 
-def test_time_left_follows_a_machine_that_becomes_slower() -> None:
+@pytest.mark.parametrize("steps", [10, 100])
+def test_time_left_follows_a_machine_that_becomes_slower(steps: int) -> None:
     now = Clock()
-    clock = RunClock(epochs=10, steps_per_epoch=100, val_batches=0, now=now)
+    clock = RunClock(epochs=10, steps_per_epoch=steps, val_batches=0, now=now)
     for step in (1.0, 3.0):
-        for _ in range(500):
+        for _ in range(5 * steps):
             now.seconds += step
             clock.step_ended()
-        assert clock.seconds_left(9, 0) == pytest.approx(100 * step)
+        assert clock.seconds_left(9, 0) == pytest.approx(steps * step)
 
 
 def test_a_resumed_run_estimates_its_validation_until_it_has_had_one() -> None:
@@ -105,6 +106,8 @@ def test_a_job_log_tells_speed_and_time_left_and_why_the_run_stopped(folders: Pa
     assert LINE.search(result.stdout), result.stdout
     assert re.search(r"^epoch 1/3; train loss .*; run \d+ s left$", result.stdout, re.MULTILINE)
     assert "recipe finetune: epochs 3, batch 16, peak lr 0.01 (4 times that for attention), seed 51" in result.stdout
+    assert "warning: 48 training images and recipe.batch_size=16 are 3 steps per epoch, 9 in all." in result.stdout
+    assert "set recipe.batch_size=4 and scale recipe.lr with it, or raise recipe.epochs." in result.stdout
     assert "warning: recipe=finetune is for pretrained networks, but this one has random weights." in result.stdout
     last = (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
     assert last.split(" ", 2)[2].startswith("Stopped by SIGTERM ")

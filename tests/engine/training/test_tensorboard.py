@@ -27,8 +27,8 @@ from tests.processes import Process, free_port
 def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs that was stopped in the second and went on."""
     folder = tmp_path_factory.mktemp("tensorboard")
-    given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3")
-    given += ["run.pictures=2", "run.root=runs", "recipe.attention_lr_factor=10"]
+    drawn = ("run.pictures=2", "run.root=runs", "recipe.attention_lr_factor=10")
+    given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", *drawn)
     process = Process("train.py", given, folder, {})
     while process.wait(0.02) is None and "epoch 1/3; " not in process.output.read_text():
         pass
