@@ -10,10 +10,10 @@ With x [N, C, H, W], P = H W, channel gate m [N, C], spatial gate s [N, 1, H, W]
               dL/dm = sum_p x (k s g + du / C + [c = j(p)] dv), then da, db through the sigmoid and the MLP
               dL/dx = m (k s g + du / C + [c = j(p)] dv) + da / P + [p = i(c)] db
 
-A pass reads or writes a feature map. The passes have two implementations: `cbam.passes` (PyTorch operations) and
-`cbam.kernels` (Triton kernels for CUDA). The kernels read the map three times forward and write it once; backward,
-they read x and g twice each and write the gradient. The gates and the gradients of the pooled values are small and
-computed here for both.
+A pass reads or writes a feature map. The passes have three implementations: `cbam.passes` (PyTorch operations),
+`cbam.traced_passes` (the same for torch.compile) and `cbam.fused_passes` (Triton kernels for CUDA). The kernels read
+the map three times forward and write it once; backward, they read x and g twice each and write the gradient. Compiled,
+backward reads g three times. The gates and the gradients of the pooled values are small and computed here for all.
 """
 
 from types import ModuleType
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cbam import passes
+from cbam import passes, traced_passes
 from cbam.checks import is_transformed, require_feature_map
 from cbam.convolution import convolution_gradients, in_full_precision
 from cbam.passes import gate_dtype
@@ -35,6 +35,11 @@ def accepts(x: Tensor, gain: Tensor | float) -> bool:
     """Return whether the closed form supports this call: a non-empty map, no gradient for the gain, no transform."""
     is_gain_trained = isinstance(gain, Tensor) and gain.requires_grad
     return x.numel() > 0 and x.is_floating_point() and not is_gain_trained and not is_transformed()
+
+
+def is_compiling_for_cpu(x: Tensor) -> bool:
+    """Return whether torch.compile traces this call for a CPU."""
+    return x.is_cpu and torch.compiler.is_compiling()
 
 
 def kernels_accept(x: Tensor) -> bool:
@@ -72,6 +77,9 @@ def refine(
         gain: scalar.
         fused: whether to run the passes as Triton kernels.
 
+    torch.compile cannot disable TF32: compiled without the kernels, the gates have its precision if the program allows
+    it.
+
     Raises:
         ValueError: if x is not [N, C, H, W] with at least one channel and position.
     """
@@ -87,7 +95,7 @@ def refine(
 
 def _passes(fused: bool) -> ModuleType:
     if not fused:
-        return passes
+        return traced_passes if torch.compiler.is_compiling() else passes
     from cbam import fused_passes  # imports Triton, which nothing else requires
 
     return fused_passes
