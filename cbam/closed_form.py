@@ -65,7 +65,8 @@ def refine(
 ) -> Tensor:
     """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32. Supports first
+    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32 (compiled
+    without the kernels, TF32 applies if the program allows it). Supports first
     derivatives in reverse mode only, and no gradient for the gain.
 
     Args:
@@ -76,9 +77,6 @@ def refine(
         scale: [2], divides the mean and the maximum over positions; None for ones.
         gain: scalar.
         fused: whether to run the passes as Triton kernels.
-
-    torch.compile cannot disable TF32: compiled without the kernels, the gates have its precision if the program allows
-    it.
 
     Raises:
         ValueError: if x is not [N, C, H, W] with at least one channel and position.

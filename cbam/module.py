@@ -1,6 +1,5 @@
 """The CBAM module; equations are numbered as in the paper."""
 
-import torch
 from torch import Tensor, nn
 
 from cbam import closed_form

@@ -65,7 +65,7 @@ def input_gradient(
 
     Reads ``gradient`` once and writes once.
     """
-    n, c, h, w = gradient.shape
+    _, c, h, w = gradient.shape
     of_scaled = gradient * spatial_factor + _of_planes(plane_gradients, channel, c)
     of_mean, of_maximum = (values[..., None, None] for values in pooled_gradients)
     each = torch.arange(h * w, dtype=torch.int32, device=gradient.device).view(h, w)

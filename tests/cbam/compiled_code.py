@@ -1,12 +1,12 @@
 """Compile CBAM with Inductor for CUDA, without a GPU, and count the transfers of the map in the generated code.
 
-    PYTHONPATH=. python tests/cbam/compiled_code.py                   # a CBAM alone
-    PYTHONPATH=. python tests/cbam/compiled_code.py --in-bottleneck   # with convolution, BatchNorm, shortcut and ReLU around it
-    PYTHONPATH=. python tests/cbam/compiled_code.py --modules         # as autograd differentiates the gates' modules
+    PYTHONPATH=. python tests/cbam/compiled_code.py                    # a CBAM alone
+    PYTHONPATH=. python tests/cbam/compiled_code.py --in-bottleneck    # between BatchNorm and shortcut
+    PYTHONPATH=. python tests/cbam/compiled_code.py --modules          # the gates' modules, not the closed form
 
-AOTAutograd differentiates with fake tensors on the CPU, because its engine needs a driver for others. The graphs are then
-moved to CUDA, and Inductor generates code for the properties of an H200. A transfer is a load or a store of a tensor
-with as many values as the map, in a generated kernel; convolutions of cuDNN do not count.
+AOTAutograd differentiates with fake tensors on the CPU, because autograd's engine needs a driver for others. The graphs
+are then moved to CUDA, and Inductor generates code for the properties of an H200. A transfer is a load or a store of a
+tensor with as many values as the map.
 """
 
 import argparse
@@ -53,17 +53,26 @@ H200 = SimpleNamespace(
 )
 
 
+_OF_INTERFACE = {"get_compute_capability": 90, "is_available": True, "is_bf16_supported": True}
+_OF_TORCH = {
+    "get_device_properties": H200,
+    "get_device_capability": (9, 0),
+    "device_count": 1,
+    "current_device": 0,
+    "synchronize": None,
+}
+
+
 class Bottleneck(nn.Module):
-    """The end of a bottleneck of ResNet, around an attention module or none."""
+    """The end of a bottleneck of ResNet after its last convolution, with an attention module or none."""
 
     def __init__(self, channels: int, attention: nn.Module) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels // 4, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.attention = attention
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        return F.relu(self.attention(self.norm(self.conv(x))) + shortcut)
+        return F.relu(self.attention(self.norm(x)) + shortcut)
 
 
 class Refined(nn.Module):
@@ -87,22 +96,26 @@ def transfers(shape: tuple[int, int, int], layout: str, around: str, modules: bo
     channels, h, w = shape
     memory_format = torch.channels_last if layout == "NHWC" else torch.contiguous_format
 
-    def of(channels: int) -> Tensor:
+    def feature_map() -> Tensor:
         x = torch.empty(IMAGES, channels, h, w, dtype=torch.bfloat16)
         return x.contiguous(memory_format=memory_format).requires_grad_()
 
     with FakeTensorMode(), _without_device(modules) as codes:
         if around == "alone":
-            net, inputs = cast(nn.Module, Refined(channels)), [of(channels)]
+            net, inputs = cast(nn.Module, Refined(channels)), [feature_map()]
         else:
             attention = nn.Identity() if around == "no attention" else Refined(channels)
-            net, inputs = Bottleneck(channels, attention), [of(channels // 4), of(channels)]
+            net, inputs = Bottleneck(channels, attention), [feature_map(), feature_map()]
         compiled = torch.compile(net.train(), backend=_compile(codes), fullgraph=True)
         with torch.autocast("cpu", torch.bfloat16):
             out = compiled(*inputs)
         out.backward(torch.empty_like(out))
     forward, backward = (_transfers(code, IMAGES * math.prod(shape)) for code in codes)
     return {"forward": forward, "backward": backward}
+
+
+def _returns(value: object) -> Callable[..., Any]:
+    return lambda *_, **__: value
 
 
 @contextmanager
@@ -121,33 +134,23 @@ def _without_device(modules: bool) -> Iterator[list[str]]:
 
     driver.set_active(
         SimpleNamespace(
-            get_current_target=lambda: GPUTarget("cuda", 90, 32),
-            get_current_device=lambda: 0,
-            get_current_stream=lambda _: 0,
+            get_current_target=_returns(GPUTarget("cuda", 90, 32)),
+            get_current_device=_returns(0),
+            get_current_stream=_returns(0),
         )
     )
     with ExitStack() as stack:
         for interface in (CudaInterface, CudaInterface.Worker):
-            stack.enter_context(patch.object(interface, "get_device_properties", staticmethod(lambda *_: H200)))
-            stack.enter_context(patch.object(interface, "current_device", staticmethod(lambda: 0)))
-        for name, value in {
-            "get_compute_capability": 90,
-            "is_available": True,
-            "is_bf16_supported": True,
-        }.items():
-            stack.enter_context(patch.object(CudaInterface, name, staticmethod(lambda *_, value=value: value)))
-        for name, result in {
-            "get_device_properties": H200,
-            "get_device_capability": (9, 0),
-            "device_count": 1,
-            "current_device": 0,
-        }.items():
-            stack.enter_context(patch.object(torch.cuda, name, lambda *_, result=result: result))
-        stack.enter_context(patch.object(torch.cuda, "synchronize"))
+            stack.enter_context(patch.object(interface, "get_device_properties", staticmethod(_returns(H200))))
+            stack.enter_context(patch.object(interface, "current_device", staticmethod(_returns(0))))
+        for name, value in _OF_INTERFACE.items():
+            stack.enter_context(patch.object(CudaInterface, name, staticmethod(_returns(value))))
+        for name, value in _OF_TORCH.items():
+            stack.enter_context(patch.object(torch.cuda, name, _returns(value)))
         stack.enter_context(patch.object(GraphLowering, "compile_to_module", generate))
         stack.enter_context(patch.object(compile_fx, "_recursive_joint_graph_passes", optimize_and_move))
-        stack.enter_context(patch.object(closed_form, "is_compiling_for_cpu", lambda _: modules))
-        stack.enter_context(patch.object(maximum, "_is_compiling_for_cpu", lambda _: False))
+        stack.enter_context(patch.object(closed_form, "is_compiling_for_cpu", _returns(modules)))
+        stack.enter_context(patch.object(maximum, "_is_compiling_for_cpu", _returns(False)))
         stack.enter_context(config.patch(force_disable_caches=True, compile_threads=1))
         yield codes
 
@@ -169,7 +172,9 @@ def _compile(codes: list[str]) -> Callable[[torch.fx.GraphModule, list[Tensor]],
         def run(_: list[Tensor]) -> list[Tensor | None]:
             values = [None if node is None else node.meta["val"] for node in outputs]
             return [
-                torch.empty_strided(value.shape, value.stride(), dtype=value.dtype) if is_tensor(value) else None
+                torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+                if isinstance(value, Tensor)
+                else None
                 for value in values
             ]
 
@@ -177,10 +182,6 @@ def _compile(codes: list[str]) -> Callable[[torch.fx.GraphModule, list[Tensor]],
         return run
 
     return lambda graph, inputs: compile_fx.compile_fx(graph, inputs, inner_compile=inner)
-
-
-def is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _moved(graph: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -221,9 +222,9 @@ def _sizes(code: str) -> dict[str, int]:
 
     sizes: dict[str, int] = {}
     for line in code.partition("def call(")[2].splitlines():
-        if made := re.match(r"\s*(\w+) = empty_strided_cuda\(\(([^()]*)\)", line):
+        if made := re.match(r"\s*(\w+) = (?:empty_strided_cuda\(|reinterpret_tensor\(\w+, )\(([^()]*)\)", line):
             sizes[made[1]] = size(made[2])
-        elif renamed := re.match(r"\s*(\w+) = (?:reinterpret_tensor\()?(\w+)(?:, .*\))?;? *(?:del .*)?$", line):
+        elif renamed := re.match(r"\s*(\w+) = (\w+); del", line):
             sizes[renamed[1]] = sizes.get(renamed[2], 0)
         elif known := re.match(r"\s*assert_(?:size_stride|tensor_metadata)\((\w+), \(([^()]*)\)", line):
             sizes[known[1]] = size(known[2])

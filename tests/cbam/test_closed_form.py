@@ -5,7 +5,8 @@ compiles; test_kernel_code.py compiles them, which needs no GPU.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,7 @@ def test_fused_network_uses_kernels_in_training_only(calls: list[bool]) -> None:
     assert len(calls) == 16
 
 
+@pytest.mark.skipif(importlib.util.find_spec("hydra") is None, reason="train.py needs Hydra")
 def test_training_asks_for_them_by_a_key_on_cuda_alone(command: Command, folders: Path) -> None:
     given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "runtime.fused_cbam=true")
     assert_one_line(command("train.py", *given), "runtime.fused_cbam=true needs CUDA")

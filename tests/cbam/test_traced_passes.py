@@ -1,4 +1,4 @@
-"""The passes that torch.compile traces, against autograd in float64. test_compiled_code.py counts what they transfer."""
+"""The passes that torch.compile traces, against autograd in float64. test_compiled_code.py counts their transfers."""
 
 import copy
 
@@ -12,7 +12,7 @@ from tests.cbam.steps import DEVICE, GAIN, autograd_results, cbam, feature_map, 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(closed_form, "_passes", lambda fused: traced_passes)
+    monkeypatch.setattr(closed_form, "_passes", lambda _: traced_passes)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
