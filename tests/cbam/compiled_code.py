@@ -1,8 +1,7 @@
 """Compile CBAM with Inductor for CUDA, without a GPU, and count the transfers of the map in the generated code.
 
-    PYTHONPATH=. python tests/cbam/compiled_code.py                    # a CBAM alone
-    PYTHONPATH=. python tests/cbam/compiled_code.py --in-bottleneck    # between BatchNorm and shortcut
-    PYTHONPATH=. python tests/cbam/compiled_code.py --modules          # the gates' modules, not the closed form
+    PYTHONPATH=. python tests/cbam/compiled_code.py --shape 512 28 28 --layout NHWC
+    PYTHONPATH=. python tests/cbam/compiled_code.py --modules    # the modules of the gates, not the closed form
 
 AOTAutograd differentiates with fake tensors on the CPU, because autograd's engine needs a driver for others. The graphs
 are then moved to CUDA, and Inductor generates code for the properties of an H200. A transfer is a load or a store of a
@@ -25,7 +24,6 @@ from torch._dynamo.device_interface import CudaInterface
 from torch._inductor import compile_fx, config
 from torch._inductor.graph import GraphLowering
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.nn import functional as F
 from torch.utils import _pytree
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -63,18 +61,6 @@ _OF_TORCH = {
 }
 
 
-class Bottleneck(nn.Module):
-    """The end of a bottleneck of ResNet after its last convolution, with an attention module or none."""
-
-    def __init__(self, channels: int, attention: nn.Module) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.attention = attention
-
-    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        return F.relu(self.attention(self.norm(x)) + shortcut)
-
-
 class Refined(nn.Module):
     """CBAM with one output, as `cbam.CBAMLayer`."""
 
@@ -91,24 +77,14 @@ class _GeneratedError(Exception):
     """Ends Inductor's compilation once the code exists."""
 
 
-def transfers(shape: tuple[int, int, int], layout: str, around: str, modules: bool) -> dict[str, int]:
+def transfers(shape: tuple[int, int, int], layout: str, modules: bool) -> dict[str, int]:
     """Return the transfers of a map [channels, height, width] in forward and backward."""
-    channels, h, w = shape
     memory_format = torch.channels_last if layout == "NHWC" else torch.contiguous_format
-
-    def feature_map() -> Tensor:
-        x = torch.empty(IMAGES, channels, h, w, dtype=torch.bfloat16)
-        return x.contiguous(memory_format=memory_format).requires_grad_()
-
     with FakeTensorMode(), _without_device(modules) as codes:
-        if around == "alone":
-            net, inputs = cast(nn.Module, Refined(channels)), [feature_map()]
-        else:
-            attention = nn.Identity() if around == "no attention" else Refined(channels)
-            net, inputs = Bottleneck(channels, attention), [feature_map(), feature_map()]
-        compiled = torch.compile(net.train(), backend=_compile(codes), fullgraph=True)
+        x = torch.empty(IMAGES, *shape, dtype=torch.bfloat16).contiguous(memory_format=memory_format).requires_grad_()
+        compiled = torch.compile(Refined(shape[0]).train(), backend=_compile(codes), fullgraph=True)
         with torch.autocast("cpu", torch.bfloat16):
-            out = compiled(*inputs)
+            out = compiled(x)
         out.backward(torch.empty_like(out))
     forward, backward = (_transfers(code, IMAGES * math.prod(shape)) for code in codes)
     return {"forward": forward, "backward": backward}
@@ -236,13 +212,11 @@ def _sizes(code: str) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--in-bottleneck", action="store_true")
     parser.add_argument("--modules", action="store_true")
     parser.add_argument("--layout", choices=("NHWC", "NCHW"), default="NHWC")
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 28, 28))
     given = parser.parse_args()
-    kinds = ("with CBAM", "no attention") if given.in_bottleneck else ("alone",)
-    print(json.dumps({kind: transfers(tuple(given.shape), given.layout, kind, given.modules) for kind in kinds}))
+    print(json.dumps(transfers(tuple(given.shape), given.layout, given.modules)))
 
 
 if __name__ == "__main__":
