@@ -41,14 +41,14 @@ def measure(images: Path, device: torch.device, deadline: float) -> Section:
     variants = {title: kind for title, kind in VARIANTS.items() if on_gpu or not any(kind[1:])}
     rows: dict[str, dict[str, object]] = {title: {"variant": title} for title in variants}
     for name in NETWORKS if on_gpu else NETWORKS[1:]:
-        plain = None
+        plain: float | None = None
         for title, (attention, fused, compiled) in variants.items():
             values: tuple[object, ...] = ("no time left", "-", "-")
             if time.monotonic() < deadline:
                 try:
                     seconds, peak = _time(_step(name, attention, fused, compiled, photographs, dtype), device)
-                    plain = plain or seconds
-                    values = batch / seconds, plain / seconds, peak / 1e9
+                    plain = seconds if title == "plain" else plain
+                    values = batch / seconds, plain / seconds if plain else "-", peak / 1e9
                 except Exception as error:  # timm is not installed, too little memory, an error of torch.compile
                     values = (f"{type(error).__name__}: {error}".splitlines()[0][:40], "-", "-")
             rows[title] |= {f"{name}: {column}": value for column, value in zip(COLUMNS, values, strict=True)}
@@ -92,6 +92,7 @@ def _step(
     name: str, attention: str, fused: bool, compiled: bool, images: Tensor, dtype: torch.dtype
 ) -> Callable[[], None]:
     torch.manual_seed(0)
+    torch.compiler.reset()  # otherwise, the variants share a limit on recompilations, and stay in memory
     net = _with_timms(name, attention) if attention in TIMMS else models.build(name, attention=attention)
     net = net.to(images.device).to(memory_format=torch.channels_last)
     if fused:

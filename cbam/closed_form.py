@@ -65,9 +65,9 @@ def refine(
 ) -> Tensor:
     """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32 (compiled
-    without the kernels, TF32 applies if the program allows it). Supports first
-    derivatives in reverse mode only, and no gradient for the gain.
+    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32; compiled without the
+    kernels, their products use TF32 if the program allows it. Supports first derivatives in reverse mode only, and no
+    gradient for the gain.
 
     Args:
         x: [N, C, H, W].

@@ -86,10 +86,12 @@ def test_offsets_beyond_32_bits(memory_format: torch.memory_format) -> None:
         fused_passes.factor_gradients(last, last, gate[2:], spatial[2:], out),
         strict=True,
     ):
-        torch.testing.assert_close(of_all[2:], of_last)
-    torch.testing.assert_close(
-        fused_passes.gate_gradient(x, planes, channel)[2:], fused_passes.gate_gradient(last, planes[2:], channel[2:])
+        torch.testing.assert_close(of_all[2:], of_last, rtol=1e-3, atol=1e-2)  # the order of a sum depends on the batch
+    of_all, of_last = (
+        fused_passes.gate_gradient(x, planes, channel)[2:],
+        fused_passes.gate_gradient(last, planes[2:], channel[2:]),
     )
+    torch.testing.assert_close(of_all, of_last, rtol=1e-3, atol=1e-2)
     fused_passes.input_gradient(x, gate, spatial, planes, channel, pooled, position, whole)
     fused_passes.input_gradient(
         last, gate[2:], spatial[2:], planes[2:], channel[2:], pooled[:, 2:].contiguous(), position[2:], out
