@@ -51,8 +51,8 @@ H200 = SimpleNamespace(
 )
 
 
-_OF_INTERFACE = {"get_compute_capability": 90, "is_available": True, "is_bf16_supported": True}
-_OF_TORCH = {
+_OF_INTERFACE: dict[str, object] = {"get_compute_capability": 90, "is_available": True, "is_bf16_supported": True}
+_OF_TORCH: dict[str, object] = {
     "get_device_properties": H200,
     "get_device_capability": (9, 0),
     "device_count": 1,
