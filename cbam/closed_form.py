@@ -22,12 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.torch_version import TorchVersion
 
 from cbam import passes, traced_passes
 from cbam.checks import is_transformed, require_feature_map
 from cbam.convolution import convolution_gradients, in_full_precision
 from cbam.passes import gate_dtype
 
+# Gradients of the closed form traced by torch.compile are correct in torch 2.14, and wrong in 2.11.
+IS_TRACEABLE = TorchVersion(torch.__version__) >= TorchVersion("2.14")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -37,9 +40,9 @@ def accepts(x: Tensor, gain: Tensor | float) -> bool:
     return x.numel() > 0 and x.is_floating_point() and not is_gain_trained and not is_transformed()
 
 
-def is_compiling_for_cpu(x: Tensor) -> bool:
-    """Return whether torch.compile traces this call for a CPU."""
-    return x.is_cpu and torch.compiler.is_compiling()
+def compiles_modules(x: Tensor) -> bool:
+    """Return whether torch.compile traces this call and should trace the gates' modules instead of the closed form."""
+    return torch.compiler.is_compiling() and (x.is_cpu or not IS_TRACEABLE)
 
 
 def kernels_accept(x: Tensor) -> bool:

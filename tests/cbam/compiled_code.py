@@ -125,7 +125,7 @@ def _without_device(modules: bool) -> Iterator[list[str]]:
             stack.enter_context(patch.object(torch.cuda, name, _returns(value)))
         stack.enter_context(patch.object(GraphLowering, "compile_to_module", generate))
         stack.enter_context(patch.object(compile_fx, "_recursive_joint_graph_passes", optimize_and_move))
-        stack.enter_context(patch.object(closed_form, "is_compiling_for_cpu", _returns(modules)))
+        stack.enter_context(patch.object(closed_form, "compiles_modules", _returns(modules)))
         stack.enter_context(patch.object(maximum, "_is_compiling_for_cpu", _returns(False)))
         stack.enter_context(config.patch(force_disable_caches=True, compile_threads=1))
         yield codes

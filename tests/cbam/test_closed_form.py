@@ -170,6 +170,8 @@ def test_under_autocast_the_gates_stay_fp32(fused: bool) -> None:
 
 @both_passes
 def test_compiled_it_computes_the_same(fused: bool) -> None:
+    if not fused and not closed_form.IS_TRACEABLE:
+        pytest.skip("torch traces it wrongly; the modules are compiled instead")
     module, x = cbam(8), feature_map("random", (2, 8, 5, 6))
     refine = module._refine_in_closed_form
     expected = backward(module, x, x, lambda x: refine(x, GAIN, fused) * 1)
