@@ -191,7 +191,7 @@ def test_a_second_derivative_is_refused(fused: bool) -> None:
 def test_closed_form_is_default_without_hooks() -> None:
     module, x = cbam(8), feature_map("random", (2, 8, 5, 6)).requires_grad_()
     refined = module.refine(x)
-    assert refined.grad_fn.name() == "_RefineBackward"
+    assert type(refined.grad_fn).__name__ == "_RefineBackward"
     torch.testing.assert_close(module.eval().refine(x), refined)
     called: list[str] = []
     module.train().sa.register_forward_hook(lambda *_: called.append("sa"))
