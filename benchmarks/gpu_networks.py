@@ -3,7 +3,6 @@
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,46 +29,51 @@ VARIANTS = {
     "CBAM, fused and compiled": ("cbam", True, True),
     "plain, compiled": ("none", False, True),
 }
+COLUMNS = ("images/s", "relative to plain", "peak (GB)")
 TIMMS = {"CbamModule": "timm.layers.cbam", "SEModule": "timm.layers.squeeze_excite"}
 
 
 def measure(images: Path, device: torch.device, deadline: float) -> Section:
-    """Measure a row for each network and variant, until the deadline of `time.monotonic`."""
+    """Measure a row for each variant, until the deadline of `time.monotonic`. A variant that fails does not end it."""
     on_gpu = device.type == "cuda"
     batch, size, dtype = (256, 224, torch.bfloat16) if on_gpu else (2, 64, torch.float32)
     photographs = batch_of(images, batch, size).to(device).contiguous(memory_format=torch.channels_last)
-    rows = []
+    variants = {title: kind for title, kind in VARIANTS.items() if on_gpu or not any(kind[1:])}
+    rows: dict[str, dict[str, object]] = {title: {"variant": title} for title in variants}
     for name in NETWORKS if on_gpu else NETWORKS[1:]:
-        plain = None
-        for title, (attention, fused, compiled) in VARIANTS.items():
-            if not on_gpu and (fused or compiled):
-                continue
-            row: dict[str, object] = {"network": name, "variant": title}
-            if time.monotonic() > deadline:
-                rows.append(row | dict.fromkeys(("images/s", "relative to plain", "peak (GB)"), "no time left"))
-                continue
-            with suppress(ImportError):  # timm is not installed
-                seconds, peak = _time(_step(name, attention, fused, compiled, photographs, dtype), device)
-                plain = plain or seconds
-                rows.append(
-                    row | {"images/s": batch / seconds, "relative to plain": plain / seconds, "peak (GB)": peak / 1e9}
-                )
+        plain: float | None = None
+        for title, (attention, fused, compiled) in variants.items():
+            values: tuple[object, ...] = ("no time left", "-", "-")
+            if time.monotonic() < deadline:
+                try:
+                    seconds, peak = _time(_step(name, attention, fused, compiled, photographs, dtype), device)
+                    plain = seconds if title == "plain" else plain
+                    values = batch / seconds, plain / seconds if plain else "-", peak / 1e9
+                except Exception as error:  # timm is not installed, too little memory, an error of torch.compile
+                    values = (f"{type(error).__name__}: {error}".splitlines()[0][:40], "-", "-")
+            rows[title] |= {f"{name}: {column}": value for column, value in zip(COLUMNS, values, strict=True)}
     return {
         "about": f"Steps of SGD on {batch} photographs of {size} px that are on the device, "
         f"{str(dtype).removeprefix('torch.')}, channels_last; medians of {_rounds(device)} steps. Peak: of allocated "
         "memory.",
-        "rows": rows,
+        "rows": list(rows.values()),
     }
 
 
 def batch_of(images: Path, batch: int, size: int) -> Tensor:
     """Return photographs below a folder, fp32 [batch, 3, size, size] with zero mean and unit variance, repeated."""
-    found = [_photograph(file, size) for file in _files(images, min(batch, 64))]
+    found = [_photograph(file, size) for file in files(images, min(batch, 64))]
     whole = torch.stack(found).repeat(-(-batch // len(found)), 1, 1, 1)[:batch]
     return (whole - whole.mean()) / whole.std()
 
 
-def _files(images: Path, most: int) -> list[Path]:
+def files(images: Path, most: int) -> list[Path]:
+    """Return the first images below a folder.
+
+    Raises:
+        ModelError: if there are none.
+    """
+
     def jpegs() -> Iterator[Path]:
         yield from (file for file in sorted(images.rglob("*")) if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
 
@@ -88,6 +92,7 @@ def _step(
     name: str, attention: str, fused: bool, compiled: bool, images: Tensor, dtype: torch.dtype
 ) -> Callable[[], None]:
     torch.manual_seed(0)
+    torch.compiler.reset()  # otherwise, the variants share a limit on recompilations, and stay in memory
     net = _with_timms(name, attention) if attention in TIMMS else models.build(name, attention=attention)
     net = net.to(images.device).to(memory_format=torch.channels_last)
     if fused:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from benchmarks.report import Section
 
-TESTS = ("tests/cbam/test_closed_form.py", "tests/test_cuda.py")
+TESTS = (
+    "tests/cbam/test_closed_form.py",
+    "tests/cbam/test_map_layouts.py",
+    "tests/cbam/test_traced_passes.py",
+    "tests/test_cuda.py",
+)
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 

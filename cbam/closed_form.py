@@ -10,10 +10,10 @@ With x [N, C, H, W], P = H W, channel gate m [N, C], spatial gate s [N, 1, H, W]
               dL/dm = sum_p x (k s g + du / C + [c = j(p)] dv), then da, db through the sigmoid and the MLP
               dL/dx = m (k s g + du / C + [c = j(p)] dv) + da / P + [p = i(c)] db
 
-A pass reads or writes a feature map. The passes have two implementations: `cbam.passes` (PyTorch operations) and
-`cbam.kernels` (Triton kernels for CUDA). The kernels read the map three times forward and write it once; backward,
-they read x and g twice each and write the gradient. The gates and the gradients of the pooled values are small and
-computed here for both.
+A pass reads or writes a feature map. The passes have three implementations: `cbam.passes` (PyTorch operations),
+`cbam.traced_passes` (the same for torch.compile) and `cbam.fused_passes` (Triton kernels for CUDA). The kernels read
+the map three times forward and write it once; backward, they read x and g twice each and write the gradient. Compiled,
+backward reads g three times. The gates and the gradients of the pooled values are small and computed here for all.
 """
 
 from types import ModuleType
@@ -22,12 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.torch_version import TorchVersion
 
-from cbam import passes
+from cbam import passes, traced_passes
 from cbam.checks import is_transformed, require_feature_map
 from cbam.convolution import convolution_gradients, in_full_precision
 from cbam.passes import gate_dtype
 
+# Gradients of the closed form traced by torch.compile are correct in torch 2.14, and wrong in 2.11.
+IS_TRACEABLE = TorchVersion(torch.__version__) >= TorchVersion("2.14")
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -35,6 +38,11 @@ def accepts(x: Tensor, gain: Tensor | float) -> bool:
     """Return whether the closed form supports this call: a non-empty map, no gradient for the gain, no transform."""
     is_gain_trained = isinstance(gain, Tensor) and gain.requires_grad
     return x.numel() > 0 and x.is_floating_point() and not is_gain_trained and not is_transformed()
+
+
+def compiles_modules(x: Tensor) -> bool:
+    """Return whether torch.compile traces this call and should trace the gates' modules instead of the closed form."""
+    return torch.compiler.is_compiling() and (x.is_cpu or not IS_TRACEABLE)
 
 
 def kernels_accept(x: Tensor) -> bool:
@@ -60,8 +68,9 @@ def refine(
 ) -> Tensor:
     """Return the refined map of a CBAM in its default order and poolings, without a norm, in the dtype of x.
 
-    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32. Supports first
-    derivatives in reverse mode only, and no gradient for the gain.
+    Gates and pooled values are fp32 (fp64 for an fp64 map), even under autocast or with TF32; compiled without the
+    kernels, their products use TF32 if the program allows it. Supports first derivatives in reverse mode only, and no
+    gradient for the gain.
 
     Args:
         x: [N, C, H, W].
@@ -87,7 +96,7 @@ def refine(
 
 def _passes(fused: bool) -> ModuleType:
     if not fused:
-        return passes
+        return traced_passes if torch.compiler.is_compiling() else passes
     from cbam import fused_passes  # imports Triton, which nothing else requires
 
     return fused_passes

@@ -38,7 +38,8 @@ def _without_both(x: Tensor) -> Iterator[None]:
 def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Return a context in which products have the dtype of their factors: without autocast and, on CUDA, TF32.
 
-    torch.compile cannot trace the second; the kernels are operators that it does not look into.
+    torch.compile cannot trace the second: compiled operations use TF32 if the program allows it. The Triton kernels and
+    the gates beside them are operators that it does not look into.
     """
     return _without_both(x) if x.is_cuda and not torch.compiler.is_compiling() else without_autocast(x)
 

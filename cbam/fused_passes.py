@@ -183,7 +183,8 @@ def _pool(
 ) -> None:
     """Pool factor * x over rows or lanes. The results are mean, maximum and index; `stride` is that between images."""
     seen = view(x).with_long_subsets(_SHORTEST["rows"]) if over_rows else view(x)
-    tile = _tile(seen, 512 if over_rows else 1024)
+    narrow = seen.vector * x.element_size() < 16  # more loads for as many values, thus registers
+    tile = _tile(seen, 1024 if not over_rows else 256 if narrow else 512)
     parts, part = seen.row_parts(tile["ROWS"]) if over_rows else seen.lane_parts(tile["ROWS"])
     # A subset of the rows is a part of them if they are pooled, but not if the lanes are.
     shares, pooled, kept = (parts * seen.step, seen.rows, seen.lanes) if over_rows else (parts, seen.lanes, seen.rows)

@@ -1,6 +1,5 @@
 """The CBAM module; equations are numbered as in the paper."""
 
-import torch
 from torch import Tensor, nn
 
 from cbam import closed_form
@@ -42,7 +41,7 @@ class CBAM(nn.Module):
         fused: whether the closed form runs Triton kernels on CUDA. Default: False.
 
     The closed form is used in training only, and computes the gates without calling their modules. The modules are
-    called in evaluation, under torch.compile unless fused, and if one of them has a hook.
+    called in evaluation, under torch.compile on a CPU or before torch 2.14, and if one of them has a hook.
 
     >>> refined, residual = CBAM(64)(torch.rand(2, 64, 14, 14))
     >>> refined.shape, residual.shape
@@ -88,7 +87,7 @@ class CBAM(nn.Module):
         """
         if self.training and self.has_closed_form and not self._has_hooks() and closed_form.accepts(x, gain):
             fused = self.fused and closed_form.kernels_accept(x)
-            if fused or not torch.compiler.is_compiling():  # it fuses the operations below
+            if fused or not closed_form.compiles_modules(x):
                 return self._refine_in_closed_form(x, gain, fused)
         if self.order == "channel_spatial":
             x = self.ca(x) * x

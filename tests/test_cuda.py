@@ -1,5 +1,6 @@
 """What only a GPU can show: the same bits twice, and the identity start there. `pytest -n0 tests/test_cuda.py`."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -75,6 +76,7 @@ def test_batches_arrive_whole_during_computation() -> None:
         assert bool((images == number).all())
 
 
+@pytest.mark.skipif(importlib.util.find_spec("hydra") is None, reason="train.py needs Hydra")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("fused", ["false", "true"])
 @pytest.mark.parametrize("model", ["resnet18_cbam", "vgg11_bn_cbam", "mobilenet_v3_small_cbam"])

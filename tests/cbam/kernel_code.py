@@ -1,7 +1,7 @@
 """Compile the kernels without a GPU and count what the compiler knows.
 
-    python tests/cbam/kernel_code.py              # prints what the test compares with tests/cbam/kernel_table.json
-    python tests/cbam/kernel_code.py --write      # writes it there
+    PYTHONPATH=. python tests/cbam/kernel_code.py            # prints the table of kernel_table.json
+    PYTHONPATH=. python tests/cbam/kernel_code.py --write    # writes it there
 
 Each launch of a pass is recorded with maps on the meta device and compiled by Triton as it would be on a GPU. The
 machine code is then disassembled. Instructions per element are those that all threads of all blocks execute for a batch

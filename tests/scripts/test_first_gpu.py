@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import gpu_tests
+from benchmarks import gpu_networks, gpu_tests, kernels
+from scripts import first_gpu
 from tests.conftest import write_image
 from tests.processes import REPOSITORY
 
@@ -17,7 +19,7 @@ pytest.importorskip("triton", reason="the kernels need Triton")
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPOSITORY / "scripts" / "first_gpu.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -43,6 +45,35 @@ def test_every_measurement_runs_on_the_cpu(images: str, tmp_path: Path) -> None:
     assert (tmp_path / "here.md").read_text().startswith("# Benchmark: here")
 
 
+def test_the_report_of_a_gpu_has_at_most_40_lines() -> None:
+    shapes = len(kernels.CUDA_SHAPES)
+    rows = {
+        "results": shapes,
+        "times": shapes * len(kernels.LAYOUTS),
+        "convolution": shapes,
+        "networks": len(gpu_networks.VARIANTS),
+        "tests": 1,
+    }
+    assert rows.keys() == set(first_gpu.SECTIONS)
+    assert sum(rows.values()) + len(rows) + 1 <= 40
+
+
+def test_a_section_that_fails_does_not_end_the_others(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(kernels, "results", fail)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # as before, after the test
+    monkeypatch.setattr(sys, "argv", ["first_gpu.py", "--images", images, "--device", "cpu", "--into", str(tmp_path)])
+    sys.argv += ["--name", "here", "--sections", "results", "convolution"]
+    with pytest.raises(SystemExit, match="error: results failed"):
+        first_gpu.main(first_gpu.parse())
+    assert "out of memory" in capsys.readouterr().err
+    assert tuple(json.loads((tmp_path / "here.json").read_text())["sections"]) == ("convolution",)
+
+
 def test_tests_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_maximum.py",))
     section = gpu_tests.measure(deadline=time.monotonic() + 300)
@@ -61,9 +92,10 @@ def test_tests_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         (("--images", "nowhere", "--device", "cpu"), "error: There is no folder nowhere; set --images"),
+        (("--images", "cbam", "--device", "cpu"), "error: There are no images below"),
         (("--images", "."), "error: torch sees no GPU"),
     ],
-    ids=["folder", "device"],
+    ids=["folder", "images", "device"],
 )
 def test_errors_are_one_line(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
