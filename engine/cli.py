@@ -3,9 +3,11 @@
 Exit code 2 is an error that the user has to fix. Exit code 75 is a stop by a signal; the same command resumes.
 """
 
+import copy
 import dataclasses
 import difflib
 import errno
+import functools
 import inspect
 import os
 import re
@@ -21,7 +23,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from engine.config import presets
@@ -52,11 +54,10 @@ def check_arguments(name: str) -> None:
         if {"--help", "-h"} & set(sys.argv):
             print_line(_help(name))
             sys.exit()
-        if any(argument.startswith("-") for argument in sys.argv[1:]):
-            return  # Hydra's own options, such as --multirun
+        if _has_hydra_options(sys.argv[1:]):
+            return
         try:
-            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                presets.parse(presets.compose(name, sys.argv[1:]))
+            presets.parse(_composed(name, tuple(sys.argv[1:]))[0])
         except ValueError as error:
             raise _does_not_compose(error) from error
 
@@ -81,12 +82,34 @@ def run(name: str, command: Callable[[Any], None], *user_errors: type[Exception]
 
     with _arguments(name):
         try:
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+            if _has_hydra_options(sys.argv[1:]):
+                hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+            else:
+                config, with_hydras_own = _composed(name, tuple(sys.argv[1:]))
+                HydraConfig.instance().set_config(with_hydras_own)
+                job(config)
         except ValueError as error:
             if not composing:
                 raise
             raise _does_not_compose(error) from error
     ignore_signals()
+
+
+def _has_hydra_options(arguments: Sequence[str]) -> bool:
+    """Return whether the arguments have options of Hydra itself, such as --multirun or hydra/launcher=NAME."""
+    return any(argument.startswith(("-", "hydra")) for argument in arguments)
+
+
+@functools.cache
+def _composed(name: str, arguments: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+    """Return the composed configuration, without and with Hydra's own node; it is checked, and later used."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        presets.register(arguments)
+        whole = hydra.compose(name, list(arguments), return_hydra_config=True)
+    config = copy.copy(whole)
+    with open_dict(config):
+        del config["hydra"]
+    return config, whole
 
 
 def _does_not_compose(error: ValueError) -> UserError:

@@ -13,7 +13,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["train", "evaluate", "tests.processes"])
+_SERVER.set_forkserver_preload(["tests.server", "tests.processes"])
 
 
 class Process:
