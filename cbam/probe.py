@@ -15,6 +15,10 @@ from cbam.attachment import InsertionError, attach
 
 Shapes = dict[str, torch.Size]
 
+# Layers whose output has the shape and dtype of their input, which torch needs milliseconds each to find on the meta
+# device: half of the time of an insertion.
+_KEEPING_SHAPE = (nn.BatchNorm2d, nn.Hardsigmoid, nn.Hardswish, nn.ReLU, nn.ReLU6, nn.SiLU)
+
 
 class _StandIn(nn.Module):
     """A stand-in for attention that returns the map unchanged and records its shape."""
@@ -58,7 +62,8 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int, image_c
     # The CPU is for networks whose forward pass depends on values.
     for device, planes in itertools.product(("meta", "cpu"), channels):
         try:
-            square = _run(net, names, device, (planes, image_size, image_size))
+            twin = _twin(net, names, device)
+            square = _run(twin, names, device, (planes, image_size, image_size))
             break
         except InsertionError:
             raise
@@ -73,7 +78,7 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int, image_c
             "takes an image."
         ) from first
     try:
-        narrow = _run(net, names, device, (planes, image_size, max(image_size - 32, image_size * 6 // 7)))
+        narrow = _run(twin, names, device, (planes, image_size, max(image_size - 32, image_size * 6 // 7)))
     except Exception:  # a network for square images only
         narrow = square
     for name in names:
@@ -85,21 +90,35 @@ def output_shapes(net: nn.Module, names: Sequence[str], image_size: int, image_c
     return square
 
 
-def _run(net: nn.Module, names: Sequence[str], device: str, image: tuple[int, int, int]) -> Shapes:
-    """Run a copy of the network on an image of a shape [C, H, W]."""
+def _twin(net: nn.Module, names: Sequence[str], device: str) -> nn.Module:
+    """Return a copy of the network with stand-ins after the named modules."""
     twin = _copy(net, device).eval()
-    stand_ins = {name: _StandIn(name) for name in names}
-    for name, stand_in in stand_ins.items():
-        attach(twin.get_submodule(name), stand_in)
+    if device == "meta":
+        for module in twin.modules():
+            if type(module) in _KEEPING_SHAPE:
+                module.forward = _same
+    for name in names:
+        attach(twin.get_submodule(name), _StandIn(name))
+    return twin
+
+
+def _same(feature_map: Tensor) -> Tensor:
+    return feature_map
+
+
+def _run(twin: nn.Module, names: Sequence[str], device: str, image: tuple[int, int, int]) -> Shapes:
+    """Run a copy of the network on an image of a shape [C, H, W]."""
+    stand_ins = [module for module in twin.modules() if isinstance(module, _StandIn)]
+    for stand_in in stand_ins:
+        stand_in.shape = None
     with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device(device):
-        twin(torch.zeros(1, *image, dtype=_dtype(net)))
-    shapes = {}
-    for name, stand_in in stand_ins.items():
-        if stand_in.shape is None:
+        twin(torch.zeros(1, *image, dtype=_dtype(twin)))
+    shapes = {stand_in.name: stand_in.shape for stand_in in stand_ins if stand_in.shape is not None}
+    for name in names:
+        if name not in shapes:
             raise InsertionError(
                 f"The module '{name}' never runs in a forward pass in evaluation mode; choose another module."
             )
-        shapes[name] = stand_in.shape
     return shapes
 
 

@@ -1,11 +1,13 @@
 """Every network: attention is inserted without changing its outputs, and it trains from there."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cbam
@@ -22,10 +24,33 @@ def other_networks() -> list[str]:
     return [name for name in models.names() if name not in FAMILIES]
 
 
+class Pretrained(NamedTuple):
+    """A network without attention, in evaluation mode."""
+
+    name: str
+    images: Tensor
+    logits: Tensor
+    weights: str  # the file of its state dict
+    keys: set[str]  # of its state dict
+
+
 @pytest.fixture(params=FAMILIES, scope="module")
-def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module, str]:
-    """A network's name, the network without attention, and the file of its state dict."""
+def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
     return pretrain(request.param, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def no_large_initialization(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave large tensors, which are read from files, and those on the meta device as they are: a third of a test."""
+
+    def skipping(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(tensor: Tensor, *given: object, **options: object) -> Tensor:
+            return tensor if tensor.is_meta or tensor.numel() > 300_000 else initialize(tensor, *given, **options)
+
+        return call
+
+    for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "trunc_normal_"):
+        monkeypatch.setattr(nn.init, name, skipping(getattr(nn.init, name)))
 
 
 def test_configuration_lists_every_network() -> None:
@@ -34,14 +59,19 @@ def test_configuration_lists_every_network() -> None:
         assert weights == next(iter(models.published(name)), None), name
 
 
-def pretrain(name: str, folder: Path) -> tuple[str, nn.Module, str]:
-    reference = plain(name)
-    torch.save(reference.state_dict(), folder / f"{name}.pt")
-    return name, reference, str(folder / f"{name}.pt")
+def pretrain(name: str, folder: Path) -> Pretrained:
+    reference, images, weights = plain(name), torch.randn(2, 3, 64, 64), folder / f"{name}.pt"
+    if name == "inception_v3":
+        images = torch.randn(2, 3, 96, 96)
+    torch.save(reference.state_dict(), weights)
+    with torch.inference_mode():
+        logits = reference(images)
+    return Pretrained(name, images, logits, str(weights), set(reference.state_dict()))
 
 
+@pytest.mark.usefixtures("no_large_initialization")
 @pytest.mark.parametrize("kind", ["none", "cbam", "se"])
-def test_it_starts_as_the_pretrained_network(pretrained: tuple[str, nn.Module, str], kind: str, tmp_path: Path) -> None:
+def test_it_starts_as_the_pretrained_network(pretrained: Pretrained, kind: str, tmp_path: Path) -> None:
     start_train_and_load(pretrained, kind, tmp_path)
 
 
@@ -52,6 +82,7 @@ def test_other_networks_start_as_pretrained(name: str, tmp_path: Path) -> None:
 
 
 # torchvision computes RegNet's widths with tensors, which the meta device does not have.
+@pytest.mark.usefixtures("no_large_initialization")
 @pytest.mark.parametrize("name", [name for name in other_networks() if not name.startswith("regnet")])
 def test_every_other_network_keeps_its_names(name: str) -> None:
     with torch.device("meta"):
@@ -60,25 +91,24 @@ def test_every_other_network_keeps_its_names(name: str) -> None:
     assert len(cbam.check(net)) == sum(isinstance(module, CBAMLayer) for module in net.modules()) > 0
 
 
-def start_train_and_load(pretrained: tuple[str, nn.Module, str], kind: str, folder: Path) -> None:
+def start_train_and_load(pretrained: Pretrained, kind: str, folder: Path) -> None:
     """The logits are those of the pretrained network, training moves attention, and the state dict loads again."""
-    name, reference, weights = pretrained
-    images = torch.randn(2, 3, side(name), side(name))
+    name, images, logits, weights, keys = pretrained
     net = models.build(name, kind, weights, num_classes=CLASSES).eval()
     with torch.inference_mode():
-        assert torch.equal(net(images), reference(images))
-    added = net.state_dict().keys() - reference.state_dict().keys()
-    assert reference.state_dict().keys() <= net.state_dict().keys()
+        assert torch.equal(net(images), logits)
+    added = net.state_dict().keys() - keys
+    assert keys <= net.state_dict().keys()
     assert bool(added) == (kind != "none")
     assert all(".attention." in key for key in added)
 
-    train_one_step(net, images)
+    train_one_step(net, torch.randn(2, 3, side(name), side(name)))
     torch.save(net.state_dict(), folder / "trained.pt")
     again = models.build(f"{name}_{kind}", weights=str(folder / "trained.pt"), num_classes=CLASSES).eval()
     with torch.inference_mode():
         trained = net.eval()(images)
         assert torch.equal(again(images), trained)
-        assert not torch.equal(reference(images), trained)
+        assert not torch.equal(logits, trained)
 
 
 def train_one_step(net: nn.Module, images: torch.Tensor) -> None:
