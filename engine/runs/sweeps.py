@@ -1,6 +1,8 @@
 """Sweeps: the runs that a file in configs/sweep lists, and the state of each."""
 
+import functools
 import itertools
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -138,7 +140,7 @@ def look_up(overrides: list[str]) -> Planned:
     Raises:
         UserError: if its directory contains another run.
     """
-    config: TrainConfig = parse(compose("train", with_usual_presets(overrides)))
+    config = _config(overrides)
     run = RunDirectory(Path(config.run_directory))
     problem = run.problem
     if problem:
@@ -148,6 +150,23 @@ def look_up(overrides: list[str]) -> Planned:
         state = "done" if run.finished else "under way" if run.config_file.is_file() else "missing"
     command = shlex.join(["python", "train.py", *overrides])
     return Planned(run.directory, state, config.model.weights, command, config.recipe.epochs, problem)
+
+
+def _config(overrides: Sequence[str]) -> TrainConfig:
+    """Return the configuration of a training command; those that differ in the seed alone are composed once."""
+    seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
+    if len(seeds) == 1:
+        composed = _composed(tuple(override for override in overrides if override != seeds[0]))
+        composed.seed = int(seeds[0].removeprefix("seed="))  # before `run.dir=RUNS/seed${seed}` is resolved
+    else:
+        composed = compose("train", with_usual_presets(overrides))
+    config: TrainConfig = parse(composed)
+    return config
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
+    return compose("train", with_usual_presets(overrides))
 
 
 def _words(line: str, file: Path) -> list[str]:

@@ -120,13 +120,14 @@ def test_gather_excite_is_timms(extent: int) -> None:
 def test_identity_start_keeps_the_logits_bitwise(name: str, tmp_path: Path) -> None:
     reference, images = plain(name), torch.randn(2, 3, 64, 64)
     torch.save(reference.state_dict(), tmp_path / "weights.pt")
+    nets = {
+        kind: models.build(name, kind, str(tmp_path / "weights.pt"), num_classes=CLASSES, **options(kind)).eval()
+        for kind in KINDS
+    }
     for autocast in (False, True):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             expected = reference(images)
-            for kind in KINDS:
-                net = models.build(
-                    name, kind, weights=str(tmp_path / "weights.pt"), num_classes=CLASSES, **options(kind)
-                ).eval()
+            for kind, net in nets.items():
                 assert torch.equal(bits(net(images)), bits(expected)), kind
 
 

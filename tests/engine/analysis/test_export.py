@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import cbam
 import models
 from engine.analysis.export import export
 from engine.errors import UserError
@@ -20,8 +21,12 @@ ONE_OF_EACH_FAMILY = ["resnet18", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v2"
 
 
 def with_cbam(name: str) -> nn.Module:
+    """The network with CBAM in its first and its last place: an export takes half a second for each."""
+    with torch.device("meta"):
+        first, *_, last = cbam.check(models.build(f"{name}_cbam"))
     torch.manual_seed(4)
-    net = models.build(f"{name}_cbam", num_classes=CLASSES, mlp_bias=True, spatial_norm=True)
+    net = models.build(*(name, "cbam"), num_classes=CLASSES, after=f"{first}|{last}", mlp_bias=True, spatial_norm=True)
+    assert cbam.check(net) == [first, last]
     randomize_norms(net)
     return net
 
@@ -57,9 +62,10 @@ def test_export_checks_its_folder_first(tmp_path: Path) -> None:
 
 
 def test_export_command_keeps_the_logits(command: Command, tmp_path: Path) -> None:
-    net = models.build("resnet18_cbam", num_classes=CLASSES, kernel_size=3)
+    net = models.build("resnet18_cbam", num_classes=CLASSES, kernel_size=3, after="layer4")
     torch.save(net.state_dict(), tmp_path / "ours.pt")
-    given = ["model=resnet18_cbam", "attention.kernel_size=3", "model.weights=ours.pt", f"classes={CLASSES}"]
+    attention = ["attention.kernel_size=3", "attention.after=layer4"]
+    given = ["model=resnet18_cbam", *attention, "model.weights=ours.pt", f"classes={CLASSES}"]
     done = command("scripts/export.py", *given, "image_size=64", "file=net.pt2")
     assert done.returncode == 0, done.stderr
     assert "net.pt2: its logits differ from PyTorch's by at most" in done.stdout
