@@ -21,12 +21,17 @@ torch.set_num_threads(1)  # several tests run beside each other, each on tensors
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-# These wait more than they compute: started first, they leave the processors to the others.
-WAITING = ("test_resume", "test_slurm", "test_packaging", "test_train", "test_any_network", "test_export")
+# The files that take longest, first: what is left at the end keeps every worker busy.
+LONGEST = (
+    *("test_resume", "test_slurm", "test_closed_form", "test_train", "test_factory", "test_distributed", "test_export"),
+    *("test_detection", "test_kernel_code", "test_first_gpu", "test_sweep", "test_repair_run", "test_calibrated_start"),
+    *("test_any_network", "test_attention_kinds", "test_evaluation_sets", "test_evaluate", "test_verify_run"),
+    *("test_locale", "test_packaging", "test_insertion_families", "test_recipes", "test_paper_counts"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: WAITING.index(item.path.stem) if item.path.stem in WAITING else len(WAITING))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture

@@ -21,12 +21,26 @@ ONE_OF_EACH_FAMILY = ["resnet18", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v2"
 
 
 def with_cbam(name: str) -> nn.Module:
-    """The network with CBAM in its first and its last place: an export takes half a second for each."""
-    with torch.device("meta"):
-        first, *_, last = cbam.check(models.build(f"{name}_cbam"))
+    """The network with CBAM in two places: an export takes half a second for each place and each block.
+
+    MobileNet V1 and V2 repeat one block, so that their first six layers are enough.
+    """
+    places = {
+        "resnet18": ["layer1.0.bn2", "layer4.1.bn2"],
+        "vgg11_bn": ["features.2", "features.27"],
+        "mobilenet_v1_a07": ["features.1.0.1", "features.4.1.1"],
+        "mobilenet_v2": ["features.1", "features.3"],
+        "mobilenet_v3_small": ["features.1.block", "features.11.block"],
+    }
     torch.manual_seed(4)
-    net = models.build(*(name, "cbam"), num_classes=CLASSES, after=f"{first}|{last}", mlp_bias=True, spatial_norm=True)
-    assert cbam.check(net) == [first, last]
+    net = models.build(
+        *(name, "cbam"), num_classes=CLASSES, after="|".join(places[name]), mlp_bias=True, spatial_norm=True
+    )
+    assert cbam.check(net) == places[name]
+    if name in ("mobilenet_v1_a07", "mobilenet_v2"):
+        net.features = net.features[:6]
+        channels = net.features(torch.zeros(2, 3, 64, 64)).shape[1]
+        net.classifier = nn.Linear(channels, CLASSES)
     randomize_norms(net)
     return net
 
