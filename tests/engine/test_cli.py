@@ -1,13 +1,17 @@
 """Errors of a command as the user sees them."""
 
 import re
+import sys
 from collections.abc import Callable
+from typing import Any
 
+import hydra
 import pytest
 import torch
 
 from engine import cli
 from engine.config import presets
+from engine.config.schemas import TrainConfig
 
 
 def run_out_on_a_gpu() -> None:
@@ -61,3 +65,24 @@ def test_the_home_folder_is_expanded_where_the_shell_does_not(monkeypatch: pytes
         "seed=51": "seed=51",
     }
     assert {given: cli.expand_home(given) for given in expected} == expected
+
+
+def test_a_command_composes_its_configuration_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composing takes longer than a step of training."""
+    compose = hydra.compose
+    composed: list[list[str]] = []
+
+    def count(primary: str, overrides: list[str], **options: Any) -> Any:
+        composed.append(overrides)
+        return compose(primary, overrides, **options)
+
+    monkeypatch.setattr(hydra, "compose", count)
+    monkeypatch.setattr(cli, "ignore_signals", lambda: None)
+    monkeypatch.setattr(cli, "open_streams", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # restored afterwards
+    monkeypatch.setattr(sys, "argv", ["train.py", "data=shapes", "model=resnet18_cbam", "seed=77"])
+    run: list[TrainConfig] = []
+    cli.check_arguments("train")
+    cli.run("train", run.append)
+    assert composed == [["data=shapes", "model=resnet18_cbam", "seed=77"]]
+    assert [(config.model.network, config.model.attention, config.seed) for config in run] == [("resnet18", "cbam", 77)]
