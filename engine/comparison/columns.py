@@ -53,9 +53,10 @@ def is_static(row: Row) -> bool:
 
 def attention(row: Row) -> str:
     """Format the attention's label, with the factor of its learning rate unless it is 1."""
+    label = str(row["attention"]).replace("-calibrate.0", " uncalibrated")
     factor = row.get("attention_lr_factor")
     is_plain = factor in (None, 1) or kind(row) == "none"
-    return str(row["attention"]) if is_plain else f"{row['attention']} (lr x{factor:g})"
+    return label if is_plain else f"{label} (lr x{factor:g})"
 
 
 def marked(row: Row) -> str:
