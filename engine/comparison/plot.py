@@ -48,13 +48,14 @@ def draw_forest(axes: "Axes", shown: Sequence[Row], table: Table) -> None:
     """Draw one line per contrast, grouped by backbone: the difference and the interval that decides."""
     view, margin = VIEWS[table["task"]], table["settings"]["margin"]
     kinds = _kinds(table["rows"])
+    counts = {len(row["contrast_seeds"]) for row in shown}
     names, places, place = [], [], 0
     for model in dict.fromkeys(row["model"] for row in shown):
         axes.text(0.01, place, model, fontsize=8, weight="bold", va="center", transform=axes.get_yaxis_transform())
         place += 1
         for row in (one for one in shown if one["model"] == model):
             _draw_contrast(axes, row, place, kinds)
-            names.append(f"{marked(row)}{_seeds(row)}")
+            names.append(marked(row) if len(counts) == 1 else f"{marked(row)}, {_seeds(row)}")
             places.append(place)
             place += 1
     if margin is not None:
@@ -68,11 +69,9 @@ def draw_forest(axes: "Axes", shown: Sequence[Row], table: Table) -> None:
     axes.grid(axis="x", alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"difference in {view.metric} (points), 95% interval; {view.better} is better")
-    title = f"{table['data']['name']}. Filled: supported after adjustment for {_tested(shown)} contrasts"
-    axes.set_title(
-        title if _tested(shown) else f"{table['data']['name']}. One seed: no verdict", fontsize=9, loc="left"
-    )
+    axes.set_xlabel(f"{view.metric} minus that without attention (points), 95% interval; {view.better} is better")
+    seeds = [_seeds(shown[0])] if len(counts) == 1 else []
+    axes.set_title(f"{', '.join([table['data']['name'], *seeds])}. {_verdict(shown)}", fontsize=9, loc="left")
 
 
 def _draw_contrast(axes: "Axes", row: Row, place: int, kinds: Sequence[str]) -> None:
@@ -86,11 +85,18 @@ def _draw_contrast(axes: "Axes", row: Row, place: int, kinds: Sequence[str]) -> 
 
 def _seeds(row: Row) -> str:
     count = len(row["contrast_seeds"])
-    return f", {count} seed{'s' if count > 1 else ''}"
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
-def _tested(shown: Sequence[Row]) -> int:
-    return sum(row["p_adjusted"] is not None for row in shown)
+def _verdict(shown: Sequence[Row]) -> str:
+    """Return what the filled markers mean, or why there are none."""
+    tested = sum(row["p_adjusted"] is not None for row in shown)
+    if not tested:
+        return "One seed: no verdict"
+    adjusted = f"after adjustment for {tested} contrast{'s' if tested > 1 else ''}"
+    if any(map(is_supported, shown)):
+        return f"Filled: supported {adjusted}"
+    return f"No difference is supported {adjusted}"
 
 
 def draw_cost(axes: "Axes", table: Table) -> None:

@@ -35,8 +35,19 @@ def test_each_contrast_has_its_deciding_interval(table: dict[str, Any]) -> None:
     rows = contrasts(table)
     for row in rows:
         assert [row["difference_low"], row["difference_high"]] in [list(one) for one in intervals]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["cbam, 2 seeds"] * 3
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cbam"] * 3
+    assert axes.get_title(loc="left") == "small, 2 seeds. No difference is supported after adjustment for 3 contrasts"
     assert [text.get_text() for text in axes.texts] == ["resnet18", "vgg16", "resnet50"]
+
+
+def test_the_title_states_the_verdict_and_rows_their_seeds_if_they_differ(folders: Path) -> None:
+    entries = [entry(kind, seed, errors=0.5) for kind in ("none", "cbam") for seed in (51, 52)] + [entry("se")]
+    axes = drawn(compare(folders, entries)[0])
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["cbam, 2 seeds", "se, 1 seed"]
+    assert axes.get_title(loc="left") == "small. No difference is supported after adjustment for 1 contrast"
+    supported = compare(folders, entries[:4])[0]
+    supported["rows"][1]["verdict"] = "lower"
+    assert drawn(supported).get_title(loc="left") == "small, 2 seeds. Filled: supported after adjustment for 1 contrast"
 
 
 def test_margin_is_shaded(table: dict[str, Any]) -> None:
