@@ -20,7 +20,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "columns": lambda x: x[..., ::2],
     "channels": lambda x: x[:, 1:],
     "channels of channels_last": lambda x: x.contiguous(memory_format=torch.channels_last)[:, 1:],
-    "unaligned": lambda x: x.flatten()[1:].unflatten(0, (-1, 3, 5, 7)) if x.numel() % 2 else x[1:],
+    "unaligned": lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
     "transposed": lambda x: x.mT,
     "expanded batch": lambda x: x[:1].expand(3, -1, -1, -1),
     "expanded channels": lambda x: x[:, :1].expand(-1, 8, -1, -1),

@@ -122,8 +122,11 @@ RUNS = {
     "recipes_small": 13,
     "attention_only_small": 10,
     "calibrated_start": 9,
-    "lr_factor_trashnet": 27,
-    "lr_factor_tiny_imagenet": 86,
+    "lr_factor_trashnet": 23,
+    "lr_factor_trashnet_60_steps": 15,
+    "lr_factor_tiny_imagenet": 44,
+    "trashnet_settings": 28,
+    "trashnet": 35,
 }
 
 

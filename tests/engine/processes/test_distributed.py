@@ -99,7 +99,7 @@ def test_evaluate_shares_the_images_between_processes(folders: Path, tmp_path: P
     assert one["rows"] == two["rows"]
     train(1, folders, tmp_path, "model=mobilenet_v3_small_cbam", "recipe.epochs=1")
     (mixed,) = start_ranks(1, "evaluate.py", [*common[:-1], "runs=[run1,run2]"], tmp_path)
-    assert_one_line(mixed.result(), "run2 was trained differently", "batch per process=8 (16 in run1)")
+    assert_one_line(mixed.result(), "run1 was trained differently", "batch per process=16 (8 in run2)")
 
 
 def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: Path) -> None:
