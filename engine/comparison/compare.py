@@ -146,12 +146,7 @@ def compare(
         "task": config.data.task,
         "data": _facts(data, config.data.trained_on, groups),
         "settings": asdict(settings),
-        "evaluated": {
-            "precision": config.runtime.precision,
-            "throughput_batch_size": config.runtime.eval_batch_size if config.table.speed else None,
-            **({"training_hardware": speed.training_hardware(entries)} if config.table.speed else {}),
-            **environment.collect_env(device),
-        },
+        "evaluated": _circumstances(entries, config, device),
         "rows": rows,
         "direct": direct,
         "runs": runs,
@@ -184,6 +179,16 @@ def _facts(data: AnyDataset, trained_on: str | None, groups: ImageGroups | None)
         "fingerprint": data.fingerprint,
         "trained_on": trained_on,
         "groups": None if groups is None else len(set(groups.groups)),
+    }
+
+
+def _circumstances(entries: Sequence[TableEntry], config: EvaluateConfig, device: torch.device) -> Row:
+    """Return the table's facts on its evaluation and, for its speeds, on the hardware of the training."""
+    return {
+        "precision": config.runtime.precision,
+        "throughput_batch_size": config.runtime.eval_batch_size if config.table.speed else None,
+        **({"training_hardware": speed.training_hardware(entries)} if config.table.speed else {}),
+        **environment.collect_env(device),
     }
 
 

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -55,11 +56,11 @@ def test_a_data_set_brings_its_detector_and_recipe(given: list[str], added: list
     assert presets.with_usual_presets(given) == given + added
 
 
-def test_the_home_folder_is_expanded_where_the_shell_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+def test_the_home_folder_is_expanded_where_the_shell_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     expected = {
-        "data.root=~/images": "data.root=/home/me/images",
-        "runs=[~/a,~/b]": "runs=[/home/me/a,/home/me/b]",
+        "data.root=~/images": f"data.root={tmp_path}/images",
+        "runs=[~/a,~/b]": f"runs=[{tmp_path}/a,{tmp_path}/b]",
         "~model.weights": "~model.weights",  # Hydra's deletion of a key
         "attention.after=a~/b": "attention.after=a~/b",
         "seed=51": "seed=51",
