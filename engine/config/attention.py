@@ -14,7 +14,8 @@ from engine.errors import UserError
 KINDS_FILE = Path(__file__).resolve().parents[2] / "configs" / "attention_kinds.yaml"
 
 CALIBRATION_IMAGES = 128  # training images on which the scales are measured by default
-CALIBRATED = ("cbam", "cbam_official", "se", "custom")  # kinds whose gates can have a scale
+# Kinds whose gates can have a scale.
+CALIBRATED = ("cbam", "cbam_official", "se", "ese", "eca", "ecam", "ceca", "ge", "scoord", "custom")
 
 
 @dataclass

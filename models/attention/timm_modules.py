@@ -5,6 +5,7 @@ every value of the gate is exactly 0.5, and doubles the gate.
 """
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cbam import AttentionLayer
+from cbam import AttentionLayer, ScaledGate
 from models.attention.blended import BlendedLayer
 from models.attention.kind import Kind
 from models.errors import ModelError
@@ -27,25 +28,27 @@ class _Module:
         options: keyword arguments of the module, with timm's defaults.
         last: the layers whose parameters are zero at the identity start; empty for a module that is blended.
         gate: the name for what the module's child `gate` returns; empty if the module adds instead of multiplying.
+        has_scale: whether the gate's logits are proportional to pooled values, because it has no norm.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     last: Sequence[str] = ()
     gate: str = ""
+    has_scale: bool = False
 
 
 _ECA = {"gamma": 2.0, "beta": 1.0}
 
 _MODULES = {
-    "ese": _Module(last=("fc",), gate="channel"),
-    "eca": _Module(_ECA, ("conv",), "channel"),
-    "ecam": _Module({**_ECA, "rd_ratio": 1 / 8}, ("conv2",), "channel"),
-    "ceca": _Module(_ECA, ("conv",), "channel"),
-    "ge": _Module({"rd_ratio": 1 / 16, "extent": 0, "add_maxpool": False}, ("mlp.fc2",), "context"),
+    "ese": _Module(last=("fc",), gate="channel", has_scale=True),
+    "eca": _Module(_ECA, ("conv",), "channel", has_scale=True),
+    "ecam": _Module({**_ECA, "rd_ratio": 1 / 8}, ("conv2",), "channel", has_scale=True),
+    "ceca": _Module(_ECA, ("conv",), "channel", has_scale=True),
+    "ge": _Module({"rd_ratio": 1 / 16, "extent": 0, "add_maxpool": False}, ("mlp.fc2",), "context", has_scale=True),
     "gc": _Module({"rd_ratio": 1 / 8}, ("mlp_scale.fc2",), "channel"),
     "gca": _Module({"rd_ratio": 1 / 8}, ("mlp_add.fc2",)),
     "coord": _Module({"rd_ratio": 1 / 16}, ("conv_h", "conv_w"), "coordinate"),
-    "scoord": _Module({"rd_ratio": 1 / 4}, ("fc_h", "fc_w"), "coordinate"),
+    "scoord": _Module({"rd_ratio": 1 / 4}, ("fc_h", "fc_w"), "coordinate", has_scale=True),
     # Not the convolutions before the norms: on their constant output, a norm scales the gradient by 1 / sqrt(eps).
     "ela": _Module({"kernel_size": 7}, ("norm_h", "norm_w"), "coordinate"),
     "strip": _Module({"kernel_size": 3}, ("conv_h", "conv_w"), "coordinate"),
@@ -86,6 +89,29 @@ class TimmLayer(AttentionLayer):
         return {self.gate: self.module.get_submodule("gate.gate")} if self.gate else {}
 
 
+class ScaledTimmLayer(TimmLayer, ScaledGate):
+    """A module of timm that multiplies its input by a gate g, with a scale: x g(x / scale).
+
+    For f(x) = x g(x), this is scale f(x / scale). The scale is a power of two, so that both operations are exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is None:
+            return self.module(x)
+        scale = self.scale[0].to(x.dtype)
+        return self.module(x / scale) * scale
+
+    def pooled(self, x: Tensor) -> Sequence[Tensor]:
+        return [x.mean((2, 3))]
+
+    def last_layer(self) -> nn.Module:
+        return nn.ModuleList([self.module.get_submodule(name) for name in self.last])
+
+    def set_scale_(self, values: Sequence[float]) -> None:
+        """Set the scale, rounded to a power of two."""
+        super().set_scale_([2.0 ** round(math.log2(value)) for value in values])
+
+
 class _GateWithGain(nn.Module):
     """A gate times a constant: 1, or 2 at the identity start. The gate is smaller than the feature map."""
 
@@ -112,7 +138,10 @@ def _make(name: str, channels: int, **options: Any) -> AttentionLayer:
         reason = str(error) or "an option is out of range"
         raise ModelError(f"timm {timm.__version__} cannot build attention={name} ({reason}).") from error
     known = _MODULES[name]
-    return TimmLayer(module, known.last, known.gate) if known.last else BlendedLayer(module)
+    if not known.last:
+        return BlendedLayer(module)
+    layer = ScaledTimmLayer if known.has_scale else TimmLayer
+    return layer(module, known.last, known.gate)
 
 
 def _gather_excite(channels: int, rd_ratio: float, extent: int, add_maxpool: bool) -> nn.Module:

@@ -165,6 +165,28 @@ def test_gates_are_a_half_at_the_identity(kind: str) -> None:
     assert bool(values) == (kind not in ("gca", "lcbam", "custom"))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in OF_TIMM if kind in configured.CALIBRATED])
+def test_calibrated_gates_learn_at_one_pace_whatever_the_scale_of_the_features(kind: str) -> None:
+    """A step on 64 times larger features gives the same gates, bitwise; without calibration it does not."""
+    torch.manual_seed(0)
+    features, gradient = torch.rand(4, 64, 8, 6), torch.randn(4, 64, 8, 6)
+    layer = models.ATTENTION_KINDS[kind].layer(64, options(kind))
+    layer.init_identity_()
+
+    def gates_after_a_step(scale: float, calibrated: bool) -> Tensor:
+        learner, x = copy.deepcopy(layer), scale * features
+        if calibrated:
+            cbam.calibrate(learner, x)
+        assert torch.equal(learner(x), x)
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.01)
+        (learner(x) * gradient / scale).sum().backward()
+        optimizer.step()
+        return learner(x).detach() / x
+
+    assert torch.equal(gates_after_a_step(1, True), gates_after_a_step(64, True))
+    assert not torch.allclose(gates_after_a_step(1, False), gates_after_a_step(64, False), atol=0.01)
+
+
 def test_own_attention_with_its_own_start() -> None:
     net = models.build("resnet18", "custom", num_classes=2, start="identity", factory="own_attention:Halves")
     assert len(models.gates(net)) == 8

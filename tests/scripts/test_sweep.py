@@ -125,7 +125,7 @@ RUNS = {
     "lr_factor_trashnet": 23,
     "lr_factor_trashnet_60_steps": 15,
     "lr_factor_tiny_imagenet": 44,
-    "lr_factor_trashnet_schedules": 21,
+    "lr_factor_trashnet_schedules": 33,
     "lr_factor_tiny_imagenet_schedules": 62,
     "trashnet_settings": 28,
     "trashnet": 35,

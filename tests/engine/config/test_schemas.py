@@ -28,12 +28,12 @@ def test_calibration_is_a_key_of_kinds_whose_gates_have_a_scale() -> None:
         if kind != "custom":
             net = models.build("mobilenet_v3_small", kind, start="identity", image_size=64)
             assert bool(models.gates_at_start(net)) == (kind in CALIBRATED), kind
-    config = compose("model=resnet18_eca")
-    assert config.attention_label == "eca"
-    assert replace(config, attention=replace(config.attention, calibrate=0)).attention_label == "eca"
-    with pytest.raises(UserError, match=r"attention.calibrate=0 has no effect on attention=eca; leave it out"):
-        compose("model=resnet18_eca", "attention.calibrate=0")
-    assert compose("model=resnet18_se", "attention.calibrate=0").attention_label == "se-calibrate.0"
+    config = compose("model=resnet18_coord")
+    assert config.attention_label == "coord"
+    assert replace(config, attention=replace(config.attention, calibrate=0)).attention_label == "coord"
+    with pytest.raises(UserError, match=r"attention.calibrate=0 has no effect on attention=coord; leave it out"):
+        compose("model=resnet18_coord", "attention.calibrate=0")
+    assert compose("model=resnet18_eca", "attention.calibrate=0").attention_label == "eca-calibrate.0"
 
 
 def compose(*arguments: str) -> TrainConfig:
