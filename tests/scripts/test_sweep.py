@@ -129,6 +129,8 @@ RUNS = {
     "lr_factor_tiny_imagenet_schedules": 62,
     "trashnet_settings": 28,
     "trashnet": 35,
+    "trashnet_long": 9,
+    "trashnet_networks": 12,
 }
 
 
