@@ -58,7 +58,7 @@ def main(config: EvaluateConfig) -> None:
 
 def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     setup_logging(group.is_main_process)
-    replaced = report.replaced_table(config, report.folder(config))
+    replaced = report.replaced_runs(config, report.folder(config))
     task = TASKS[config.data.task](config.data)  # type: ignore[call-arg]  # every task is a dataclass of its data
     with group.main_process_first():
         parts = open_parts(task, config)
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     directories = group.broadcast_object([str(run.directory) for run in find_runs(config)])
     trained, problems = run_entries(directories, task, needed=not entries)
     entries += trained
+    report.require_kept_runs(config, replaced, [entry.row["source"] for entry in entries])
     note_sizes(trained, config)
     if isinstance(task, Classification) and isinstance(parts[0], Dataset) and config.data.trained_on is not None:
         entries, task = transfer.prepare(entries, task, parts[0], models.imagenet_classes())
@@ -92,7 +93,8 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     if group.is_main_process:
         part = parts[0].part  # empty unless the data set has several
         print_line(corruptions.write(tables, folder) if part else markdown.summary(tables[part]))
-        log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}{replaced}.")
+        note = f"; this replaces a table of {len(replaced)} run{'s' if len(replaced) > 1 else ''}" if replaced else ""
+        log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}{note}.")
     if problems:
         raise UserError(f"{len(problems)} of {len(directories)} runs are not in the table. {problems[0]}")
 

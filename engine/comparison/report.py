@@ -29,23 +29,42 @@ def folder(config: EvaluateConfig) -> Path:
     return Path(config.table.dir or f"results/{config.data.label}")
 
 
-def replaced_table(config: EvaluateConfig, directory: Path) -> str:
-    """Return the note on the table of the same data set that a new one replaces; empty if there is none.
+def replaced_runs(config: EvaluateConfig, directory: Path) -> list[str]:
+    """Return the runs of the table of the same data set that a new one replaces; empty if there is none.
 
     Raises:
         UserError: if the folder contains the table of another data set, or something else called table.json.
     """
     file = directory / "table.json"
     if not file.is_file():
-        return ""
+        return []
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
-        name, runs = table["data"]["name"], [run["source"] for run in table["runs"]]
+        name, runs = table["data"]["name"], [str(run["source"]) for run in table["runs"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is not a table of this program; set table.dir to another folder.") from None
     if name != config.data.label:
         raise UserError(f"{directory} contains the table of {name}; set table.dir to another folder for this one.")
-    return f"; this replaces a table of {len(runs)} runs"
+    return runs
+
+
+def require_kept_runs(config: EvaluateConfig, replaced: Sequence[str], runs: Sequence[str]) -> None:
+    """Refuse to replace a table in its default folder by one that lacks some of its runs.
+
+    Args:
+        replaced: runs of the table that is there.
+        runs: runs of the new table.
+
+    Raises:
+        UserError: if a run is lost, and the folder was not chosen by `table.dir`.
+    """
+    lost = [run for run in dict.fromkeys(replaced) if run not in runs]
+    if lost and config.table.dir is None:
+        directory = folder(config)
+        raise UserError(
+            f"{directory} contains a table of {len(replaced)} runs, {len(lost)} of which would not be in this one, "
+            f"such as {lost[0]}. Set table.dir to another folder, or table.dir={directory} to replace it."
+        )
 
 
 def write(table: Table, evidence: Evidence, directory: Path) -> str:

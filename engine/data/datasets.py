@@ -231,6 +231,8 @@ def _wrong_number(folder: Path, available: list[str], config: DataConfig) -> str
     odd = [name for name in available if name not in others] if others else []
     if odd and len(available) - len(odd) == config.total_classes:
         remedy = f"{', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} not in {val}; move what is not a class"
+    elif config.layout == "tiny_imagenet":
+        remedy = f"set data.root to the whole data set, or data.total_classes={len(available)} to use this part of it"
     else:
         remedy = (
             "set data.root to the whole data set, or use data=folders data.name=NAME for classes of your own, which "

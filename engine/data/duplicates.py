@@ -29,12 +29,12 @@ class SharedImages:
     compared: bool
 
     def __str__(self) -> str:
-        count = f"{len(self.pairs):,}" if self.compared else f"At least {len(self.pairs):,}"
+        count = f"{len(self.pairs):,}" if self.compared else f"at least {len(self.pairs):,}"
         first, twin = self.pairs[0]
         is_same = f"{first}" if first == twin else f"{first} is {twin}"
         return (
-            f"{count} validation images are training images too (first: {is_same}). Remove them from one of the two: "
-            "the validation measures what the network has memorized."
+            f"Validation images that are training images too: {count} (first: {is_same}). Remove them from one of the "
+            "two: the validation measures what the network has memorized."
         )
 
 

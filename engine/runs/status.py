@@ -47,8 +47,9 @@ def find_runs(root: Path) -> list[Path]:
 def status(directory: Path) -> RunStatus:
     """Return the state of the run in a directory, which need not exist."""
     run = RunDirectory(directory)
-    if run.problem:
-        return RunStatus(directory, "damaged", problem=run.problem)
+    problem = run.problem or _lost_file(run)
+    if problem:
+        return RunStatus(directory, "damaged", problem=problem)
     if not run.config_file.is_file():
         return RunStatus(directory, "missing")
     progress = run.read_progress()
@@ -67,6 +68,16 @@ def status(directory: Path) -> RunStatus:
     return RunStatus(directory, state, cells, reason=reason)
 
 
+def _lost_file(run: RunDirectory) -> str:
+    """Return the reason why a run with a checkpoint cannot be used before it is repaired; empty if there is none."""
+    if not run.has_checkpoint:
+        return ""
+    for file, is_expected in ((run.record_file, True), (run.predictions, run.finished)):
+        if is_expected and not file.is_file():
+            return f"{file} is missing; python scripts/repair_run.py {run.directory} writes it again."
+    return ""
+
+
 def _ended(run: RunDirectory, progress: dict[str, Any]) -> tuple[str, str]:
     """Return whether a run that does not run was stopped or failed, and why it failed, as far as it is known."""
     end = progress.get("end", "stopped")  # runs of earlier versions do not say
@@ -74,7 +85,8 @@ def _ended(run: RunDirectory, progress: dict[str, Any]) -> tuple[str, str]:
         return "failed", str(progress.get("reason", ""))
     is_here = run.holder[0].partition(" on ")[2] == socket.gethostname()  # elsewhere, it may only be silent
     if end is None and is_here:
-        return "failed", f"Its process ended without a message: it was killed, or out of memory ({run.log_file})."
+        reason = "Its process ended without a message: it was killed, or out of memory"
+        return "failed", f"{reason} ({run.log_file}). The same command resumes it."
     return "stopped", ""
 
 

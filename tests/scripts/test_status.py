@@ -30,6 +30,7 @@ def started(folder: Path) -> RunDirectory:
     run = RunDirectory(folder)
     run.start(CONFIG)
     run.last.write_bytes(b"")
+    run.write_record({**RECORD, "status": "running"})
     run.write_progress({**PROGRESS, "time": time.time() - 600, "last": 55.5, "best": 60.125})
     return run
 
@@ -89,12 +90,22 @@ def test_a_run_on_another_machine_runs_while_it_reports(tmp_path: Path) -> None:
 def test_finished_missing_and_damaged_runs(tmp_path: Path) -> None:
     run = started(tmp_path / "run")
     run.write_record({**RECORD, "epochs": 10, "top1": 71.0, "best_top1": 72.5, "best_epoch": 8})
+    run.predictions.touch()
     found = status(run.directory)
     assert (found.state, [cell(found, name) for name in ("epoch", "last", "best", "time left")]) == (
         "finished",
         ["10/10", "71.00", "72.50", "-"],
     )
     assert status(tmp_path / "nowhere").state == "missing"
+    for file in (run.predictions, run.record_file):
+        content = file.read_bytes()
+        file.unlink()
+        lost = status(run.directory)
+        assert (lost.state, lost.problem) == (
+            "damaged",
+            f"{file} is missing; python scripts/repair_run.py {run.directory} writes it again.",
+        )
+        file.write_bytes(content)
     run.record_file.write_text("{")
     damaged = status(run.directory)
     assert damaged.state == "damaged"

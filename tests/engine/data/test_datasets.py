@@ -26,6 +26,14 @@ def test_tiny_imagenet_is_read_in_its_native_layout(tiny_imagenet: Path) -> None
     assert data.val.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
+def test_a_part_of_tiny_imagenet_is_opened_as_the_message_says(tiny_imagenet: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"contains 4 class folders, not 200; .* or data.total_classes=4 to use this part"
+    ):
+        open_dataset(config(tiny_imagenet, total_classes=200, layout="tiny_imagenet"))
+    assert len(open_dataset(config(tiny_imagenet, total_classes=4, layout="tiny_imagenet")).classes) == 4
+
+
 def test_the_first_classes_by_id_can_be_taken(tiny_imagenet: Path) -> None:
     data = open_dataset(config(tiny_imagenet, total_classes=4, layout="tiny_imagenet", classes=2))
     assert (data.name, data.classes) == ("test_2", ["n00000000", "n00000001"])

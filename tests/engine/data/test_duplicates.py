@@ -29,7 +29,7 @@ def test_of_many_files_the_rarest_sizes_are_compared(tmp_path: Path) -> None:
     val = split(tmp_path, {f"v{i}": b"%03d" % i for i in range(10)} | {"copy": b"rare"})
     found = shared_images(tmp_path, train, val, most=5)
     assert found == SharedImages([("copy", "rare")], compared=False)
-    assert str(found).startswith("At least 1 validation images are training images too (first: copy is rare).")
+    assert str(found).startswith("Validation images that are training images too: at least 1 (first: copy is rare).")
     assert len(shared_images(tmp_path, train, val).pairs) == 11
 
 
