@@ -5,7 +5,6 @@ compiles; test_kernel_code.py compiles them, which needs no GPU.
 """
 
 import copy
-import dataclasses
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,23 +23,12 @@ from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 
 pytest.importorskip("triton", reason="the kernels need Triton")
+pytestmark = pytest.mark.usefixtures("fast_interpreter")
 
 # Smaller than a tile, several tiles in whole vectors and in parts of vectors, one position, one channel.
 SHAPES = [(2, 8, 7, 7), (2, 70, 9, 8), (2, 70, 5, 13), (2, 16, 1, 1), (1, 1, 3, 3)]
 
 both_passes = pytest.mark.parametrize("fused", [False, True], ids=["operations", "kernels"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def fast_interpreter() -> Iterator[None]:
-    """Without the interpreter's check of every addition and product of indices for an overflow: a third of its time."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == "cpu":
-            from triton.runtime.interpreter import interpreter_builder
-
-            options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=False)
-            patch.setattr(interpreter_builder, "options", options)
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.cbam.steps import DEVICE, autograd_results, cbam, feature_map, is_near, results
 
 pytest.importorskip("triton", reason="the kernels need Triton")
+pytestmark = pytest.mark.usefixtures("fast_interpreter")
 
 both_passes = pytest.mark.parametrize("fused", [False, True], ids=["operations", "kernels"])
 
