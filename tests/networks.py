@@ -43,8 +43,17 @@ def small(num_classes: int) -> nn.Module:
     )
 
 
-# The arguments of train.py that select it, with attention.
-SMALL_CBAM = ["model=custom", "model.factory=tests.networks:small", "attention=cbam", "attention.after=1|4"]
+def without_norms(num_classes: int) -> nn.Module:
+    """A network whose results do not depend on the division of a batch but for rounding."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes)),
+    )
+
+
+# The arguments of train.py that select `small`, without and with attention.
+SMALL = ["model=custom", "model.factory=tests.networks:small"]
+SMALL_CBAM = [*SMALL, "attention=cbam", "attention.after=1|4"]
 
 
 def plain(name: str) -> nn.Module:

@@ -64,15 +64,18 @@ def test_a_network_of_the_users_own(command: Command, folders: Path, tmp_path: P
 
 
 def test_places_are_part_of_a_runs_name_and_record(command: Command, folders: Path, tmp_path: Path) -> None:
-    common = ("model=resnet18_cbam", "model.weights=null")
-    train(command, folders, *common, 'attention.after="layer[34]"')
-    train(command, folders, *common, 'attention.after="layer[^34]"')
+    common = ("model=mobilenet_v3_small_cbam", "model.weights=null")
+    train(command, folders, *common, 'attention.after="features.[34].block"')
+    train(command, folders, *common, 'attention.after="features.[^34].block"')
     labels = sorted(path.name for path in (tmp_path / "runs" / "small").iterdir())
     assert len(labels) == 2
-    assert all(label.startswith("resnet18_cbam-after.layer_34.") for label in labels)
-    assert {record(tmp_path, label)["attention_after"] for label in labels} == {"layer[34]", "layer[^34]"}
+    assert all(label.startswith("mobilenet_v3_small_cbam-after.features.") for label in labels)
+    assert {record(tmp_path, label)["attention_after"] for label in labels} == {
+        "features.[34].block",
+        "features.[^34].block",
+    }
     assert sorted(str(row["attention"]) for row in rows(command, folders, tmp_path)) == [
-        label.removeprefix("resnet18_") for label in labels
+        label.removeprefix("mobilenet_v3_small_") for label in labels
     ]
 
 

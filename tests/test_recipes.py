@@ -58,11 +58,23 @@ def test_the_page_has_the_values_of_a_recipe(recipe: str) -> None:
         assert OmegaConf.create(f"value: {table[key]}").value == value, key
 
 
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the first test generates the images."""
+    return tmp_path_factory.mktemp("data") / "shapes"
+
+
 @pytest.mark.parametrize("recipe", MODERN)
-def test_a_recipe_trains_an_epoch(recipe: str, command: Command, tmp_path: Path) -> None:
+def test_a_recipe_trains_an_epoch(recipe: str, command: Command, shapes: Path, tmp_path: Path) -> None:
     done = command(
         *("train.py", "model=mobilenet_v3_small_cbam", "data=shapes", "data.classes=2", f"recipe={recipe}"),
-        *("model.weights=null", "recipe.epochs=1", "recipe.warmup_epochs=0", "recipe.batch_size=64"),
+        *(
+            f"data.root={shapes}",
+            "model.weights=null",
+            "recipe.epochs=1",
+            "recipe.warmup_epochs=0",
+            "recipe.batch_size=64",
+        ),
         *("data.image_size=40", "data.resize=null", "runtime.workers=0", "run.pictures=0"),
     )
     assert done.returncode == 0, done.stderr

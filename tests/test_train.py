@@ -20,19 +20,21 @@ from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
 from tests.processes import Process
 
+NETWORK = "mobilenet_v3_small"
+
 
 @pytest.fixture(scope="module")
 def pretrained_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state dict of resnet18 for three classes, as if downloaded."""
-    file = tmp_path_factory.mktemp("pretrained") / "resnet18.pt"
+    """A state dict of the network for three classes, as if downloaded."""
+    file = tmp_path_factory.mktemp("pretrained") / f"{NETWORK}.pt"
     torch.manual_seed(5)
-    torch.save(models.build("resnet18", num_classes=3).state_dict(), file)
+    torch.save(models.build(NETWORK, num_classes=3).state_dict(), file)
     return file
 
 
 def check_record(record: dict[str, object], run: Path) -> None:
     assert record["status"] == "finished"
-    assert (record["model"], record["attention"], record["seed"], record["epochs"]) == ("resnet18", "cbam", 51, 2)
+    assert (record["model"], record["attention"], record["seed"], record["epochs"]) == (NETWORK, "cbam", 51, 2)
     assert len(str(record["weights_sha256"])) == len(str(record["data_fingerprint"])) == 64
     assert {"top1_start", "top1", "top5", "code_revision", "code_clean", "packages", "device"} <= record.keys()
     predictions = np.load(run / "predictions.npz")
@@ -59,8 +61,8 @@ def check_curves(directory: Path) -> None:
 
 
 def check_table(directory: Path, printed: str, records: list[dict[str, object]]) -> None:
-    assert re.findall(r"^resnet18  (\w+) ", printed, re.MULTILINE) == ["none", "cbam"]
-    assert (directory / "table.md").read_text().count("| resnet18 |") == 2
+    assert re.findall(rf"^{NETWORK}  (\w+) ", printed, re.MULTILINE) == ["none", "cbam"]
+    assert (directory / "table.md").read_text().count(f"| {NETWORK} |") == 2
     assert r"\toprule" in (directory / "table.tex").read_text()
     rows = json.loads((directory / "table.json").read_text())["runs"]
     assert [row["attention"] for row in rows] == ["none", "cbam"]
@@ -78,16 +80,15 @@ def check_table(directory: Path, printed: str, records: list[dict[str, object]])
 
 def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tmp_path: Path) -> None:
     """Fine-tune without and with CBAM from the same weights, print the table, start the same again, change a key."""
-    for model in ("resnet18", "resnet18_cbam"):
+    for model in (NETWORK, f"{NETWORK}_cbam"):
         done = command("train.py", f"model={model}", f"model.weights={pretrained_file}", *arguments(folders))
         assert done.returncode == 0, done.stderr
         assert "epoch 2/2; train loss" in done.stdout
         assert done.stderr == ""
         assert f"Compare it: {shlex.join(['python', 'evaluate.py', *arguments(folders)[:6]])}\n" in done.stdout
-    run = tmp_path / "runs" / "small" / "resnet18_cbam" / "seed51"
+    run = tmp_path / "runs" / "small" / f"{NETWORK}_cbam" / "seed51"
     records = [
-        json.loads((run.parent.parent / m / "seed51" / "record.json").read_text())
-        for m in ("resnet18", run.parent.name)
+        json.loads((run.parent.parent / m / "seed51" / "record.json").read_text()) for m in (NETWORK, run.parent.name)
     ]
     check_record(records[1], run)
     assert records[0]["top1_start"] == records[1]["top1_start"]
@@ -111,15 +112,15 @@ def test_the_main_job(command: Command, folders: Path, pretrained_file: Path, tm
 
     corrupt_one_prediction(run / "predictions.npz")
     refused = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu", "table.dir=refused")
-    assert_one_line(refused, "runs/small/resnet18_cbam/seed51/predictions.npz do not match their recorded digest")
+    assert_one_line(refused, f"runs/small/{NETWORK}_cbam/seed51/predictions.npz do not match their recorded digest")
     for run in json.loads((tmp_path / "refused" / "table.json").read_text())["runs"]:
         assert run["attention"] == "none"  # the table has the other run alone
 
-    again = command("train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders))
+    again = command("train.py", f"model={NETWORK}_cbam", f"model.weights={pretrained_file}", *arguments(folders))
     assert again.returncode == 0
     assert "is finished" in again.stdout
     other = command(
-        "train.py", "model=resnet18_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
+        "train.py", f"model={NETWORK}_cbam", f"model.weights={pretrained_file}", *arguments(folders, "recipe.lr=0.5")
     )
     assert_one_line(other, "contains a run that differs in recipe.lr (0.01 there, 0.5 here); set run.dir or run.root")
 
@@ -130,7 +131,7 @@ def test_killed_run_resumes_on_the_same_images_only(
     root, weights = tmp_path / "images", tmp_path / "start.pt"
     shutil.copytree(folders, root)
     shutil.copy(pretrained_file, weights)
-    common = arguments(root, "model=resnet18_cbam", f"model.weights={weights}", "recipe.epochs=3")
+    common = arguments(root, f"model={NETWORK}_cbam", f"model.weights={weights}", "recipe.epochs=3")
     assert command("train.py", *common, "run.dir=straight").returncode == 0
     killed = Process("train.py", [*common, "run.dir=killed"], tmp_path, {})
     while killed.wait(0.05) is None:

@@ -4,12 +4,15 @@
     PYTHONPATH=. python tests/cbam/kernel_code.py --write    # writes it there
 
 Each launch of a pass is recorded with maps on the meta device and compiled by Triton as it would be on a GPU. The
-machine code is then disassembled. Instructions per element are those that all threads of all blocks execute for a batch
+machine code of all kernels is then disassembled at once: the disassembler takes a quarter of a second to start.
+Instructions per element are those that all threads of all blocks execute for a batch
 of 64 images, divided by the elements of the map: a loop counts once per iteration, everything else once.
 """
 
+import itertools
 import json
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,7 @@ CHANNELS, SIDES = (24, 40, 64, 72, 256, 512, 2048), (7, 14, 28, 56)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LAYOUTS = {"NHWC": torch.channels_last, "NCHW": torch.contiguous_format}
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_Line = tuple[int, str, str]  # address, name and operands of an instruction
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);")
 _WIDTHS = {"U8": 1, "U16": 2, "64": 8, "128": 16}
 
@@ -63,7 +67,7 @@ class _NoDevice:
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        return self.target.arch  # Triton keeps what it has compiled for each device
 
     def get_current_stream(self, _: int) -> int:
         return 0
@@ -88,21 +92,21 @@ def table() -> dict[str, dict[str, list[float]]]:
 def _measure(case: tuple[int, str, tuple[int, ...], tuple[int, ...], str]) -> dict[str, dict[str, list[float]]]:
     architecture, dtype, channels, sides, layout = case
     driver.set_active(_NoDevice(architecture))
-    compiled: dict[str, Code] = {}
+    launches: dict[tuple[int, int], dict[str, list[tuple[Any, int, float]]]] = {}
+    for c, side in itertools.product(channels, sides):
+        x = torch.empty(IMAGES, c, side, side, device="meta", dtype=DTYPES[dtype])
+        launches[c, side] = _launches(x.to(memory_format=_LAYOUTS[layout]))
+    kernels = [kernel for of_size in launches.values() for each in of_size.values() for kernel, _, _ in each]
+    codes = _codes({kernel.hash: kernel for kernel in kernels}, architecture)
     rows: dict[str, dict[str, list[float]]] = {}
-    for c in channels:
-        for side in sides:
-            x = torch.empty(IMAGES, c, side, side, device="meta", dtype=DTYPES[dtype])
-            for name, launches in _launches(x.to(memory_format=_LAYOUTS[layout])).items():
-                codes = [compiled.setdefault(kernel.hash, _code(kernel, compiled)) for kernel, _, _ in launches]
-                total = sum(
-                    _executed(code, blocks, trips) for code, (_, blocks, trips) in zip(codes, launches, strict=True)
-                )
-                main = codes[0]
-                if any(code.spills for code in codes):
-                    raise AssertionError(f"{name} spills registers: sm_{architecture} {dtype} {layout} {c}x{side}")
-                row = [main.registers, min(main.widths), max(main.widths), round(total / x.numel(), 2)]
-                rows.setdefault(f"sm_{architecture} {dtype} {layout} {name}", {})[f"{c}x{side * side}"] = row
+    for (c, side), of_size in launches.items():
+        for name, each in of_size.items():
+            if any(codes[kernel.hash].spills for kernel, _, _ in each):
+                raise AssertionError(f"{name} spills registers: sm_{architecture} {dtype} {layout} {c}x{side}")
+            main = codes[each[0][0].hash]
+            executed = sum(_executed(codes[kernel.hash], blocks, trips) for kernel, blocks, trips in each)
+            row = [main.registers, min(main.widths), max(main.widths), round(executed / (IMAGES * c * side**2), 2)]
+            rows.setdefault(f"sm_{architecture} {dtype} {layout} {name}", {})[f"{c}x{side * side}"] = row
     return rows
 
 
@@ -153,22 +157,48 @@ def _executed(code: Code, blocks: int, trips: float) -> float:
     return 32 * blocks * (code.once + code.repeated * passes)
 
 
-def _code(kernel: Any, known: dict[str, Code]) -> Code:
-    if kernel.hash in known:
-        return known[kernel.hash]
+def _codes(kernels: dict[str, Any], architecture: int) -> dict[str, Code]:
+    instructions = [_instructions(kernel.asm["cubin"]) for kernel in kernels.values()]
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(b"".join(instructions))
+        file.flush()
+        variant = "a" if architecture >= 90 else ""
+        text = _output("nvdisasm", "--binary", f"SM{architecture}{variant}", file.name)
+    lines = iter([(int(address, 16), name, rest) for address, name, rest in _INSTRUCTION.findall(text)])
+    return {
+        key: _code(kernel, list(itertools.islice(lines, len(code) // 16)))
+        for (key, kernel), code in zip(kernels.items(), instructions, strict=True)
+    }
+
+
+def _instructions(cubin: bytes) -> bytes:
+    """Return the section with the instructions, of 16 bytes each, from the ELF file of a kernel."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<3H", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + size * number) for number in range(count)]
+    (code,) = (
+        cubin[start : start + length]
+        for name, _, _, _, start, length in sections
+        if cubin.startswith(b".text.", sections[names][4] + name)
+    )
+    return code
+
+
+def _output(tool: str, *arguments: str) -> str:
+    return subprocess.run([_TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _code(kernel: Any, lines: list[_Line]) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        command = [_TOOLS / "cuobjdump", "-sass", "-res-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    lines = [(int(address, 16), name, rest) for address, name, rest in _INSTRUCTION.findall(text)]
+        (registers,) = re.findall(r"REG:(\d+)", _output("cuobjdump", "-res-usage", file.name))
     end = max(address for address, name, _ in lines if name == "EXIT")
     lines = [line for line in lines if line[0] <= end]
     loops = list(_loops(lines))
     inside = [line for line in lines if any(low <= line[0] <= high for low, high in loops)]
     loads = sum(name.startswith("LDG") for _, name, _ in inside)
     written = _loads_in_loops(kernel.asm["ptx"])
-    (registers,) = re.findall(r"REG:(\d+)", text)
     widths = {_WIDTHS.get(name.split(".")[-1], 4) for _, name, _ in lines if name.startswith("LDG")}
     return Code(
         once=len(lines) - len(inside),
@@ -180,7 +210,7 @@ def _code(kernel: Any, known: dict[str, Code]) -> Code:
     )
 
 
-def _loops(lines: list[tuple[int, str, str]]) -> Iterator[tuple[int, int]]:
+def _loops(lines: list[_Line]) -> Iterator[tuple[int, int]]:
     """Yield the first and last address of each loop: a branch to an earlier address."""
     for address, name, rest in lines:
         target = re.search(r"0x([0-9a-f]+)", rest) if name.startswith("BRA") else None

@@ -1,5 +1,6 @@
 """Committed intervals and p-values against a computation with scipy alone, from the stored predictions."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-stats = pytest.importorskip("scipy.stats", reason="needs scipy")
-optimize = pytest.importorskip("scipy.optimize", reason="needs scipy")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 def half_width(tail: float, per_seed: np.ndarray, covariance: np.ndarray, units: int) -> float:
     """The rule for three or more seeds, as docs/methodology.md states it."""
+    from scipy import stats  # takes a second, in every worker that collects this file
+
     seeds = len(per_seed)
     common = max(0.0, covariance[~np.eye(seeds, dtype=bool)].mean())
     residual = max(0.0, np.diag(covariance).mean() - common)
@@ -30,6 +32,8 @@ def half_width(tail: float, per_seed: np.ndarray, covariance: np.ndarray, units:
 
 
 def p_value(per_seed: np.ndarray, covariance: np.ndarray, units: int) -> float:
+    from scipy import optimize
+
     distance = abs(per_seed.mean())
     log_p = optimize.brentq(lambda x: half_width(np.exp(x), per_seed, covariance, units) - distance, -60, -1e-9)
     return float(np.exp(log_p))

@@ -16,7 +16,7 @@ from tests.commands import assert_one_line
 from tests.conftest import Command
 from tests.processes import REPOSITORY
 
-pytest.importorskip("timm", reason="timm is not installed")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 NAME = "timm/tf_efficientnet_lite0"
 PHOTOGRAPHS = REPOSITORY.parent / "shared" / "data" / "imagenet-sample-100.zip"
 # Of the 96 photographs, the number whose class has the largest and one of the five largest of all 1,000 logits, as

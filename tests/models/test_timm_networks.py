@@ -1,8 +1,10 @@
 """timm's networks: places, preprocessing and pretrained weights."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,7 +18,12 @@ from engine.data.transforms import Preprocessing
 from models import timm_networks
 from tests.networks import CLASSES, randomize_norms
 
-timm = pytest.importorskip("timm", reason="timm is not installed")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+
+
+@pytest.fixture
+def timm() -> ModuleType:
+    return importlib.import_module("timm")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +56,9 @@ def test_other_families_ask_for_places() -> None:
 
 @pytest.mark.parametrize("kind", ["none", "cbam", "se"])
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto"])
-def test_pretrained_logits_are_unchanged(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_logits_are_unchanged(
+    name: str, kind: str, timm: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = timm.create_model(name, num_classes=CLASSES).eval()
     randomize_norms(reference)
     monkeypatch.setattr(timm_networks, "_pretrained_state", lambda _: reference.state_dict())
@@ -61,7 +70,7 @@ def test_pretrained_logits_are_unchanged(name: str, kind: str, monkeypatch: pyte
     assert any(".attention." in key for key in net.state_dict()) == (kind != "none")
 
 
-def test_the_head_starts_anew_for_other_classes(tmp_path: Path) -> None:
+def test_the_head_starts_anew_for_other_classes(timm: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     torch.save(timm.create_model("convnext_atto", num_classes=7).state_dict(), file)
     net = models.build("timm/convnext_atto", "cbam", weights=str(file), num_classes=CLASSES)
@@ -69,7 +78,7 @@ def test_the_head_starts_anew_for_other_classes(tmp_path: Path) -> None:
     assert net.head.fc.out_features == CLASSES
 
 
-def test_the_data_config_is_the_preprocessing() -> None:
+def test_the_data_config_is_the_preprocessing(timm: ModuleType) -> None:
     transforms = models.transforms("timm/tf_efficientnetv2_b0", None)
     assert transforms is not None
     assert (transforms.crop_size, transforms.resize_size) == ([192], [219])
@@ -83,7 +92,7 @@ def test_the_data_config_is_the_preprocessing() -> None:
     assert Preprocessing.choose(smaller, inception) == Preprocessing(64, 64, "bilinear", half, half)
 
 
-def test_earlier_names_are_the_current_networks() -> None:
+def test_earlier_names_are_the_current_networks(timm: ModuleType) -> None:
     """All that timm lists; it gives two of them a current name that it does not have."""
     renamed = timm.models.get_deprecated_models()
     assert len(renamed) > 200

@@ -1,7 +1,6 @@
 """`scripts/first_gpu.py` on the CPU: what is measured is small, but every line of it runs."""
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,15 +10,11 @@ import torch
 
 from benchmarks import gpu_networks, gpu_tests, kernels
 from scripts import first_gpu
-from tests.conftest import write_image
+from tests.commands import assert_one_line
+from tests.conftest import Command, write_image
 from tests.processes import REPOSITORY
 
 pytest.importorskip("triton", reason="the kernels need Triton")
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "scripts" / "first_gpu.py"), *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -28,11 +23,10 @@ def images(tmp_path: Path) -> str:
     return str(tmp_path / "images")
 
 
-def test_every_measurement_runs_on_the_cpu(images: str, tmp_path: Path) -> None:
+def test_every_measurement_runs_on_the_cpu(images: str, command: Command, tmp_path: Path) -> None:
     sections = ("results", "times", "convolution", "networks")
-    done = run(
-        "--images", images, "--device", "cpu", "--name", "here", "--into", str(tmp_path), "--sections", *sections
-    )
+    given = ["--images", images, "--device", "cpu", "--name", "here", "--into", str(tmp_path)]
+    done = command("scripts/first_gpu.py", *given, "--sections", *sections)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) <= 40
     report = json.loads((tmp_path / "here.json").read_text())["sections"]
@@ -75,7 +69,7 @@ def test_a_section_that_fails_does_not_end_the_others(
 
 
 def test_tests_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_maximum.py",))
+    monkeypatch.setattr(gpu_tests, "TESTS", ("tests/cbam/test_image_channels.py",))
     section = gpu_tests.measure(deadline=time.monotonic() + 300)
     (row,) = section["rows"]
     assert row["passed"] > 0
@@ -92,14 +86,10 @@ def test_tests_end_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "message"),
     [
         (("--images", "nowhere", "--device", "cpu"), "error: There is no folder nowhere; set --images"),
-        (("--images", "cbam", "--device", "cpu"), "error: There are no images below"),
+        (("--images", str(REPOSITORY / "cbam"), "--device", "cpu"), "error: There are no images below"),
         (("--images", "."), "error: torch sees no GPU"),
     ],
     ids=["folder", "images", "device"],
 )
-def test_errors_are_one_line(arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(message)
-    assert len(done.stderr.splitlines()) == 1
+def test_errors_are_one_line(arguments: tuple[str, ...], message: str, command: Command) -> None:
+    assert_one_line(command("scripts/first_gpu.py", *arguments), message)

@@ -1,7 +1,7 @@
 """Files of a finished run that are lost or damaged are computed again, by its command or by scripts/repair_run.py."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import models
 from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
+from tests.networks import SMALL, SMALL_CBAM
 from tests.processes import start_ranks
 
 
@@ -34,8 +35,8 @@ def files(run: Path, lost: str = "") -> tuple[dict[str, Any], dict[str, list[Any
     return record, {name: arrays[name].tolist() for name in arrays.files}
 
 
-def given(root: Path, model: str = "mobilenet_v3_small_cbam", run: str = "run") -> list[str]:
-    return arguments(root, f"model={model}", "model.weights=null", "recipe.epochs=1", f"run.dir={run}")
+def given(root: Path, network: Sequence[str] = SMALL_CBAM, run: str = "run") -> list[str]:
+    return arguments(root, *network, "recipe.epochs=1", f"run.dir={run}")
 
 
 @pytest.fixture
@@ -97,7 +98,8 @@ def test_two_processes_repair_a_run_of_two(folders: Path, tmp_path: Path) -> Non
 
 def test_a_calibrated_run_without_its_record_keeps_its_row(command: Command, folders: Path, tmp_path: Path) -> None:
     torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "weights.pt")
-    calibrated = replaced(given(folders), "model.weights=weights.pt", "attention.calibrate=8")
+    network = ["model=mobilenet_v3_small_cbam", "model.weights=weights.pt", "attention.calibrate=8"]
+    calibrated = given(folders, network)
     assert command("train.py", *calibrated).returncode == 0
     before = files(tmp_path / "run", "record.json")
     (tmp_path / "run" / "record.json").unlink()
@@ -115,7 +117,7 @@ def test_a_calibrated_run_without_its_record_keeps_its_row(command: Command, fol
 def test_a_damaged_run_does_not_stop_the_table_of_the_others(
     spoil: Callable[[Path], None], command: Command, folders: Path, run: Path, tmp_path: Path
 ) -> None:
-    assert command("train.py", *given(folders, "mobilenet_v3_small", "plain")).returncode == 0
+    assert command("train.py", *given(folders, SMALL, "plain")).returncode == 0
     spoil(run / "predictions.npz")
     common = [*arguments(folders)[:6], "runtime.device=cpu", "table.dir=table"]
     done = command("evaluate.py", *replaced(common, "data.image_size=48", "data.resize=48"), "runs=[plain,run]")

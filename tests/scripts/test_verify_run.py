@@ -15,7 +15,7 @@ from tests.networks import narrow_classifiers
 def test_two_runs_of_one_command_give_the_same_bits(
     family: str, command: Command, folders: Path, tmp_path: Path
 ) -> None:
-    common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=2")
+    common = arguments(folders, f"model={family}", "model.weights=null", "recipe.epochs=1")
     records = []
     for run, reading in (("a", ["workers=0"]), ("b", ["workers=2", "cache_images=true"])):
         given = replaced(common, f"run.dir={run}", *(f"runtime.{key}" for key in reading))

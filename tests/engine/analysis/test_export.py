@@ -21,26 +21,30 @@ ONE_OF_EACH_FAMILY = ["resnet18", "vgg11_bn", "mobilenet_v1_a07", "mobilenet_v2"
 
 
 def with_cbam(name: str) -> nn.Module:
-    """The network with CBAM in two places: an export takes half a second for each place and each block.
+    """The first layers of a network with CBAM in two places: an export takes half a second for each place and block.
 
-    MobileNet V1 and V2 repeat one block, so that their first six layers are enough.
+    The later layers repeat the same blocks.
     """
     places = {
-        "resnet18": ["layer1.0.bn2", "layer4.1.bn2"],
-        "vgg11_bn": ["features.2", "features.27"],
-        "mobilenet_v1_a07": ["features.1.0.1", "features.4.1.1"],
+        "resnet18": ["layer1.0.bn2", "layer1.1.bn2"],
+        "vgg11_bn": ["features.2", "features.6"],
+        "mobilenet_v1_a07": ["features.1.0.1", "features.2.1.1"],
         "mobilenet_v2": ["features.1", "features.3"],
-        "mobilenet_v3_small": ["features.1.block", "features.11.block"],
+        "mobilenet_v3_small": ["features.1.block", "features.4.block"],
     }
     torch.manual_seed(4)
     net = models.build(
         *(name, "cbam"), num_classes=CLASSES, after="|".join(places[name]), mlp_bias=True, spatial_norm=True
     )
     assert cbam.check(net) == places[name]
-    if name in ("mobilenet_v1_a07", "mobilenet_v2"):
-        net.features = net.features[:6]
-        channels = net.features(torch.zeros(2, 3, 64, 64)).shape[1]
-        net.classifier = nn.Linear(channels, CLASSES)
+    if name == "resnet18":
+        net.layer2 = net.layer3 = net.layer4 = nn.Identity()
+        net.fc = nn.Linear(64, CLASSES)
+    else:
+        net.features = net.features[: 8 if name == "vgg11_bn" else 5]
+        maps = net.features(torch.zeros(2, 3, 64, 64))
+        pooled = net.avgpool(maps).flatten(1) if name == "vgg11_bn" else maps.mean((2, 3))
+        net.classifier = nn.Linear(pooled.shape[1], CLASSES)
     randomize_norms(net)
     return net
 

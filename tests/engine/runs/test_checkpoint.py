@@ -4,8 +4,7 @@ import errno
 import json
 import os
 import pickle
-import subprocess
-import sys
+import resource
 from pathlib import Path
 from typing import IO
 
@@ -15,16 +14,17 @@ from engine.errors import UserError
 from engine.runs import checkpoint
 from engine.runs.atomic_io import atomic_write
 from tests.commands import arguments, assert_one_line
-from tests.processes import REPOSITORY
+from tests.conftest import Command
 
 
-def test_full_disk_keeps_the_last_checkpoint(folders: Path, tmp_path: Path) -> None:
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+
+
+def test_full_disk_keeps_the_last_checkpoint(command: Command, folders: Path, tmp_path: Path) -> None:
     """A file size limit that the checkpoint exceeds simulates the full disk."""
-    common = arguments(folders, "model=resnet18", "model.weights=null", "run.dir=run")
-    train = " ".join([sys.executable, str(REPOSITORY / "train.py"), *common])
-    full = subprocess.run(
-        ["bash", "-c", f"ulimit -f 20000; exec {train}"], cwd=tmp_path, capture_output=True, text=True
-    )
+    common = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "run.dir=run")
+    full = command("train.py", *common, prepare=limit_files)
     assert_one_line(full, "last.pt cannot be written", "Free some space, then run the same command again")
     assert list((tmp_path / "run" / "checkpoint").iterdir()) == []
     assert json.loads((tmp_path / "run" / "record.json").read_text())["status"] == "running"

@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from engine.runs.atomic_io import DRAFT
 from engine.runs.directory import RunDirectory
 from engine.runs.identity import mismatches, result_config
 from tests.commands import RECORD
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, Process
 
 CONFIG = TrainConfig(
     model=ModelConfig("net"),
@@ -129,30 +128,38 @@ def test_config_from_before_kinds_had_their_own_options_is_read(kind: str, label
         run.config()
 
 
+def start_elsewhere(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Start the run in `folder`/run in another process, which continues with these lines."""
+    program = folder / "start.py"
+    head = (
+        "import os, signal, sys, time\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from pathlib import Path\n"
+        "from engine.runs.directory import RunDirectory\n"
+        "from tests.engine.runs.test_directory import CONFIG\n"
+    )
+    program.write_text(head + "\n".join(lines))
+    return Process(str(program), [], folder, {}).result()
+
+
 def test_second_process_on_a_run_names_the_first(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     run.start(CONFIG)
-    code = (
-        "from engine.runs.directory import RunDirectory; from tests.engine.runs.test_directory import CONFIG\n"
-        "from pathlib import Path; import sys\n"
-        "try: RunDirectory(Path(sys.argv[1])).start(CONFIG)\n"
-        "except Exception as error: print(error)"
+    second = start_elsewhere(
+        tmp_path, "try: RunDirectory(Path('run')).start(CONFIG)", "except Exception as error: print(error)"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    second = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert f"is being written by process {os.getpid()} on " in second.stdout, second.stderr
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    code = (
-        "from engine.runs.directory import RunDirectory; from tests.engine.runs.test_directory import CONFIG\n"
-        "from pathlib import Path; import os, signal, sys; RunDirectory(Path(sys.argv[1])).start(CONFIG)\n"
-        "if os.fork() == 0: import time; time.sleep(30)\n"  # a worker that outlives the process
-        "os.kill(os.getpid(), signal.SIGKILL)"
+    killed = start_elsewhere(
+        tmp_path,
+        "RunDirectory(Path('run')).start(CONFIG)",
+        "if os.fork() == 0: time.sleep(30)",  # a worker that outlives the process
+        "os.kill(os.getpid(), signal.SIGKILL)",
     )
-    run = tmp_path / "run"
-    killed = subprocess.run([sys.executable, "-c", code, str(run)], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "run"
     RunDirectory(run).start(CONFIG)
     assert str(os.getpid()) in (run / "lock").read_text()
 
