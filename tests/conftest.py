@@ -21,12 +21,14 @@ torch.set_num_threads(1)  # several tests run beside each other, each on tensors
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-# The files that take longest, first: what is left at the end keeps every worker busy.
+# The files that take longest, first: what is left at the end keeps every worker busy. That of Slurm waits most of its
+# time, while the others compute.
 LONGEST = (
-    *("test_resume", "test_slurm", "test_closed_form", "test_train", "test_factory", "test_distributed", "test_export"),
-    *("test_detection", "test_kernel_code", "test_first_gpu", "test_sweep", "test_repair_run", "test_calibrated_start"),
-    *("test_any_network", "test_attention_kinds", "test_evaluation_sets", "test_evaluate", "test_verify_run"),
-    *("test_locale", "test_packaging", "test_insertion_families", "test_recipes", "test_paper_counts"),
+    *("test_slurm", "test_resume", "test_factory", "test_closed_form", "test_detection", "test_export", "test_sweep"),
+    *("test_distributed", "test_train", "test_kernel_code", "test_calibrated_start", "test_insertion_families"),
+    *("test_map_layouts", "test_first_gpu", "test_evaluation_sets", "test_repair_run", "test_paper_counts"),
+    *("test_locale", "test_any_network", "test_attention_kinds", "test_evaluate", "test_verify_run", "test_packaging"),
+    *("test_recipes", "test_convert_lite", "test_hash_batches", "test_tensorboard", "test_startup"),
 )
 
 

@@ -77,8 +77,9 @@ def assert_names_and_logits_stay(net: nn.Module, after: str, count: int, image_s
 @pytest.mark.parametrize(("name", "after", "count"), FAMILIES)
 def test_places_are_suggested_by_family(name: str, after: str, count: int) -> None:
     size = 299 if name == "inception_v3" else 64
-    found = cbam.places(plain(name), image_size=size)
-    assert found == cbam.places(plain(name), after, image_size=size)
+    net = plain(name)
+    found = cbam.places(net, image_size=size)
+    assert found == cbam.places(net, after, image_size=size)
     assert len(found) == count
 
 
