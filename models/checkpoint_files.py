@@ -2,7 +2,7 @@
 
 `torch.load(weights_only=True)` builds tensors and plain values only. The checkpoints of common programs contain a few
 other objects beside the weights: command-line arguments, NumPy scalars, paths. Those on an allow-list are replaced by
-inert stand-ins; any other object is refused by name.
+inert stand-ins; any other object is an error that names it.
 """
 
 import re

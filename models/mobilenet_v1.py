@@ -1,6 +1,6 @@
 """MobileNet V1 (Howard et al., arXiv 1704.04861), which is not in torchvision.
 
-The CBAM paper does not say where attention is inserted. Of the positions tried, only one gives the parameter counts of
+The CBAM paper does not say where attention is inserted. Of the places tried, only one gives the parameter counts of
 its Table 5: after both convolutions of each of the 13 blocks, between the norm and the ReLU, as in ResNet (Figure 3).
 """
 

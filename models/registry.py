@@ -1,7 +1,7 @@
-"""Registry of the networks: constructors, attention positions and heads.
+"""Registry of the networks: constructors, places of attention and heads.
 
 Each family is one entry. In networks with shortcut additions, attention follows the branch of a block, before the
-addition. In others, the position depends on the family: for example, the end of a stage (VGG) or a module that the
+addition. In others, the place depends on the family: for example, the end of a stage (VGG) or a module that the
 network's paper defines (SqueezeNet).
 """
 
@@ -116,7 +116,7 @@ _FAMILIES: dict[str, tuple[Places, str, str, str]] = {
         *(r"stage\d\.\d+\.branch2", "fc", ""),
         "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
     ),
-    # DenseNet has no established attention position.
+    # DenseNet has no established place of attention.
     "DenseNet": (
         *(r"features\.denseblock\d\.denselayer\d+\.conv2", "classifier", "features"),
         "densenet121 densenet161 densenet169 densenet201",

@@ -1,4 +1,4 @@
-"""Decide in under ten minutes what CBAM's kernels are worth on a GPU.
+"""Measure on one GPU, in under ten minutes, whether CBAM's kernels are correct and how fast they are.
 
     python scripts/first_gpu.py --images /path/to/photographs
     python scripts/first_gpu.py --images /path/to/photographs --name h200 --sections results times

@@ -6,8 +6,8 @@
 
 The columns are the state (finished, running, stopped by a signal, failed, damaged, missing), the completed epochs, the
 validation metric of the last and of the best epoch, the time left (of a stopped run: the time it still needs), the host
-or Slurm job that last wrote the run, and the age of its last checkpoint. Below is why runs failed. No checkpoint is
-read. The exit code is 2 if a run is damaged.
+or Slurm job that last wrote the run, and the age of its last checkpoint. The reasons of failed runs follow the list. No
+checkpoint is read. The exit code is 2 if a run is damaged.
 """
 
 import sys

@@ -25,7 +25,7 @@ _TITLE = """# API of the package cbam
 attention. `scripts/write_api.py` generates this page from the docstrings.
 """
 _MODULES = re.compile(r"torch\.nn\.modules\.module\.|collections\.abc\.|cbam\.\w+\.|\btorch\.(?=Tensor)")
-_SECTIONS = ("Args", "Attributes", "Returns", "Raises")
+_SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises")
 
 
 def page() -> str:
@@ -50,7 +50,7 @@ def text(docstring: str) -> str:
             title = line.removesuffix(":")
             blocks.append(f"**{title}**\n")
         elif title and line.startswith("    "):
-            blocks.append(_item(line) if title != "Returns" else line.strip())
+            blocks.append(_item(line) if title not in ("Returns", "Yields") else line.strip())
         else:
             title = "" if line else title
             blocks.append(line)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.processes.distributed import ProcessGroup
 
-# A gate value outside of these has almost no gradient. Of a saturated gate, more than half of the values are.
+# A gate value outside of these has almost no gradient. A gate is saturated if more than half of its values are outside.
 LOWEST, HIGHEST = 0.02, 0.98
 _SATURATED_SHARE = 0.5
 
@@ -28,7 +28,7 @@ class GateMovement:
 
     Attributes:
         mean, largest: of |gate / start - 1|, where `start` is the gate's mean at the start of the run: 0 if the gate
-            does what it did then. Of a channel that was 0 for every image, as hard sigmoids can be, it is the gate.
+            does what it did then. For a channel whose start is 0, which a hard sigmoid allows, it is the gate itself.
         saturation: share of the values below 0.02 or above 0.98.
         means: mean value in each channel.
     """

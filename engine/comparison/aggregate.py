@@ -19,7 +19,7 @@ _SHARED_SINCE = ("recipe", "attention_lr_factor", "weights")  # tables of earlie
 
 @dataclass(frozen=True)
 class Settings:
-    """What a table decides and contrasts; stored in table.json.
+    """Choices of a table's tests and contrasts; stored in table.json.
 
     Attributes:
         margin: margin of equivalence in points; None for no test of equivalence.

@@ -106,7 +106,7 @@ def compare(
     """Evaluate all entries in one pass over the validation images, which the processes share.
 
     Args:
-        entries: in the order of the rows, but that the plain network is the first of its backbone.
+        entries: in the order of the rows, except that the plain network of a backbone is moved before its others.
         omitted: result of `omitted_runs`, for the notes.
 
     Returns:

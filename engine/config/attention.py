@@ -15,7 +15,7 @@ KINDS_FILE = Path(__file__).resolve().parents[2] / "configs" / "attention_kinds.
 
 CALIBRATION_IMAGES = 128  # training images on which the scales are measured by default
 # Kinds whose gates can have a scale.
-CALIBRATED = ("cbam", "cbam_official", "se", "ese", "eca", "ecam", "ceca", "ge", "scoord", "custom")
+CALIBRATED = ("cbam", "se", "ese", "eca", "ecam", "ceca", "ge", "scoord", "custom")
 
 
 @dataclass

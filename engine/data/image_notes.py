@@ -1,4 +1,4 @@
-"""What reading a split's images has shown, in memory that is shared with worker processes forked later."""
+"""Findings from reading a split's images, in memory that is shared with worker processes forked later."""
 
 from collections.abc import Callable
 

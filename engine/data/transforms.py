@@ -35,7 +35,7 @@ class UnreadableImage(UserError):
 
 
 class Finding(IntFlag):
-    """A property of an image file that a data set should not have unnoticed."""
+    """A property of an image file that is reported to the user."""
 
     ROTATED = 1  # it has an EXIF orientation
     DAMAGED = 2  # libjpeg warns of damaged data

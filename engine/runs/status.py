@@ -79,7 +79,7 @@ def _lost_file(run: RunDirectory) -> str:
 
 
 def _ended(run: RunDirectory, progress: dict[str, Any]) -> tuple[str, str]:
-    """Return whether a run that does not run was stopped or failed, and why it failed, as far as it is known."""
+    """Return whether a run that is not running was stopped or failed, and the reason of a failure if it is known."""
     end = progress.get("end", "stopped")  # runs of earlier versions do not say
     if end == "failed":
         return "failed", str(progress.get("reason", ""))

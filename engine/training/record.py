@@ -53,7 +53,8 @@ def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
     if not missing:
         log.info(f"{run.directory} is finished: {run.record_file}. Nothing to do.")
     elif run.has_checkpoint:
-        log.info(f"{' and '.join(map(str, missing))} of a finished run is missing and is computed again.")
+        are = "is missing and is" if len(missing) == 1 else "are missing and are"
+        log.info(f"{' and '.join(map(str, missing))} of a finished run {are} computed again.")
     else:
         raise UserError(f"{run.directory} is finished, but its weights are missing. Restore {run.last} or set run.dir.")
     return run

@@ -161,6 +161,13 @@ def test_every_sweep_states_expectation_and_command() -> None:
         assert OmegaConf.load(sweep).keys() == {"train", "runs", "evaluate"}
 
 
+def test_sweeps_evaluate_with_the_groups_of_their_committed_tables() -> None:
+    for sweep in SWEEPS.glob("*.yaml"):
+        given = dict(argument.split("=", 1) for argument in sweeps.read(sweep).evaluate)
+        has_groups = (REPOSITORY / given["table.dir"] / "groups.csv").exists()
+        assert has_groups == ("data.groups" in given), sweep
+
+
 def test_plan_is_a_shell_script(command: Command) -> None:
     done = command("scripts/sweep.py", "sweep=demo", "runtime.device=cpu")
     assert done.returncode == 0, done.stderr
