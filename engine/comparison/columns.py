@@ -31,9 +31,9 @@ def number(value: float | None, form: str) -> str:
 
 
 def mean(row: Row, key: str) -> str:
-    """Format a mean over seeds, with its standard deviation if there are several."""
-    spread = row.get(f"{key}_sd")
-    return number(row.get(key), ".2f") + ("" if spread is None else f" ± {spread:.2f}")
+    """Format a mean over seeds, with its standard deviation if there are several; empty without a value."""
+    value, spread = row.get(key), row.get(f"{key}_sd")
+    return number(value, ".2f") + ("" if value is None or spread is None else f" ± {spread:.2f}")
 
 
 def network(row: Row) -> str:
