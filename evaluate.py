@@ -32,6 +32,7 @@ from engine.comparison import corruptions, markdown, report, static_gates, trans
 from engine.comparison.compare import compare, find_runs
 from engine.comparison.entry import TableEntry
 from engine.comparison.omitted import omitted_runs
+from engine.comparison.one_class import one_class_networks, warn_of_one_class
 from engine.config.presets import detector_preset
 from engine.config.schemas import EvaluateConfig, TrainConfig
 from engine.data.datasets import Dataset
@@ -82,12 +83,13 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
     if config.table.static_gates:
         device = resolve_device(config.runtime.device, group)
         entries = static_gates.with_static_gates(entries, models.gates, task, parts[0], device, group)
-    tables, folder = {}, report.folder(config)
+    tables, folder, one_class = {}, report.folder(config), []
     compared = [Path(entry.row["source"]) for entry in trained]
     damaged = [path for path in map(Path, directories) if path not in compared]
     for data in parts:
         omitted = omitted_runs(config, compared, damaged, folder / data.part / "table.json")
         tables[data.part], evidence = compare(entries, task, data, config, group, omitted)
+        one_class.append(one_class_networks(tables[data.part], evidence))
         if group.is_main_process:
             report.write(tables[data.part], evidence, folder / data.part)
     if group.is_main_process:
@@ -95,6 +97,7 @@ def evaluate(config: EvaluateConfig, group: ProcessGroup) -> None:
         print_line(corruptions.write(tables, folder) if part else markdown.summary(tables[part]))
         note = f"; this replaces a table of {len(replaced)} run{'s' if len(replaced) > 1 else ''}" if replaced else ""
         log.info(f"Written to {folder / ('corruptions.md' if part else 'table.md')}{note}.")
+    warn_of_one_class(one_class)
     if problems:
         raise UserError(f"{len(problems)} of {len(directories)} runs are not in the table. {problems[0]}")
 

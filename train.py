@@ -36,7 +36,7 @@ from engine.runs.directory import RunDirectory
 from engine.tasks.classification import Classification
 from engine.tasks.registry import TASKS
 from engine.tasks.training_images import TrainingImages
-from engine.training import calibration, record
+from engine.training import advice, calibration, record
 from engine.training.calibration import Scales
 from engine.training.descriptions import shown
 from engine.training.fit import first_unlogged, fit
@@ -110,7 +110,7 @@ def train(config: TrainConfig, run: RunDirectory, group: ProcessGroup) -> None:
     record.warn_if_changed(run, facts)
     run.write_record(facts)
     record.log_result(trainer, run, config, facts)
-    record.warn_of_saturated_gates(validation.movement)
+    advice.warn_at_end(validation, config.recipe, facts)
 
 
 def build_model(config: TrainConfig, classes: Sequence[str], read_weights: bool) -> nn.Module:

@@ -59,6 +59,10 @@ class Predictions(ABC):
         """Return the values of an exact test of two networks with one seed, if the metric has one."""
         return {}
 
+    def only_class(self) -> int | None:
+        """Return the class that is predicted for every image, if the images are of several classes; otherwise None."""
+        return None
+
     @classmethod
     def names(cls) -> list[str]:
         """Return the names of the arrays."""

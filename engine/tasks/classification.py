@@ -77,6 +77,11 @@ class ClassPredictions(Predictions):
             if count
         }
 
+    def only_class(self) -> int | None:
+        first = self.ranked[:, 0]
+        is_only = len(np.unique(self.labels)) > 1 and (first == first[0]).all()
+        return int(first[0]) if is_only else None
+
     def exact_test(self, baseline: Self) -> dict[str, Any]:
         """Return McNemar's exact test.
 

@@ -8,17 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from engine.analysis import complexity
-from engine.analysis.gate_movement import GateMovement
 from engine.config.presets import changed_recipe_keys
-from engine.config.recipe import RecipeConfig
 from engine.config.schemas import TrainConfig
 from engine.data.boxes import BoxDataset
-from engine.data.loader import FEW_STEPS, small_batch
 from engine.data.transforms import Preprocessing
 from engine.errors import UserError
 from engine.logging import log, log_to_file, setup_logging
@@ -26,15 +24,13 @@ from engine.processes.distributed import ProcessGroup
 from engine.runs import checkpoint, environment
 from engine.runs.directory import CALIBRATION_FACTS, RunDirectory
 from engine.tasks.base import AnyDataset
+from engine.training import advice
 from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 from engine.training.validation import Validation
 
 # Measurements of a finished run. They are kept if one of its files is computed again.
 _MEASURED = ("train_seconds", "data_wait_seconds", "step_seconds", "peak_device_memory", "peak_process_memory")
-
-# Recipes whose learning rate or frozen parts assume a trained network.
-FINE_TUNING = ("finetune", "finetune_modern", "convnext_finetune", "attention_only")
 
 
 def prepare_run(config: TrainConfig, group: ProcessGroup) -> RunDirectory:
@@ -78,9 +74,11 @@ def initial_record(
         loading: dataclass of what the model took from its start weights; None if it did not read any.
         preprocessing: preprocessing of the images in evaluation.
     """
-    annotations = {}
+    labeled: dict[str, Any]
     if isinstance(data, BoxDataset):
-        annotations = {"annotation_problems": {s: [*map(str, found)] for s, found in data.problems.items()}}
+        labeled = {"annotation_problems": {s: [*map(str, found)] for s, found in data.problems.items()}}
+    else:
+        labeled = {"class_images": np.bincount(data.train.labels, minlength=len(data.classes)).tolist()}
     detector = {} if config.detector.architecture == "none" else {"detector": config.detector.name}
     return {
         "model": config.model.label,
@@ -96,7 +94,7 @@ def initial_record(
         "train_images": len(data.train),
         "val_images": len(data.val),
         "data_fingerprint": data.fingerprint,
-        **annotations,
+        **labeled,
         "parameters": complexity.parameters(model),
         "gflops": complexity.gflops(model, preprocessing.crop),
         "preprocessing": asdict(preprocessing),
@@ -244,17 +242,6 @@ def log_result(trainer: Trainer, run: RunDirectory, config: TrainConfig, record:
         log.info(f"Compare it: {shlex.join(['python', 'evaluate.py', *given])}")
 
 
-def warn_of_saturated_gates(movement: GateMovement) -> None:
-    """Log a warning if gates are saturated at the end of a run."""
-    saturated = movement.saturated()
-    if saturated:
-        log.warning(
-            f"{len(saturated)} of {len(movement.saturation)} gates are saturated (first: {saturated[0]}): more than "
-            "half of their values are below 0.02 or above 0.98. They are a fixed mask and no longer learn. Lower "
-            "recipe.attention_lr_factor, and leave attention.calibrate at its default."
-        )
-
-
 def _earlier_starts(run: RunDirectory, record: dict[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that only earlier starts of a run recorded.
 
@@ -335,24 +322,9 @@ def _log_setup(config: TrainConfig, run: RunDirectory, record: dict[str, Any]) -
     if record.get("calibration_images"):
         log.info(f"gates  calibrated on {record['calibration_images']} training images")
     log.info(f"into   {run.directory}")
-    if config.start_weights is None and recipe.name in FINE_TUNING:
-        log.warning(
-            f"warning: recipe={recipe.name} is for pretrained networks, but this one has random weights. Set "
-            "model.weights, or train from scratch with recipe=scratch or recipe=paper."
-        )
-    _warn_of_few_steps(recipe, record["train_images"])
+    advice.warn_at_start(config, record)
     if runtime.compile:
         log.info("The first step waits for torch.compile, which takes minutes on a CPU.")
-
-
-def _warn_of_few_steps(recipe: RecipeConfig, images: int) -> None:
-    steps, smaller = images // recipe.batch_size, small_batch(images)
-    if 0 < steps < FEW_STEPS and smaller < recipe.batch_size:
-        log.warning(
-            f"warning: {images:,} training images and recipe.batch_size={recipe.batch_size} are {steps} "
-            f"step{'' if steps == 1 else 's'} per epoch, {steps * recipe.epochs} in all. If training ends too "
-            f"early, set recipe.batch_size={smaller} and scale recipe.lr with it, or raise recipe.epochs."
-        )
 
 
 def _input(values: Mapping[str, Any]) -> str:

@@ -65,9 +65,11 @@ def test_a_bare_folder_of_own_classes_needs_its_name_and_place_only(command: Com
     assert done.returncode == 0, done.stderr
     assert "own: 36 training and 12 validation images, 3 classes, 32 px; 25% of each class held out" in done.stdout
     assert "top-5" not in done.stdout
+    assert "warning: the network predicts 'class0' for all 12 validation images;" in done.stdout  # after four steps
     assert_one_line(command("train.py", *given, "data.classes=4"), "data.classes=4 exceeds the 3 class folders")
     assert_one_line(
         command("train.py", *given, "data.num_classes=3"), "There is no key data.num_classes. data.classes=N"
     )
     table = command("evaluate.py", *given[2:6], *given[6:8], "runtime.device=cpu", "table.dir=table")
     assert table.returncode == 0, table.stderr
+    assert "warning: 1 network predicts the same class for every validation image" in table.stdout
