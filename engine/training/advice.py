@@ -26,6 +26,7 @@ def warn_at_start(config: TrainConfig, record: Mapping[str, Any]) -> None:
             "model.weights, or train from scratch with recipe=scratch or recipe=paper."
         )
     _warn_of_few_steps(recipe, record["train_images"])
+    _warn_of_unbalanced_classes(recipe, record)
 
 
 def warn_at_end(validation: Validation, recipe: RecipeConfig, record: Mapping[str, Any]) -> None:
@@ -41,6 +42,17 @@ def _warn_of_few_steps(recipe: RecipeConfig, images: int) -> None:
             f"warning: {images:,} training images and recipe.batch_size={recipe.batch_size} are {steps} "
             f"step{'' if steps == 1 else 's'} per epoch, {steps * recipe.epochs} in all. If training ends too "
             f"early, set recipe.batch_size={smaller} and scale recipe.lr with it, or raise recipe.epochs."
+        )
+
+
+def _warn_of_unbalanced_classes(recipe: RecipeConfig, record: Mapping[str, Any]) -> None:
+    if recipe.class_weights == "none" and _is_unbalanced(record):
+        images, names = record["class_images"], record["class_names"]
+        least, most = min(images), max(images)
+        log.warning(
+            f"warning: the classes are unbalanced: '{names[images.index(least)]}' has {least:,} training "
+            f"image{'' if least == 1 else 's'}, '{names[images.index(most)]}' {most:,}. "
+            "recipe.class_weights=balanced gives each class the same weight in the loss."
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from engine.analysis.gate_movement import GateMovement
 from engine.config.recipe import RecipeConfig
+from engine.config.schemas import TrainConfig
 from engine.logging import log
 from engine.tasks.classification import ClassPredictions
 from engine.training import advice
@@ -29,6 +30,29 @@ def warnings_at_end(predicted: list[int], labels: list[int], recipe: RecipeConfi
         patch.setattr(log, "warning", lines.append)
         advice.warn_at_end(Validation(predictions, GateMovement({}, {}, {}, {})), recipe, facts)
     return lines
+
+
+def warnings_at_start(recipe: RecipeConfig, facts: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "warning", lines.append)
+        advice.warn_at_start(TrainConfig(recipe=recipe), facts)
+    return lines
+
+
+def test_unbalanced_classes_are_named_from_five_times_as_many_images() -> None:
+    (line,) = warnings_at_start(RECIPE, record(12, 1_200, 4))
+    assert line == (
+        "warning: the classes are unbalanced: 'trash' has 4 training images, 'paper' 1,200. "
+        "recipe.class_weights=balanced gives each class the same weight in the loss."
+    )
+    assert warnings_at_start(RECIPE, record(12, 60, 20))
+    assert not warnings_at_start(RECIPE, record(13, 60, 20))
+    assert not warnings_at_start(BALANCED, record(12, 60, 4))
+
+
+def test_boxes_have_no_balance_of_images() -> None:
+    assert not warnings_at_start(RECIPE, {"class_names": ["cell"], "train_images": 90})
 
 
 def test_a_network_that_predicts_one_class_is_told() -> None:
