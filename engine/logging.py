@@ -59,7 +59,7 @@ def log_to_file(path: Path) -> None:
 
 def log_progress(text: str) -> None:
     """Log a line about work in progress: to the log file, and with the time to a console without a progress bar."""
-    log.info(text, extra={"console": not (sys.stdout.isatty() and sys.stderr.isatty()), "clock": True})
+    log.info(text, extra={"console": not (sys.stdout.isatty() and _shows_bars()), "clock": True})
 
 
 def log_to_file_only(text: str) -> None:
@@ -68,8 +68,8 @@ def log_to_file_only(text: str) -> None:
 
 
 def progress_bar(batches: Iterable, total: int, done: int, title: str, visible: bool = True) -> tqdm:
-    """Return a progress bar with the time left; it is hidden if stderr is not a terminal."""
-    hidden = None if visible else True  # None: hidden unless stderr is a terminal
+    """Return a progress bar with the time left; it is hidden if stderr is not a terminal that can show it."""
+    hidden = not (visible and _shows_bars())
     return tqdm(batches, total=total, initial=done, desc=title, unit="batch", leave=False, disable=hidden)
 
 
@@ -92,6 +92,16 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // part} {below}"
     return f"{whole} s"
+
+
+def _shows_bars() -> bool:
+    """Return whether stderr is a terminal with a size. tqdm draws nothing on one of 0 lines, such as `script`'s."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return 0 not in os.get_terminal_size(sys.stderr.fileno())
+    except OSError:  # the size is unknown; tqdm assumes one
+        return True
 
 
 def _nowhere() -> TextIO:

@@ -1,8 +1,10 @@
 """Console output in every locale, and with closed or full streams."""
 
 import os
+import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -29,3 +31,19 @@ def test_output_is_utf8_in_every_locale(encoding: str) -> None:
 def test_a_closed_output_ends_nothing(shell: str) -> None:
     done = run(f"{PRINT} import time; time.sleep(0.2); print_line('more'); print_line('end')", shell=shell)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+BAR = "from engine.logging import log_progress, progress_bar, setup_logging; setup_logging(); "
+BAR += "[log_progress('a line') for _ in progress_bar([1], 1, 0, 'bar')]"
+
+
+@pytest.mark.parametrize(("rows", "columns", "shown"), [(24, 80, "bar: "), (0, 0, "a line"), (0, 80, "a line")])
+def test_a_terminal_shows_a_bar_and_one_without_a_size_shows_lines(rows: int, columns: int, shown: str) -> None:
+    """A terminal such as that of `script` where there is no other has no size, and tqdm draws nothing on it."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (rows, columns))
+    subprocess.run([sys.executable, "-c", BAR], cwd=REPOSITORY, stdin=its, stdout=its, stderr=its, check=True)
+    output = os.read(ours, 10_000).decode()
+    for file in (ours, its):
+        os.close(file)
+    assert [text for text in ("bar: ", "a line") if text in output] == [shown]
