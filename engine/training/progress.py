@@ -13,6 +13,7 @@ from engine.training.descriptions import describe
 from engine.training.trainer import Trainer
 
 LINES = 20  # in the log for a whole run, at least
+SECONDS_TO_FIRST_LINE = 30.0  # with the time left
 _SHORTEST_WINDOW = 20  # steps
 # Cost of an image in evaluation divided by its cost in training, until a validation has been measured. A training step
 # has a forward and a backward pass, and the backward pass costs about twice as much as the forward pass.
@@ -91,23 +92,27 @@ class RunClock:
 class ProgressReporter:
     """Reports the position, speed and time left of a run: in lines of its log, and in its progress file.
 
-    A line is due at least every 5 minutes or 5% of the run's steps.
+    A line is due at least every 5 minutes or 5% of the run's steps, and every 30 seconds until one has had the time
+    left.
     """
 
     def __init__(self, trainer: Trainer, run: RunDirectory, clock: RunClock) -> None:
         self.trainer, self.run, self.clock = trainer, run, clock
         self._reported_at, self._reported_steps = clock.now(), trainer.steps_done
+        self._between_lines = SECONDS_TO_FIRST_LINE
 
     def step_ended(self) -> None:
         """Measure a step, and log a line if one is due."""
         self.clock.step_ended()
         steps = self.trainer.steps_done - self._reported_steps
         whole_run = self.clock.epochs * self.clock.steps_per_epoch
-        late = self.clock.now() - self._reported_at >= SECONDS_BETWEEN_LINES
+        late = self.clock.now() - self._reported_at >= self._between_lines
         if self.run.writes and (late or steps * LINES >= whole_run):
             self._reported_at, self._reported_steps = self.clock.now(), self.trainer.steps_done
             log_progress(self._line())
             self.write()
+            if self.time_left:
+                self._between_lines = SECONDS_BETWEEN_LINES
 
     def write(self) -> None:
         """Write the progress file, from which `scripts/status.py` reads the state of a run without its checkpoint."""

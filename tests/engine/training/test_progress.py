@@ -4,11 +4,18 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from engine.config.data import DataConfig
 from engine.logging import duration
-from engine.training.progress import RunClock
+from engine.tasks.classification import Classification
+from engine.training import progress
+from engine.training.progress import ProgressReporter, RunClock
+from engine.training.trainer import StepTimer, TrainState
 from tests.commands import arguments
 from tests.processes import Process
 
@@ -86,6 +93,32 @@ def test_a_duration_has_its_two_largest_units() -> None:
     assert [duration(value) for value in seconds] == [
         *("0 s", "45 s", "1 min 0 s", "3 min 20 s", "59 min 59 s", "1 h 40 min", "1 d 0 h", "2 d 3 h"),
     ]
+
+
+def seconds_of_lines(steps: int, step_seconds: float, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, bool]]:
+    """Return when a run of one epoch logs its lines of progress, and whether they have the time left."""
+    now, state = Clock(), TrainState(torch.zeros(3))
+    task = Classification(DataConfig(total_classes=3))
+    trainer: Any = SimpleNamespace(
+        task=task, state=state, timer=StepTimer(), learning_rate=0.1, device=torch.device("cpu"), steps_done=0
+    )
+    trainer.mean_metrics = lambda: {"loss": 1.0, "top1": 50.0, "top5": 100.0}
+    run: Any = SimpleNamespace(writes=True, write_progress=lambda _: None)
+    reporter = ProgressReporter(trainer, run, RunClock(1, steps, val_batches=0, now=now))
+    lines: list[tuple[float, bool]] = []
+    monkeypatch.setattr(progress, "log_progress", lambda text: lines.append((now.seconds, "left" in text)))
+    for _ in range(steps):
+        now.seconds += step_seconds
+        state.step = trainer.steps_done = trainer.steps_done + 1
+        reporter.step_ended()
+    return lines
+
+
+def test_the_first_line_comes_after_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = seconds_of_lines(10_000, 1.0, monkeypatch)
+    assert lines[:3] == [(30, True), (330, True), (630, True)]
+    assert seconds_of_lines(10_000, 40.0, monkeypatch)[:3] == [(40, False), (80, True), (400, True)]
+    assert seconds_of_lines(100, 1.0, monkeypatch)[:3] == [(5, True), (10, True), (15, True)]
 
 
 LINE = re.compile(
