@@ -288,6 +288,12 @@ def _sentence(error: Exception) -> str:
         advice = f"add attention={others[0]}, or " if kind == "none" and others else ""
         keys = ", ".join((*kinds()[kind], *COMMON_KEYS))
         return f"attention.{key} is not an option of attention={kind}; {advice}leave it out (known keys: {keys})."
+    if given := _list_for_a_string(error):
+        key, value, kind = given
+        return (
+            f"{key} must be a string, but Hydra reads {value} as a {kind}; quote it twice if it is a string: "
+            f"'{key}=\"{value}\"'."
+        )
     lines = [line.strip() for line in str(error).splitlines()]
     if isinstance(error, HydraException):
         # Hydra's advice to append the key with `+` does not apply: every key is typed.
@@ -305,6 +311,13 @@ def _foreign_option(error: BaseException | None) -> tuple[str, str] | None:
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and is_schema(schema):
         return schema.kind, str(error.key)
     return None
+
+
+def _list_for_a_string(error: Exception) -> tuple[str, str, str] | None:
+    """Return the key, the value and its kind if the error is an override with a list where a string is expected."""
+    override = re.match(r"Error merging override (.+?)=(.*)", str(error))
+    refused = re.match(r"Cannot convert '(list|dict)' to string", str(error.__cause__))
+    return (override[1], override[2], refused[1]) if override and refused else None
 
 
 def _known_keys(error: BaseException | None) -> list[str]:

@@ -87,3 +87,22 @@ def test_a_command_composes_its_configuration_once(monkeypatch: pytest.MonkeyPat
     cli.run("train", run.append)
     assert composed == [["data=shapes", "model=resnet18_cbam", "seed=77"]]
     assert [(config.model.network, config.model.attention, config.seed) for config in run] == [("resnet18", "cbam", 77)]
+
+
+@pytest.mark.parametrize(
+    ("argument", "kind"),
+    [("attention.after=[0-2]", "list"), ("recipe.class_weights=[1,2,3]", "list"), ("attention.after={a:1}", "dict")],
+)
+def test_a_list_where_a_string_belongs_is_told_of_the_inner_quotes(
+    argument: str, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "open_streams", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # restored afterwards
+    monkeypatch.setattr(sys, "argv", ["train.py", "data=shapes", "model=resnet18_cbam", argument])
+    with pytest.raises(SystemExit):
+        cli.check_arguments("train")
+    key, value = argument.split("=")
+    assert capsys.readouterr().err == (
+        f"error: {key} must be a string, but Hydra reads {value} as a {kind}; quote it twice if it is a string: "
+        f"'{key}=\"{value}\"'.\n"
+    )
