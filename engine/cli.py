@@ -212,12 +212,15 @@ def _refuse_earlier_keys(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def one_line_errors(*user_errors: type[Exception]) -> Iterator[None]:
-    """End the process with one line on a UserError, one of `user_errors`, a system error or a signal."""
+    """End the process with one line on a UserError, one of `user_errors`, a system error or a signal.
+
+    The notes of an error (PEP 678), which say where it was, are before its message.
+    """
     expected: tuple[type[Exception], ...] = (UserError, *user_errors)
     try:
         yield
     except expected as error:
-        _fail(_sentence(error))
+        _fail(": ".join([*getattr(error, "__notes__", ()), _sentence(error)]))
     except OSError as error:
         if error.errno == errno.EMFILE:
             _fail("This process has too many open files; lower runtime.workers or raise `ulimit -n`.")

@@ -5,6 +5,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +90,12 @@ def planned_runs(file: Path, extra: Sequence[str]) -> list[Planned]:
     runs = []
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for line in sweep.runs:
-            given = last_of_each_key([*sweep.train, *_words(line, file), *extra])
-            runs += [look_up(overrides) for overrides in expand(given)]
+            own = _words(line, file)
+            with _naming(own):
+                combinations = list(expand(last_of_each_key([*sweep.train, *own, *extra])))
+            for overrides in combinations:
+                with _naming([override for override in overrides if _key(override) in map(_key, own)]):
+                    runs.append(look_up(overrides))
     places = [run.directory.resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
         same = [other.command for other, its_place in zip(runs, places, strict=True) if its_place == place]
@@ -103,7 +108,11 @@ def planned_runs(file: Path, extra: Sequence[str]) -> list[Planned]:
 
 def last_of_each_key(overrides: Sequence[str]) -> list[str]:
     """Return one override per key, the last: an added argument may set a key that the sweep sets."""
-    return list({override.lstrip("+").partition("=")[0]: override for override in overrides}.values())
+    return list({_key(override): override for override in overrides}.values())
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
 
 
 def expand(overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -167,6 +176,16 @@ def _config(overrides: Sequence[str]) -> TrainConfig:
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     return compose("train", with_usual_presets(overrides))
+
+
+@contextmanager
+def _naming(run: Sequence[str]) -> Iterator[None]:
+    """Add a note with the run's own arguments to an error, which `cli.one_line_errors` prints before the message."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"In the run `{' '.join(run)}`")
+        raise
 
 
 def _words(line: str, file: Path) -> list[str]:

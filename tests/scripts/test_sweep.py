@@ -7,8 +7,11 @@ from types import ModuleType
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from engine import cli
 from engine.config import presets
 from engine.config.presets import CONFIGS
 from engine.errors import UserError
@@ -237,3 +240,27 @@ def test_a_sweep_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"runs: \xff")
     with pytest.raises(UserError, match="cannot be read"):
         sweeps.planned_runs(tmp_path / "mine.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("line", "run", "complaint"),
+    [
+        (
+            "attention=cbam,none attention.after=layer4 seed=1,2",
+            "attention=none attention.after=layer4 seed=1",
+            "is not",
+        ),
+        ("seed=1 attention=cbam attention.after=layer[34]", "seed=1 attention=cbam attention.after=layer[34]", "quote"),
+        ("recipe.epochs=0,1 seed=3", "recipe.epochs=0 seed=3", "recipe.epochs=0 is out of range"),
+    ],
+)
+def test_an_error_names_the_run(
+    line: str, run: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ["data=shapes", "recipe=scratch", "model=resnet18"]
+    OmegaConf.save({"train": train, "runs": ["seed=50", line], "evaluate": []}, tmp_path / "mine.yaml")
+    with pytest.raises(SystemExit), cli.one_line_errors(HydraException, OmegaConfBaseException):
+        sweeps.planned_runs(tmp_path / "mine.yaml", [])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: In the run `{run}`: ")
+    assert complaint in error
