@@ -5,8 +5,12 @@ timm builds them and loads their pretrained weights. Its data config defines the
 
 import difflib
 import importlib.util
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -101,12 +105,59 @@ def _pretrained_state(own_name: str) -> dict[str, Tensor]:
     """Return the state dict of timm's pretrained network, from its download cache or the Hugging Face Hub."""
     import timm
 
+    config = timm.models.get_pretrained_cfg(own_name)
+    hub_id = None if config is None else config.hf_hub_id
     try:
-        net: nn.Module = timm.create_model(own_name, pretrained=True)
+        with _level("timm", logging.WARNING), _level("huggingface_hub", logging.ERROR):
+            if hub_id is not None:
+                _require_cached_or_reachable(hub_id)
+            net: nn.Module = timm.create_model(own_name, pretrained=True)
     except Exception as error:  # errors of the Hub, HTTP and timm have no common base class
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"timm cannot load the pretrained weights of {own_name} ({reason}); start from a file or from random "
-            "weights (model.weights=PATH or null), or download them on a machine with internet and copy its cache here."
+            f"timm cannot load the pretrained weights of {own_name} ({reason}). "
+            f"{'Start' if hub_id is None else f'{_download_advice(own_name, hub_id)}, or start'} from a file or random "
+            "weights (model.weights=PATH or null)."
         ) from error
     return net.state_dict()
+
+
+def _require_cached_or_reachable(hub_id: str) -> None:
+    """Raise the error of a request to the Hub if it cannot be reached and nothing of a repository is in the cache.
+
+    timm's download repeats each request five times, which takes a minute; the Hub's library has no setting for this.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not _cache_folder(hub_id).is_dir():
+        with suppress(HfHubHTTPError):  # an answer
+            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(hub_id, "model.safetensors"))
+
+
+def _cache_folder(hub_id: str) -> Path:
+    """Return the folder of a repository in the cache of the Hub's library."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}"
+
+
+def _download_advice(own_name: str, hub_id: str) -> str:
+    command = f"python -c 'import timm; timm.create_model(\"{own_name}\", pretrained=True)'"
+    folder = _cache_folder(hub_id)
+    return (
+        f"On a machine with internet, run `{command}` and copy the folder {folder.name} from its cache "
+        f"(~/.cache/huggingface/hub) to {folder.parent}"
+    )
+
+
+@contextmanager
+def _level(logger: str, level: int) -> Iterator[None]:
+    """Set the level of a library's logger."""
+    of_library = logging.getLogger(logger)
+    before = of_library.level
+    of_library.setLevel(level)
+    try:
+        yield
+    finally:
+        of_library.setLevel(before)

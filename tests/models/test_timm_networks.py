@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import re
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,11 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason
 @pytest.fixture
 def timm() -> ModuleType:
     return importlib.import_module("timm")
+
+
+@pytest.fixture
+def hub() -> ModuleType:
+    return importlib.import_module("huggingface_hub")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,54 @@ def test_earlier_names_are_the_current_networks(timm: ModuleType) -> None:
 def test_errors_are_sentences(name: str, weights: str | None, complaint: str) -> None:
     with pytest.raises(models.ModelError, match=complaint):
         models.build(f"timm/{name}", weights=weights)
+
+
+def test_without_internet_it_says_at_once_what_to_copy(
+    timm: ModuleType, hub: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's own attempt, which repeats each request five times, is not made."""
+
+    def unreachable(url: str) -> None:
+        raise OSError(f"Name or service not known: {url}")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(timm, "create_model", None)
+    with pytest.raises(models.ModelError) as refused:
+        timm_networks._pretrained_state("tf_efficientnet_lite0")
+    command = "python -c 'import timm; timm.create_model(\"tf_efficientnet_lite0\", pretrained=True)'"
+    assert str(refused.value) == (
+        "timm cannot load the pretrained weights of tf_efficientnet_lite0 (Name or service not known: "
+        "https://huggingface.co/timm/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors). On a machine with "
+        f"internet, run `{command}` and copy the folder models--timm--tf_efficientnet_lite0.in1k from its cache "
+        f"(~/.cache/huggingface/hub) to {tmp_path}, or start from a file or random weights (model.weights=PATH or "
+        "null)."
+    )
+
+
+def test_cached_weights_need_no_request_and_print_nothing(
+    timm: ModuleType,
+    hub: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def load(name: str, pretrained: bool) -> nn.Module:
+        assert (name, pretrained) == ("tf_efficientnet_lite0", True)
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        logging.getLogger("timm.models._builder").info("Loading pretrained weights")
+        logging.getLogger("timm.models._builder").warning("Using random initialization.")
+        return nn.Linear(2, 1)
+
+    (tmp_path / "models--timm--tf_efficientnet_lite0.in1k").mkdir()
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "get_hf_file_metadata", None)
+    monkeypatch.setattr(timm, "create_model", load)
+    levels = [logging.getLogger(name).level for name in ("timm", "huggingface_hub")]
+    with caplog.at_level(logging.INFO):
+        assert timm_networks._pretrained_state("tf_efficientnet_lite0").keys() == {"weight", "bias"}
+    assert caplog.messages == ["Using random initialization."]
+    assert [logging.getLogger(name).level for name in ("timm", "huggingface_hub")] == levels
 
 
 def test_without_timm_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
