@@ -1,10 +1,12 @@
 """Plan a comparison from a pilot: seeds against the difference that they detect, and hours.
 
-    python scripts/plan.py results/PILOT difference=0.3 [power=0.8] [images=50000] [attention=cbam]
+    python scripts/plan.py pilot=results/PILOT difference=0.3 [attention=cbam] [images=50000] [power=0.8]
 
 The pilot is a table with at least two seeds of each network. `difference` is the true difference to be found, in
-points; `images` is the number of validation images of the planned comparison (default: the pilot's). Hours are the
-training time of both networks for all seeds, from the `train_seconds` in the pilot's records.
+points. `attention` selects one kind of attention by its label in table.csv, such as cbam-calibrate.0; without it, the
+variances are averaged over all contrasts with the baseline. `images` is the number of validation images of the planned
+comparison (default: the pilot's). Hours are the training time of both networks for all seeds, from the `train_seconds`
+in the pilot's records.
 """
 
 import sys
@@ -18,7 +20,7 @@ if __name__ == "__main__":
     prepare_process()  # before the imports that take seconds
 
 from engine import cli
-from engine.comparison.planning import MOST_SEEDS, Pilot, Plan, read_pilot, seeds_needed
+from engine.comparison.planning import MOST_SEEDS, Contrast, Pilot, Plan, read_pilot, seeds_needed
 from engine.errors import UserError
 from engine.logging import aligned, print_line
 
@@ -38,7 +40,12 @@ def main(
         raise UserError(f"power={power} must be below 1.")
     own = read_pilot(Path(pilot), attention)
     planned = own if images is None else own.on(max(2, int(_number("images", images))))
-    print_line("\n".join([_description(own), "", *_table(planned, target), "", _answer(planned, wanted, target)]))
+    lines = [_description(own), "", *_table(planned, target), "", _answer(planned, wanted, target)]
+    if planned is own:
+        lines += [
+            "The Detectable of the pilot's table is an approximation, which is usually lower (docs/methodology.md)."
+        ]
+    print_line("\n".join(lines))
 
 
 def _number(key: str, text: str) -> float:
@@ -52,13 +59,28 @@ def _number(key: str, text: str) -> float:
 
 
 def _description(pilot: Pilot) -> str:
-    spread = pilot.excess**0.5
-    return (
-        f"Pilot: {pilot.contrasts} contrast{'s' if pilot.contrasts > 1 else ''} with {pilot.seeds} seeds on "
-        f"{pilot.images:,} images. Discordance {pilot.discordance:.3f}, of which {pilot.fixed_share:.2f} is fixed per "
-        f"image; spread over seeds {spread:.2f} points.\n"
-        f"A spread from {pilot.seeds} seeds is imprecise; take more seeds than the plan where hours allow it."
-    )
+    several = len(pilot.contrasts) > 1
+    lines = [
+        f"Pilot: {len(pilot.contrasts)} contrast{'s' if several else ''} with {pilot.seeds} seeds on {pilot.images:,} "
+        "images."
+    ]
+    if several:
+        lines.append("The plan averages their variances; attention=NAME selects a kind. Their differences (points):")
+        lines += aligned([_cells(contrast) for contrast in pilot.contrasts])
+    if pilot.of_errors:
+        lines.append(f"For about {pilot.discordance:.1%} of the images, only one network of a pair is correct.")
+    lines += [
+        f"Of the variance over images, {pilot.fixed_share:.0%} is common to all seeds. Beyond it, the difference "
+        f"varies by {pilot.excess**0.5:.2f} points over seeds (standard deviation).",
+        f"A variance from {pilot.seeds} seeds is imprecise; take more seeds than the plan where hours allow it.",
+    ]
+    return "\n".join(lines)
+
+
+def _cells(contrast: Contrast) -> tuple[str, ...]:
+    differences = f"{contrast.difference:+.2f} ± {contrast.deviation:.2f}"
+    factor = f"lr x{contrast.lr_factor}" if contrast.lr_factor else ""
+    return "", contrast.model, f"attention={contrast.attention}", factor, differences
 
 
 def _table(pilot: Pilot, power: float) -> list[str]:
@@ -80,6 +102,7 @@ def _answer(pilot: Pilot, difference: float, power: float) -> str:
 
 
 if __name__ == "__main__":
+    # Also without `pilot=`, as in version 0.2.0.
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"pilot={sys.argv[1]}"
     cli.run_script(main)

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.comparison.columns import is_static
+from engine.comparison.columns import is_static, lr_factor
 from engine.comparison.compare import SCHEMA
 from engine.errors import UserError
 from engine.tasks.crossed_model import CONFIDENCE, squared_half_width
@@ -23,6 +23,24 @@ _SEED = 51  # of the simulation
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A network of a pilot and the baseline.
+
+    Attributes:
+        model, attention: labels of the network.
+        lr_factor: factor of its attention's learning rate, as text.
+        difference: mean over seeds, in points.
+        deviation: standard deviation over seeds, in points.
+    """
+
+    model: str
+    attention: str
+    lr_factor: str
+    difference: float
+    deviation: float
+
+
+@dataclass(frozen=True)
 class Pilot:
     """The variances of a difference on a set of images, pooled over the contrasts of a table.
 
@@ -31,9 +49,10 @@ class Pilot:
         excess: variance over seeds of the true difference, beyond `residual`, in points squared.
         images: number of images.
         units: number of independent units of images.
-        contrasts: number of contrasts.
+        contrasts: contrasts of the pilot.
         seeds: smallest number of seeds of a contrast.
         hours: training time of both networks for one seed; None if the records do not have it.
+        of_errors: whether the differences are of top-1 errors.
     """
 
     common: float
@@ -41,9 +60,10 @@ class Pilot:
     excess: float
     images: int
     units: int
-    contrasts: int
+    contrasts: tuple[Contrast, ...]
     seeds: int
     hours: float | None
+    of_errors: bool = True
 
     @property
     def fixed_share(self) -> float:
@@ -59,16 +79,8 @@ class Pilot:
         """Return the variances on another number of images of the same kind."""
         scale = self.images / images
         units = max(2, round(self.units / scale))
-        return Pilot(
-            self.common * scale,
-            self.residual * scale,
-            self.excess,
-            images,
-            units,
-            self.contrasts,
-            self.seeds,
-            self.hours,
-        )
+        common, residual = self.common * scale, self.residual * scale
+        return replace(self, common=common, residual=residual, images=images, units=units)
 
 
 def read_pilot(directory: Path, attention: str | None) -> Pilot:
@@ -79,7 +91,7 @@ def read_pilot(directory: Path, attention: str | None) -> Pilot:
         attention: label of the attention whose contrasts are used; None for all but the controls with static gates.
 
     Raises:
-        UserError: if there is no such table, or it has no contrast with at least two seeds.
+        UserError: if there is no such table, it has no such contrast with at least two seeds, or all differences are 0.
     """
     file = directory / "table.json"
     tables = sorted(str(below.parent) for below in directory.glob("*/table.json"))
@@ -91,14 +103,7 @@ def read_pilot(directory: Path, attention: str | None) -> Pilot:
         raise UserError(f"The table {file} cannot be read ({error}); run evaluate.py.") from error
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         raise UserError(f"{file} is not a table of this version; run python scripts/render_table.py {directory}.")
-    rows = [row for row in table["rows"] if row.get("detectable") is not None]
-    rows = [row for row in rows if (not is_static(row) if attention is None else row["attention"] == attention)]
-    if not rows:
-        which = "" if attention is None else f" of attention={attention}"
-        raise UserError(
-            f"{file} has no difference{which} over at least two seeds, so the variation between seeds is unknown; "
-            "train a second seed of both networks."
-        )
+    rows = _chosen([row for row in table["rows"] if row.get("detectable") is not None], attention, file)
     # Clipped for each contrast, so that a contrast whose few seeds agree by chance does not offset another.
     excess = [max(0.0, row["difference_sd"] ** 2 - row["residual_variance"]) for row in rows]
     return Pilot(
@@ -107,10 +112,33 @@ def read_pilot(directory: Path, attention: str | None) -> Pilot:
         excess=float(np.mean(excess)),
         images=table["data"]["val_images"],
         units=rows[0]["units"],
-        contrasts=len(rows),
+        contrasts=tuple(
+            Contrast(row["model"], row["attention"], lr_factor(row), row["difference"], row["difference_sd"])
+            for row in rows
+        ),
         seeds=min(len(row["contrast_seeds"]) for row in rows),
         hours=_hours(rows, table, directory),
+        of_errors=table["task"] == "classification",
     )
+
+
+def _chosen(contrasts: Sequence[Row], attention: str | None, file: Path) -> list[Row]:
+    """Return the contrasts of an attention; errors as in `read_pilot`."""
+    rows = [row for row in contrasts if (not is_static(row) if attention is None else row["attention"] == attention)]
+    if not contrasts or (not rows and attention is None):
+        raise UserError(
+            f"{file} has no difference over at least two seeds, so the variation between seeds is unknown; train a "
+            "second seed of both networks."
+        )
+    if not rows:
+        known = ", ".join(sorted({row["attention"] for row in contrasts}))
+        raise UserError(f"{file} has no difference of attention={attention} over at least two seeds; it has {known}.")
+    if all(row["difference"] == row["difference_sd"] == 0 for row in rows):
+        raise UserError(
+            f"Every difference of the pilot {file} is 0, in every seed, so it has no variation to plan with. Its "
+            "networks may have learned nothing; train them longer or with a higher rate."
+        )
+    return rows
 
 
 def _hours(rows: Sequence[Row], table: Row, directory: Path) -> float | None:
