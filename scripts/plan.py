@@ -70,8 +70,8 @@ def _description(pilot: Pilot) -> str:
     if pilot.of_errors:
         lines.append(f"For about {pilot.discordance:.1%} of the images, only one network of a pair is correct.")
     lines += [
-        f"Of the variance over images, {pilot.fixed_share:.0%} is common to all seeds. Beyond it, the difference "
-        f"varies by {pilot.excess**0.5:.2f} points over seeds (standard deviation).",
+        f"Of the variance over images, {pilot.fixed_share:.0%} is common to all seeds. Apart from the images, "
+        f"the difference varies over seeds with a standard deviation of {pilot.excess**0.5:.2f} points.",
         f"A variance from {pilot.seeds} seeds is imprecise; take more seeds than the plan where hours allow it.",
     ]
     return "\n".join(lines)
