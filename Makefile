@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-demo: $(INSTALLED) ## install, and run a small version of the whole experiment: 5 minutes on two cores
+demo: $(INSTALLED) ## install, and run a small version of the whole experiment: 5 to 10 minutes on two cores
 	bash scripts/demo.sh $(VENV)/bin/python
 
 test: $(INSTALLED) ## run all tests except the slow ones: about ten minutes on two cores
