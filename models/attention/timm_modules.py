@@ -28,27 +28,27 @@ class _Module:
         options: keyword arguments of the module, with timm's defaults.
         last: the layers whose parameters are zero at the identity start; empty for a module that is blended.
         gate: the name for what the module's child `gate` returns; empty if the module adds instead of multiplying.
-        has_scale: whether the gate's logits are proportional to pooled values, because it has no norm.
+        first: the layer that takes the pooled values; empty if a norm removes their scale, or there are none.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     last: Sequence[str] = ()
     gate: str = ""
-    has_scale: bool = False
+    first: str = ""
 
 
 _ECA = {"gamma": 2.0, "beta": 1.0}
 
 _MODULES = {
-    "ese": _Module(last=("fc",), gate="channel", has_scale=True),
-    "eca": _Module(_ECA, ("conv",), "channel", has_scale=True),
-    "ecam": _Module({**_ECA, "rd_ratio": 1 / 8}, ("conv2",), "channel", has_scale=True),
-    "ceca": _Module(_ECA, ("conv",), "channel", has_scale=True),
-    "ge": _Module({"rd_ratio": 1 / 16, "extent": 0, "add_maxpool": False}, ("mlp.fc2",), "context", has_scale=True),
+    "ese": _Module(last=("fc",), gate="channel", first="fc"),
+    "eca": _Module(_ECA, ("conv",), "channel", "conv"),
+    "ecam": _Module({**_ECA, "rd_ratio": 1 / 8}, ("conv2",), "channel", "conv"),
+    "ceca": _Module(_ECA, ("conv",), "channel", "conv"),
+    "ge": _Module({"rd_ratio": 1 / 16, "extent": 0, "add_maxpool": False}, ("mlp.fc2",), "context", "mlp.fc1"),
     "gc": _Module({"rd_ratio": 1 / 8}, ("mlp_scale.fc2",), "channel"),
     "gca": _Module({"rd_ratio": 1 / 8}, ("mlp_add.fc2",)),
     "coord": _Module({"rd_ratio": 1 / 16}, ("conv_h", "conv_w"), "coordinate"),
-    "scoord": _Module({"rd_ratio": 1 / 4}, ("fc_h", "fc_w"), "coordinate", has_scale=True),
+    "scoord": _Module({"rd_ratio": 1 / 4}, ("fc_h", "fc_w"), "coordinate", "fc1"),
     # Not the convolutions before the norms: on their constant output, a norm scales the gradient by 1 / sqrt(eps).
     "ela": _Module({"kernel_size": 7}, ("norm_h", "norm_w"), "coordinate"),
     "strip": _Module({"kernel_size": 3}, ("conv_h", "conv_w"), "coordinate"),
@@ -90,26 +90,30 @@ class TimmLayer(AttentionLayer):
 
 
 class ScaledTimmLayer(TimmLayer, ScaledGate):
-    """A module of timm that multiplies its input by a gate g, with a scale: x g(x / scale).
+    """A module of timm that divides its pooled values by a scale.
 
-    For f(x) = x g(x), this is scale f(x / scale). The scale is a power of two, so that both operations are exact.
+    Args:
+        module, last, gate: as for `TimmLayer`.
+        first: name of the layer that takes the pooled values.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.scale is None:
-            return self.module(x)
-        scale = self.scale[0].to(x.dtype)
-        return self.module(x / scale) * scale
+    def __init__(self, module: nn.Module, last: Sequence[str], gate: str, first: str) -> None:
+        super().__init__(module, last, gate)
+        module.get_submodule(first).register_forward_pre_hook(self._divide)
 
     def pooled(self, x: Tensor) -> Sequence[Tensor]:
+        """Return the channels' means, also for modules that pool parts of the map."""
         return [x.mean((2, 3))]
 
     def last_layer(self) -> nn.Module:
         return nn.ModuleList([self.module.get_submodule(name) for name in self.last])
 
     def set_scale_(self, values: Sequence[float]) -> None:
-        """Set the scale, rounded to a power of two."""
+        """Set the scale, rounded to a power of two, by which division is exact."""
         super().set_scale_([2.0 ** round(math.log2(value)) for value in values])
+
+    def _divide(self, _layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        return None if self.scale is None else (inputs[0] / self.scale[0].to(inputs[0].dtype),)
 
 
 class _GateWithGain(nn.Module):
@@ -140,8 +144,9 @@ def _make(name: str, channels: int, **options: Any) -> AttentionLayer:
     known = _MODULES[name]
     if not known.last:
         return BlendedLayer(module)
-    layer = ScaledTimmLayer if known.has_scale else TimmLayer
-    return layer(module, known.last, known.gate)
+    if known.first:
+        return ScaledTimmLayer(module, known.last, known.gate, known.first)
+    return TimmLayer(module, known.last, known.gate)
 
 
 def _gather_excite(channels: int, rd_ratio: float, extent: int, add_maxpool: bool) -> nn.Module:
