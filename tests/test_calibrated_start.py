@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-import models
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
+from tests.networks import SMALL, SMALL_CBAM, small
 from tests.processes import start_ranks
 from tests.test_resume import die_before_rename
 
-MODEL = ["model=mobilenet_v3_small", "attention=cbam", "recipe.batch_size=16"]
+MODEL = [*SMALL_CBAM, "recipe.batch_size=16"]
+LABEL = "cbam-after.1_4.0a538c"  # of SMALL_CBAM, with the digest of its places
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    file = tmp_path_factory.mktemp("weights") / "mobilenet_v3_small.pt"
+    file = tmp_path_factory.mktemp("weights") / "small.pt"
     torch.manual_seed(5)
-    net = models.build("mobilenet_v3_small", num_classes=3)
+    net = small(num_classes=3)
     with torch.no_grad():
         for _ in range(20):  # for running statistics like those of a trained network
             net(torch.randn(16, 3, 32, 32))
@@ -49,7 +50,7 @@ def test_the_identity_start_is_calibrated_and_the_bits_survive_a_kill(
     assert "gates  calibrated on 48 training images" in done.stdout  # all of them
     assert re.search(r"epoch 2/2; .*; gates moved 0\.\d+, 0\.0% saturated; ", done.stdout)
     whole = record(tmp_path / "whole")
-    assert (whole["attention"], whole["calibration_images"], len(whole["scales_sha256"])) == ("cbam", 48, 64)
+    assert (whole["attention"], whole["calibration_images"], len(whole["scales_sha256"])) == (LABEL, 48, 64)
     assert whole["gate_saturation_mean"] == 0
     assert len(scales(tmp_path / "whole")) == len(whole["gate_saturation"])
 
@@ -74,7 +75,7 @@ def test_two_processes_have_the_scales_of_one(command: Command, folders: Path, w
     assert two["calibration_images"] == 20
     assert two["scales_sha256"] == one["scales_sha256"]
     assert two["weights_sha256"] == again["weights_sha256"]
-    assert one["attention"] == "cbam-calibrate.20"
+    assert one["attention"] == f"{LABEL}-calibrate.20"
 
 
 def test_a_random_start_is_not_calibrated(command: Command, folders: Path, weights: str, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_random_start_is_not_calibrated(command: Command, folders: Path, weigh
     assert_one_line(command("train.py", *given, weights, "attention.calibrate=-1"), "attention.calibrate=-1 is out of")
     assert command("train.py", *given, "model.weights=null", "run.dir=random").returncode == 0
     assert record(tmp_path / "random")["calibration_images"] == 0
-    assert record(tmp_path / "random")["attention"] == "cbam"
+    assert record(tmp_path / "random")["attention"] == LABEL
     assert not scales(tmp_path / "random")
 
     # The gates of the run have learned: another run from its weights keeps their scales, here none.
@@ -103,11 +104,11 @@ def test_weights_that_are_not_finite_end_in_one_line(
     command: Command, folders: Path, weights: str, tmp_path: Path
 ) -> None:
     state = torch.load(weights.removeprefix("model.weights="), weights_only=True)
-    state["features.1.block.0.0.weight"][0] = torch.inf
+    state["0.weight"][0] = torch.inf
     torch.save(state, tmp_path / "broken.pt")
     assert_one_line(
         command("train.py", *arguments(folders, *MODEL, "model.weights=broken.pt")),
-        "Attention cannot be calibrated. The feature map at the gate 'features.1.block",
+        "Attention cannot be calibrated. The feature map at the gate '1.",
         "is not finite; check the weights and the images.",
     )
 
@@ -122,7 +123,7 @@ def as_an_earlier_version_wrote_it(run: Path) -> None:
     del state["position"]["gates_at_start"]
     torch.save(state, run / "checkpoint" / "last.pt")
     older = {key: value for key, value in record(run).items() if "calibration" not in key and "saturation" not in key}
-    (run / "record.json").write_text(json.dumps(older | {"attention": "cbam"}))
+    (run / "record.json").write_text(json.dumps(older | {"attention": LABEL}))
 
 
 def test_a_run_of_an_earlier_version_is_uncalibrated(
@@ -130,7 +131,7 @@ def test_a_run_of_an_earlier_version_is_uncalibrated(
 ) -> None:
     """It keeps its bits and its place, and has its own row; the control with static gates has another."""
     given = arguments(folders, *MODEL, weights, "recipe.epochs=1")
-    older = tmp_path / "runs" / "small" / "mobilenet_v3_small_cbam" / "seed51"
+    older = tmp_path / "runs" / "small" / f"tests.networks.small_{LABEL}" / "seed51"
     assert command("train.py", *given, "attention.calibrate=0", f"run.dir={older}").returncode == 0
     as_an_earlier_version_wrote_it(older)
     assert_one_line(
@@ -146,7 +147,7 @@ def test_a_run_of_an_earlier_version_is_uncalibrated(
     done = command("evaluate.py", *data, runs, "table.dir=table", "table.static_gates=true")
     assert done.returncode == 0, done.stderr
     table = json.loads((tmp_path / "table" / "table.json").read_text())
-    attentions = ["cbam-calibrate.0", "cbam-calibrate.0-static_gates", "cbam", "cbam-static_gates"]
+    attentions = [f"{LABEL}{more}" for more in ("-calibrate.0", "-calibrate.0-static_gates", "", "-static_gates")]
     assert [row["attention"] for row in table["rows"]] == attentions
     assert [row["baseline"] for row in table["rows"]] == [None, 0, None, 2]
     assert (
@@ -157,7 +158,7 @@ def test_a_run_of_an_earlier_version_is_uncalibrated(
 
 
 def test_static_gates_need_gates_and_training_images(command: Command, folders: Path, tmp_path: Path) -> None:
-    given = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1")
+    given = arguments(folders, *SMALL, "model.weights=null", "recipe.epochs=1")
     assert command("train.py", *given, "run.dir=plain").returncode == 0
     data = [argument for argument in given if argument.startswith(("data", "runtime"))]
     assert_one_line(

@@ -134,7 +134,8 @@ def test_killed_detector_run_resumes_to_the_same_bits(killed: int, root: Path, t
 
 
 def test_two_ranks_train_together(root: Path, tmp_path: Path) -> None:
-    ranks = start_ranks(2, "train.py", scenes.arguments(root, "attention=cbam", "run.dir=run"), tmp_path)
+    given = scenes.arguments(root, "attention=cbam", "recipe.epochs=1", "run.dir=run")
+    ranks = start_ranks(2, "train.py", given, tmp_path)
     first, second = (process.result() for process in ranks)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert record(tmp_path / "run")["processes"] == 2
@@ -188,11 +189,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(root: Path, command: Command) -
         ),
         (["data=coco", "recipe=finetune"], "recipe.label_smoothing=0.1 is for classification only"),
         (["data=shapes_boxes", "recipe.mixup=0.2"], "recipe.mixup=0.2 is for classification only"),
-        (["data=shapes_boxes", "detector=ssd300"], "SSD300 requires a VGG, not resnet18"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_sentence(given: list[str], said: str, command: Command) -> None:
     assert_one_line(command("train.py", *replaced(["model=resnet18", "model.weights=null"], *given)), said)
+
+
+def test_a_backbone_that_does_not_fit_is_said_in_one_sentence(root: Path, command: Command) -> None:
+    given = ("model=resnet18", "model.weights=null", "data=coco", f"data.root={root}", "detector=ssd300")
+    assert_one_line(command("train.py", *given), "SSD300 requires a VGG, not resnet18")
 
 
 def test_absent_data_set_says_where_and_what_to_do(command: Command, tmp_path: Path) -> None:
