@@ -9,6 +9,8 @@ from cbam import CBAMLayer
 from models import timm_networks
 from tests.networks import plain, randomize_norms
 
+pytestmark = pytest.mark.usefixtures("fast_initialization")
+
 FAMILIES = [
     ("alexnet", r"features\.(1|4|11)", 3),
     ("vgg11_bn", r"features\.(2|6|13|20|27)", 5),

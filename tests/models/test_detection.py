@@ -16,7 +16,7 @@ import models
 from models import detector_weights, feature_extractors
 from tests.networks import randomize_norms
 
-pytestmark = pytest.mark.usefixtures("narrow_classifiers")
+pytestmark = pytest.mark.usefixtures("narrow_classifiers", "fast_initialization")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Every network: attention is inserted without changing its outputs, and it trains from there."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from engine.config.presets import default_weights
 from models.attention.squeeze_excitation import SELayer
 from tests.networks import CLASSES, FAMILIES, plain, side
 
-pytestmark = pytest.mark.usefixtures("narrow_classifiers")
+pytestmark = pytest.mark.usefixtures("narrow_classifiers", "fast_initialization")
 
 
 def other_networks() -> list[str]:
@@ -40,20 +39,6 @@ def pretrained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return pretrain(request.param, tmp_path_factory.mktemp("weights"))
 
 
-@pytest.fixture
-def no_large_initialization(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave large tensors, which are read from files, and those on the meta device as they are: a third of a test."""
-
-    def skipping(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def call(tensor: Tensor, *given: object, **options: object) -> Tensor:
-            return tensor if tensor.is_meta or tensor.numel() > 300_000 else initialize(tensor, *given, **options)
-
-        return call
-
-    for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "trunc_normal_"):
-        monkeypatch.setattr(nn.init, name, skipping(getattr(nn.init, name)))
-
-
 def test_configuration_lists_every_network() -> None:
     assert list(default_weights()) == models.names()
     for name, weights in default_weights().items():
@@ -70,7 +55,6 @@ def pretrain(name: str, folder: Path) -> Pretrained:
     return Pretrained(name, images, logits, str(weights), set(reference.state_dict()))
 
 
-@pytest.mark.usefixtures("no_large_initialization")
 @pytest.mark.parametrize("kind", ["none", "cbam", "se"])
 def test_it_starts_as_the_pretrained_network(pretrained: Pretrained, kind: str, tmp_path: Path) -> None:
     start_train_and_load(pretrained, kind, tmp_path)
@@ -83,7 +67,6 @@ def test_other_networks_start_as_pretrained(name: str, tmp_path: Path) -> None:
 
 
 # torchvision computes RegNet's widths with tensors, which the meta device does not have.
-@pytest.mark.usefixtures("no_large_initialization")
 @pytest.mark.parametrize("name", [name for name in other_networks() if not name.startswith("regnet")])
 def test_every_other_network_keeps_its_names(name: str) -> None:
     with torch.device("meta"):
@@ -185,7 +168,8 @@ def test_residual_output_starts_near_identity(name: str, tmp_path: Path) -> None
 )
 def test_attention_goes_into_every_block_or_stage(name: str, modules: int) -> None:
     for kind, layer in (("cbam", CBAMLayer), ("se", SELayer)):
-        net = models.build(f"{name}_{kind}", num_classes=CLASSES)
+        with torch.device("meta"):
+            net = models.build(f"{name}_{kind}", num_classes=CLASSES)
         assert sum(isinstance(module, layer) for module in net.modules()) == modules
 
 

@@ -14,7 +14,10 @@ import models
 from models import detector_weights, factory, weights
 from tests.networks import randomize_norms
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter"),
+    pytest.mark.usefixtures("fast_initialization"),
+]
 
 PUBLISHED = [name for name in models.names() if models.published(name)]
 

@@ -15,7 +15,7 @@ import models
 from models import pretrained, weights
 from tests.networks import CLASSES, plain
 
-pytestmark = pytest.mark.usefixtures("narrow_classifiers")
+pytestmark = pytest.mark.usefixtures("narrow_classifiers", "fast_initialization")
 
 
 def test_learned_attention_is_not_restarted(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from engine.training import optim
 from engine.training.param_groups import NetworkParts, freeze
 from engine.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("fast_initialization")
+
 CPU = torch.device("cpu")
 RECIPE = RecipeConfig(epochs=2, batch_size=8, lr=0.1, weight_decay=1e-2)
 
