@@ -32,6 +32,7 @@ def convert(model: str, source: str, target: str) -> None:
     state = convert_lite.convert(theirs, net.state_dict())
     rest = weights.load(net, backbone, weights.StartWeights(state), new_head=False)
     weights.refuse(backbone.name, unexpected=set(rest))
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save({"model": net.state_dict(), recorded.NETWORK: backbone.name}, Path(target))
     print_line(f"{target}: use it as model=timm model.name={model} model.weights={target}")
 

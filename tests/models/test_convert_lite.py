@@ -35,11 +35,11 @@ def original() -> Path:
 
 @pytest.fixture
 def converted(original: Path, command: Command, tmp_path: Path) -> Path:
-    given = ("model=tf_efficientnet_lite0", f"source={original}", "target=lite0.pt")
+    given = ("model=tf_efficientnet_lite0", f"source={original}", "target=weights/lite0.pt")
     done = command("scripts/convert_lite.py", *given)
     assert done.returncode == 0, done.stderr
-    assert "model=timm model.name=tf_efficientnet_lite0 model.weights=lite0.pt" in done.stdout
-    return tmp_path / "lite0.pt"
+    assert "model=timm model.name=tf_efficientnet_lite0 model.weights=weights/lite0.pt" in done.stdout
+    return tmp_path / "weights" / "lite0.pt"
 
 
 @pytest.mark.parametrize("kind", ["none", "cbam"])
