@@ -102,7 +102,7 @@ def _answer(pilot: Pilot, difference: float, power: float) -> str:
 
 
 if __name__ == "__main__":
-    # Also without `pilot=`, as in version 0.2.0.
+    # Also without `pilot=`, as other scripts take their folder.
     if len(sys.argv) > 1 and "=" not in sys.argv[1] and not sys.argv[1].startswith("-"):
         sys.argv[1] = f"pilot={sys.argv[1]}"
     cli.run_script(main)
