@@ -134,6 +134,7 @@ RUNS = {
     "trashnet_settings": 28,
     "trashnet": 35,
     "trashnet_long": 9,
+    "trashnet_224": 9,
     "trashnet_networks": 12,
 }
 
