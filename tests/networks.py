@@ -1,8 +1,10 @@
 """Networks as they are after training, to put attention into."""
 
+import time
+
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import models
 
@@ -41,6 +43,23 @@ def small(num_classes: int) -> nn.Module:
         *(nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(32, num_classes)),
     )
+
+
+class SlowFlatten(nn.Flatten):
+    """Takes half a second, for which the processor is idle, in a training step."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(0.5)
+        flat: Tensor = super().forward(features)
+        return flat
+
+
+def slow(num_classes: int) -> nn.Module:
+    """`small` with steps that leave a signal the time to arrive."""
+    net = small(num_classes)
+    net.register_module("7", SlowFlatten())
+    return net
 
 
 def without_norms(num_classes: int) -> nn.Module:

@@ -8,17 +8,24 @@ import sys
 from pathlib import Path
 
 from tests.commands import arguments, replaced
+from tests.networks import SMALL_CBAM
 from tests.processes import REPOSITORY
 
-# Forks for each entry point: torch is imported once.
+# Forks for each entry point: torch is imported once, and not taken down each time.
 DRIVER = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 import evaluate, train
+gc.freeze()
 for script, arguments, _ in json.loads(sys.argv[1]):
     if os.fork() == 0:
         sys.argv = [script, *arguments]
-        runpy.run_path(script, run_name="__main__")
-        sys.exit()
+        code = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        os._exit(code or 0)
     print("exit", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
 """
 
@@ -29,7 +36,7 @@ def test_entry_points_accept_names_outside_the_locale(folders: Path, tmp_path: P
     for split in ("train", "val"):
         (root / split / "class0").rename(root / split / "café $x^2$")
     given = [f'data.root="{root}"' if argument.startswith("data.root") else argument for argument in arguments(root)]
-    small = replaced(given, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1")
+    small = replaced(given, *SMALL_CBAM, "model.weights=null", "recipe.epochs=1")
     image = root / "val" / "café $x^2$" / "0.JPEG"
     calls = [
         ("train.py", [*small, f'run.dir="{run}"'], 0),
@@ -39,7 +46,7 @@ def test_entry_points_accept_names_outside_the_locale(folders: Path, tmp_path: P
         ("scripts/show_attention.py", [f"runs={run}", f"image={image}", "target=café $x^2$", "file=bild$é$.png"], 0),
         ("scripts/hash_batches.py", small, 0),
         ("scripts/sweep.py", ["sweep=demo", f'data.root="{root}"'], 0),
-        ("scripts/export.py", ["model=mobilenet_v3_small", "model.weights=null", 'file="kein/nétz.pt2"'], 2),
+        ("scripts/export.py", [*SMALL_CBAM, "model.weights=null", 'file="kein/nétz.pt2"'], 2),
         ("scripts/convert_official.py", ["model=resnet18", "source=ö.pth", "target=x.pt"], 2),
         ("scripts/download_weights.py", ["model=ü"], 2),
         ("scripts/prepare_imagenet.py", ["archives=ü", "target=ö"], 2),

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torchvision.io import encode_png
 
 from engine.config.schemas import TrainConfig, train_node
 from engine.errors import UserError
@@ -272,6 +271,8 @@ class RunDirectory:
     def save_picture(self, pixels: np.ndarray, epoch: int) -> None:
         """Write a picture, uint8 [height, width, 3]."""
         if self.writes:
+            from torchvision.io import encode_png  # a second, which the scripts that list runs do not need
+
             self.pictures.mkdir(exist_ok=True)
             png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
             atomic_write(self.pictures / f"epoch{epoch:03d}.png", lambda file: file.write(png))
@@ -288,8 +289,8 @@ class RunDirectory:
             return
         try:
             atomic_write(self.progress_file, lambda file: file.write(text.encode()))
-        except (OSError, UserError) as error:
-            log.warning(f"{self.progress_file} cannot be written ({error}); scripts/status.py shows an earlier state.")
+        except UserError as error:
+            log.warning(f"scripts/status.py shows an earlier state of this run: {error}")
 
     def read_progress(self) -> dict[str, Any]:
         """Return what `write_progress` wrote; empty if there is nothing, as in a run of an earlier version."""

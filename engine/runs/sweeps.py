@@ -1,8 +1,8 @@
 """Sweeps: the runs that a file in configs/sweep lists, and the state of each."""
 
+import copy
 import functools
 import itertools
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from engine.config.presets import CONFIGS, compose, parse, with_usual_presets
@@ -162,15 +164,23 @@ def look_up(overrides: list[str]) -> Planned:
 
 
 def _config(overrides: Sequence[str]) -> TrainConfig:
-    """Return the configuration of a training command; those that differ in the seed alone are composed once."""
-    seeds = [override for override in overrides if re.fullmatch(r"seed=\d+", override)]
-    if len(seeds) == 1:
-        composed = _composed(tuple(override for override in overrides if override != seeds[0]))
-        composed.seed = int(seeds[0].removeprefix("seed="))  # before `run.dir=RUNS/seed${seed}` is resolved
-    else:
+    """Return the configuration of a training command; those that select the same presets are composed once."""
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    values = [override for override in parsed if _is_value(override)]
+    presets = tuple(str(override.input_line) for override in parsed if override not in values)
+    composed = copy.deepcopy(_composed(presets))
+    try:
+        for override in values:
+            OmegaConf.update(composed, override.key_or_group, override.value())
+    except OmegaConfBaseException:  # Hydra's message names the argument
         composed = compose("train", with_usual_presets(overrides))
     config: TrainConfig = parse(composed)
     return config
+
+
+def _is_value(override: Override) -> bool:
+    """Return whether an override sets the value of a key that every configuration has, such as recipe.lr."""
+    return (override.key_or_group == "seed" or "." in override.key_or_group) and override.type == OverrideType.CHANGE
 
 
 @functools.cache

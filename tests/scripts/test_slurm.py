@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.commands import arguments
-from tests.processes import REPOSITORY, free_port
+from tests.networks import SMALL, SMALL_CBAM
+from tests.processes import REPOSITORY, free_port, start_ranks
 
 pytestmark = pytest.mark.skipif(
     shutil.which("slurmctld") is None or shutil.which("munged") is None or os.geteuid() != 0,
     reason="needs Slurm and munge (apt-get install slurm-wlm munge) and root",
 )
+
+SLOW = ["model=custom", "model.factory=tests.networks:slow", "model.weights=null"]
 
 CONFIGURATION = """
 ClusterName=test
@@ -118,12 +121,10 @@ def record(run: Path) -> dict[str, object]:
     return {key: loaded[key] for key in keys}
 
 
-def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], tmp_path: Path) -> None:
-    common = ["data=shapes", f"data.root={tmp_path}/shapes", "data.classes=4", "model=mobilenet_v3_small_cbam"]
-    common += ["model.weights=null", "recipe.batch_size=64", "recipe.epochs=3", "runtime.workers=1"]
-    common += ["run.log_every_steps=1"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
-    ask(slurm | {"OMP_NUM_THREADS": "1"}, *torchrun, *common, f"run.dir={tmp_path}/torchrun")
+def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], folders: Path, tmp_path: Path) -> None:
+    common = arguments(folders, *SLOW, "recipe.epochs=3")
+    for rank in start_ranks(2, "train.py", [*common, f"run.dir={tmp_path}/here"], tmp_path):
+        assert rank.result().returncode == 0
 
     log = tmp_path / "signalled.log"
     job = submit(slurm, log, *common, f"run.dir={tmp_path}/signalled")
@@ -136,7 +137,7 @@ def test_two_nodes_train_and_resume_after_a_signal(slurm: dict[str, str], tmp_pa
     time.sleep(2)  # without the update below, Slurm delays a requeued job by two minutes
     ask(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for(slurm, job, "COMPLETED", log)
-    assert record(tmp_path / "signalled") == record(tmp_path / "torchrun")
+    assert record(tmp_path / "signalled") == record(tmp_path / "here")
     assert record(tmp_path / "signalled")["processes"] == 2
     text = log.read_text()
     (stopped,) = re.findall(r"Stopped by SIGUSR1 (after [12] epochs and \d+ steps)", text)
@@ -182,10 +183,7 @@ def test_preset_becomes_array_and_table(slurm: dict[str, str], folders: Path, tm
         json.dumps(
             {
                 "train": [argument for argument in common if not argument.startswith("recipe.epochs=2")],
-                "runs": [
-                    "model=mobilenet_v3_small model.weights=null",
-                    f"model=mobilenet_v3_small_cbam model.weights={weights}",
-                ],
+                "runs": [" ".join([*SMALL, "model.weights=null"]), " ".join([*SMALL_CBAM, f"model.weights={weights}"])],
                 "evaluate": [*common[:6], "runtime.device=cpu", *evaluation],
             }
         )
@@ -195,15 +193,15 @@ def test_preset_becomes_array_and_table(slurm: dict[str, str], folders: Path, tm
     assert ", 2 runs" in printed
     assert f"model.weights={weights} is neither a file" in logs
     assert f"failed with exit code 2: python train.py {common[0]}" in logs
-    assert f"# missing: {tmp_path}/runs/small/mobilenet_v3_small_cbam/seed51" in logs
+    assert f"# missing: {tmp_path}/runs/small/tests.networks.small_cbam-" in logs
     rows = json.loads((tmp_path / "t" / "table.json").read_text())["rows"]
     assert [row["attention"] for row in rows] == ["none"]
 
-    shutil.copy(tmp_path / "runs" / "small" / "mobilenet_v3_small" / "seed51" / "checkpoint" / "last.pt", weights)
+    shutil.copy(tmp_path / "runs" / "small" / "tests.networks.small" / "seed51" / "checkpoint" / "last.pt", weights)
     printed, _ = submit_table(slurm, preset, tmp_path, "COMPLETED")
     assert "# mine: 2 runs; 1 done, 0 under way, 1 missing" in printed
     rows = json.loads((tmp_path / "t" / "table.json").read_text())["rows"]
-    assert [row["attention"] for row in rows] == ["none", "cbam"]
+    assert [row["attention"] for row in rows] == ["none", "cbam-after.1_4.0a538c"]
 
 
 def submit_table(slurm: dict[str, str], preset: Path, folder: Path, end: str) -> tuple[str, str]:
@@ -220,10 +218,10 @@ def submit_table(slurm: dict[str, str], preset: Path, folder: Path, end: str) ->
 def test_a_multirun_becomes_jobs(slurm: dict[str, str], folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs hydra-submitit-launcher")
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=5"]
-    given = ["model=mobilenet_v3_small", "model.weights=null", "seed=51,52", f"run.root={tmp_path}/runs"]
+    given = [*SMALL, "model.weights=null", "seed=51,52", f"run.root={tmp_path}/runs"]
     command = [sys.executable, "train.py", "-m", *launcher, *arguments(folders, *given, "recipe.epochs=1")]
     ask(slurm, *command[:3], f"hydra.launcher.submitit_folder={tmp_path}/submitit", *command[3:])
     for seed in (51, 52):
-        run = tmp_path / "runs" / "small" / "mobilenet_v3_small" / f"seed{seed}"
+        run = tmp_path / "runs" / "small" / "tests.networks.small" / f"seed{seed}"
         assert json.loads((run / "record.json").read_text())["status"] == "finished"
     assert len(list((tmp_path / "submitit").glob("*_log.out"))) == 2

@@ -147,8 +147,11 @@ def shared_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("shared_store")
 @pytest.mark.parametrize("sweep", RUNS)
-def test_a_sweep_lists_its_runs(sweep: str, script: ModuleType) -> None:
+def test_a_sweep_lists_its_runs(
+    sweep: str, script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Each run composes to a valid configuration, and no two write to the same directory."""
+    monkeypatch.chdir(tmp_path)  # without the runs of this clone
     plan = "\n".join(listing(script, SWEEPS / f"{sweep}.yaml", ["data.root=nowhere"]))
     assert plan.startswith(f"# {sweep}: {RUNS[sweep]} runs; ")
     directories = [line for line in plan.splitlines() if line.startswith(("# missing: ", "# done: ", "# under way: "))]
