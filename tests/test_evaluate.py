@@ -13,6 +13,7 @@ from models import pretrained
 from tests import scenes
 from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
+from tests.networks import SMALL, SMALL_CBAM, small
 from tests.processes import REPOSITORY
 
 
@@ -144,10 +145,10 @@ def _evaluate_as_published(weights: Path, folder: Path) -> str:
 
 
 def test_starts_from_two_contents_of_one_file_are_not_paired(command: Command, folders: Path, tmp_path: Path) -> None:
-    for seed, model in enumerate(("mobilenet_v3_small", "mobilenet_v3_small_cbam")):
+    for seed, network in enumerate((SMALL, SMALL_CBAM)):
         torch.manual_seed(seed)
-        torch.save(models.build("mobilenet_v3_small", num_classes=3).state_dict(), tmp_path / "start.pt")
-        given = arguments(folders, f"model={model}", "model.weights=start.pt", "recipe.epochs=1")
+        torch.save(small(num_classes=3).state_dict(), tmp_path / "start.pt")
+        given = arguments(folders, *network, "model.weights=start.pt", "recipe.epochs=1")
         assert command("train.py", *given).returncode == 0
     done = command("evaluate.py", *arguments(folders)[:6], "runtime.device=cpu")
     assert_one_line(done, "was trained differently from the other runs: digest of the backbone's start weights=")

@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.tasks.classification import Classification
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command, write_image
+from tests.networks import SMALL, SMALL_CBAM
 from tests.processes import Process
 
 CUT = ["data.image_size=32", "data.resize=32", "runtime.device=cpu", "runtime.workers=0"]
@@ -29,8 +30,8 @@ SETS = {"imagenet_v2": 3, "imagenet_a": 2, "imagenet_r": 2, "imagenet_sketch": 3
 def runs(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plain network and one with CBAM, trained on a stand-in for ImageNet of three classes."""
     place = tmp_path_factory.mktemp("trained")
-    for model in ("mobilenet_v3_small", "mobilenet_v3_small_cbam"):
-        given = arguments(folders, f"model={model}", "model.weights=null", "data.name=imagenet", "recipe.epochs=1")
+    for network in (SMALL, SMALL_CBAM):
+        given = arguments(folders, *network, "model.weights=null", "data.name=imagenet", "recipe.epochs=1")
         result = Process("train.py", given, place, {}).result()
         assert result.returncode == 0, result.stderr
     return place / "runs"
@@ -86,7 +87,7 @@ def test_every_corruption_and_severity_is_a_row(runs: Path, tmp_path: Path, comm
     summary = json.loads((tmp_path / "table" / "corruptions.json").read_text())
     parts = [(row["corruption"], row["severity"], row["attention"]) for row in summary["rows"]]
     expected = [("gaussian_noise", 1), ("gaussian_noise", 5), ("fog", 3)]
-    assert parts == [(*part, attention) for part in expected for attention in ("none", "cbam")]
+    assert parts == [(*part, attention) for part in expected for attention in ("none", "cbam-after.1_4.0a538c")]
     assert [network["mce"] for network in summary["networks"]] == [None, None]  # not all corruptions are there
     assert (tmp_path / "table" / "corruptions.md").read_text() in done.stdout
     assert command("scripts/render_table.py", "table/fog/3").returncode == 0

@@ -12,6 +12,7 @@ from engine.config import presets
 from engine.config.presets import CONFIGS
 from engine.config.schemas import TrainConfig
 from tests.conftest import Command
+from tests.networks import SMALL_CBAM
 from tests.processes import REPOSITORY
 
 MODERN = ("torchvision_v2", "finetune_modern", "convnext_finetune", "attention_only")
@@ -67,10 +68,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("recipe", MODERN)
 def test_a_recipe_trains_an_epoch(recipe: str, command: Command, shapes: Path, tmp_path: Path) -> None:
     done = command(
-        *("train.py", "model=mobilenet_v3_small_cbam", "data=shapes", "data.classes=2", f"recipe={recipe}"),
+        *("train.py", *SMALL_CBAM, "data=shapes", "data.classes=2", f"recipe={recipe}"),
         *(
             f"data.root={shapes}",
             "model.weights=null",
+            "run.dir=run",
             "recipe.epochs=1",
             "recipe.warmup_epochs=0",
             "recipe.batch_size=64",
@@ -78,7 +80,7 @@ def test_a_recipe_trains_an_epoch(recipe: str, command: Command, shapes: Path, t
         *("data.image_size=40", "data.resize=null", "runtime.workers=0", "run.pictures=0"),
     )
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "runs/shapes_2/mobilenet_v3_small_cbam/seed51/record.json").read_text())
+    record = json.loads((tmp_path / "run/record.json").read_text())
     assert (record["status"], record["epochs"]) == ("finished", 1)
     assert (record["weights"] == "moving average") == (recipe in ("torchvision_v2", "finetune_modern"))
     assert (record["trained_parameters"] < record["parameters"]) == (recipe == "attention_only")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import arguments
+from tests.networks import SMALL_CBAM
 from tests.processes import REPOSITORY, free_port
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -21,7 +22,7 @@ def start(folders: Path, run: Path, workers: int, ranks: int = 1) -> list[subpro
     """Start a run, its processes in one group of their own; it writes a checkpoint after every other step."""
     given = arguments(
         folders,
-        *("model=mobilenet_v3_small_cbam", "model.weights=null", f"run.dir={run}", f"runtime.workers={workers}"),
+        *(*SMALL_CBAM, "model.weights=null", f"run.dir={run}", f"runtime.workers={workers}"),
         *("run.checkpoint_every_steps=2", "recipe.epochs=3", "recipe.batch_size=8"),
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

@@ -58,14 +58,15 @@ def test_maxima_are_found_without_a_copy_of_the_map(memory_format: torch.memory_
     assert not {event.name for event in seen.events()} & {"aten::clone", "aten::copy_"}
 
 
+def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
+    return first_maximum_of_positions(x), first_maximum_of_channels(x)
+
+
 @FORMATS
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("kind", ["random", "negative", "ties", "zeros"])
 def test_gradients_go_to_the_first_maximum(kind: str, compiled: bool, memory_format: torch.memory_format) -> None:
     x = feature_map(kind, (2, 64, 5, 3), memory_format).requires_grad_()
-
-    def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
-        return first_maximum_of_positions(x), first_maximum_of_channels(x)
 
     positions, channels = (torch.compile(maxima) if compiled else maxima)(x)
     assert torch.equal(positions, x.amax((2, 3)))

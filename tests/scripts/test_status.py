@@ -17,6 +17,7 @@ from engine.runs.status import HEADER, RunStatus, find_runs, status
 from tests.commands import RECORD, arguments, assert_one_line
 from tests.conftest import Command
 from tests.engine.runs.test_directory import CONFIG
+from tests.networks import SMALL
 from tests.processes import Process
 
 PROGRESS = {"epoch": 3, "step": 25, "epochs": 10, "steps_per_epoch": 50, "seconds_left": 6020.0, "metric": "top1"}
@@ -122,7 +123,7 @@ def test_runs_are_found_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_a_run_is_seen_while_it_runs_and_after_its_stop(command: Command, folders: Path, tmp_path: Path) -> None:
-    given = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=200", "run.root=runs")
+    given = arguments(folders, *SMALL, "model.weights=null", "recipe.epochs=200", "run.root=runs")
     process = Process("train.py", given, tmp_path, {})
     while process.wait(0.02) is None and "epoch 1/200; " not in process.output.read_text():
         pass
@@ -134,7 +135,7 @@ def test_a_run_is_seen_while_it_runs_and_after_its_stop(command: Command, folder
         assert done.returncode == 0, done.stderr
         header, line, total = done.stdout.splitlines()
         assert header.split()[:3] == ["run", "state", "epoch"]
-        assert line.startswith(f"runs/small/mobilenet_v3_small/seed51  {state}  ")
+        assert line.startswith(f"runs/small/tests.networks.small/seed51  {state}  ")
         assert "/200" in line
         assert total == f"1 {state}"
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
-from tests.networks import narrow_classifiers
+from tests.networks import SMALL, narrow_classifiers
 
 
 @pytest.mark.parametrize("family", ["resnet18_cbam", "vgg11_bn_cbam", "mobilenet_v3_small_cbam"])
@@ -27,7 +27,7 @@ def test_two_runs_of_one_command_give_the_same_bits(
 
 
 def test_changed_run_does_not_verify(command: Command, folders: Path, tmp_path: Path) -> None:
-    common = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "run.dir=run", "recipe.epochs=1")
+    common = arguments(folders, *SMALL, "model.weights=null", "run.dir=run", "recipe.epochs=1")
     assert command("train.py", *common).returncode == 0
     verified = command("scripts/verify_run.py", "run", "--rerun")
     assert verified.returncode == 0, verified.stderr
@@ -35,12 +35,12 @@ def test_changed_run_does_not_verify(command: Command, folders: Path, tmp_path: 
     assert "repeated with the same bits" in verified.stdout
     file = tmp_path / "run" / "record.json"
     record = file.read_text()
-    file.write_text(record.replace('"model": "mobilenet_v3_small"', '"model": "mobilenet_v3_large"'))
-    assert_one_line(command("scripts/verify_run.py", "run"), "model is mobilenet_v3_large in run/record.json, but")
+    file.write_text(record.replace('"model": "tests.networks.small"', '"model": "other"'))
+    assert_one_line(command("scripts/verify_run.py", "run"), "model is other in run/record.json, but")
     file.write_text(record.replace('"top1":', '"top":'))
     assert_one_line(command("scripts/verify_run.py", "run"), "run/record.json lacks the key top1. Restore the file.")
     file.write_text(record)
     state = torch.load(tmp_path / "run" / "checkpoint" / "last.pt", weights_only=True)
-    state["model"]["classifier.3.bias"][0] += 1
+    state["model"]["9.bias"][0] += 1
     torch.save(state, tmp_path / "run" / "checkpoint" / "last.pt")
     assert_one_line(command("scripts/verify_run.py", "run"), "last.pt do not match run/record.json; restore the file")

@@ -12,7 +12,7 @@ from engine.analysis.export import export
 from engine.errors import UserError
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
-from tests.networks import CLASSES, randomize_norms
+from tests.networks import CLASSES, SMALL_CBAM, randomize_norms
 
 pytestmark = pytest.mark.usefixtures("narrow_classifiers")
 
@@ -94,15 +94,17 @@ def test_export_command_keeps_the_logits(command: Command, tmp_path: Path) -> No
 
 
 def test_export_requires_the_trained_network(command: Command, folders: Path) -> None:
-    trained = ["model=mobilenet_v3_small_cbam", "attention.order=parallel"]
+    trained = [*SMALL_CBAM, "attention.order=parallel"]
     start = ["model.weights=null", "attention.init=random", "recipe.epochs=1"]  # without influence on the network
     given = arguments(folders, *trained, *start, "run.dir=run")
     assert command("train.py", *given).returncode == 0
-    export = [*trained, "model.weights=run/checkpoint/last.pt", "image_size=32", "file=net.pt2"]
+    files = ["model.weights=run/checkpoint/last.pt", "image_size=32", "file=net.pt2"]
+    export = [*trained, *files]
     assert_one_line(command("scripts/export.py", *export), "was trained as another network; set classes=3.")
-    assert_one_line(command("scripts/export.py", *export[:1], *export[2:], "classes=3"), "attention.order=parallel.")
-    other = ["model=timm", "model.name=resnet18", "attention=cbam", *export[1:]]
-    assert_one_line(command("scripts/export.py", *other, "classes=3"), "set model=mobilenet_v3_small.")
+    other_order = command("scripts/export.py", *trained[:-1], *files, "classes=3")
+    assert_one_line(other_order, "attention.order=parallel.")
+    other = command("scripts/export.py", "model=timm", "model.name=resnet18", *trained[2:], *files, "classes=3")
+    assert_one_line(other, "set model=custom model.factory=tests.networks:small.")
     done = command("scripts/export.py", *export, "classes=3")
     assert done.returncode == 0, done.stderr
 

@@ -117,7 +117,7 @@ def test_a_batch_that_does_not_divide_is_a_clear_error(folders: Path, tmp_path: 
 
 
 def test_run_resumes_with_its_number_of_processes(folders: Path, tmp_path: Path) -> None:
-    network = ["model=mobilenet_v3_small", "recipe.epochs=50", "run.checkpoint_every_steps=1", "model.weights=null"]
+    network = [*SMALL, "recipe.epochs=50", "run.checkpoint_every_steps=1", "model.weights=null"]
     given = arguments(folders, *network, "run.dir=run")
     processes = start_ranks(2, "train.py", given, tmp_path)
     while not (tmp_path / "run" / "checkpoint" / "previous.pt").exists():

@@ -20,7 +20,11 @@ from torchvision.io import decode_image
 from engine.errors import UserError
 from engine.training.tensorboard import TensorBoardLogger
 from tests.commands import arguments
+from tests.networks import SMALL, SMALL_CBAM
 from tests.processes import Process, free_port
+
+# The network of SMALL_CBAM, and its attention with the digest of its places.
+NAME, PLACES = "tests.networks.small", "cbam-after.1_4.0a538c"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs that was stopped in the second and went on."""
     folder = tmp_path_factory.mktemp("tensorboard")
     drawn = ("run.pictures=2", "run.root=runs", "recipe.attention_lr_factor=10")
-    given = arguments(folders, "model=mobilenet_v3_small_cbam", "model.weights=null", "recipe.epochs=3", *drawn)
+    given = arguments(folders, *SMALL_CBAM, "model.weights=null", "recipe.epochs=3", *drawn)
     process = Process("train.py", given, folder, {})
     while process.wait(0.02) is None and "epoch 1/3; " not in process.output.read_text():
         pass
@@ -37,7 +41,7 @@ def run(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     time.sleep(1.1)  # event files are told apart by the second
     result = Process("train.py", given, folder, {}).result()
     assert "Resuming after 1 epochs" in result.stdout
-    return folder / "runs" / "small" / "mobilenet_v3_small_cbam" / "seed51"
+    return folder / "runs" / "small" / f"{NAME}_{PLACES}" / "seed51"
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +81,10 @@ def test_few_charts_and_gate_distributions(events: EventAccumulator) -> None:
     assert charts == ["accuracy", "gates", "gradient_norm", "loss", "lr", "progress", "speed"]
     assert steps(events, "gates/movement_mean") == steps(events, "gates/movement_largest") == [0, 48, 96, 144]
     gates = events.Tags()["histograms"]
-    assert len(gates) == 11 * 2  # layers, gates of each
-    found = events.Histograms("gates/features.1.block spatial")
+    assert len(gates) == 2 * 2  # layers, gates of each
+    found = events.Histograms("gates/4 spatial")
     assert [each.step for each in found] == [0, 48, 96, 144]
-    assert found[0].histogram_value.num == 21 * 8 * 8  # the first batch: 21 images, maps of 8 x 8
+    assert found[0].histogram_value.num == 21 * 7 * 7  # the first batch: 21 images, maps of 7 x 7
 
 
 def test_pictures_decode_in_tensorboard_and_in_the_run(run: Path, events: EventAccumulator) -> None:
@@ -96,8 +100,8 @@ def test_hyperparameters_and_metrics_are_logged(run: Path, events: EventAccumula
     assert [path for path in run.rglob("events.out*") if path.parent != run] == []
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     started = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    assert started["model"].string_value == "mobilenet_v3_small"
-    assert started["attention"].string_value == "cbam"
+    assert started["model"].string_value == NAME
+    assert started["attention"].string_value == PLACES
     assert started["seed"].number_value == 51
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     columns = [info.name for info in plugin_data_pb2.HParamsPluginData.FromString(content).experiment.hparam_infos]
@@ -114,14 +118,14 @@ def test_layout_pairs_train_and_validation(events: EventAccumulator) -> None:
     assert pairs[0] == ["accuracy/top1_train", "accuracy/top1_val"]
     assert pairs[-1] == ["loss/train", "loss/val"]
     text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "name: mobilenet_v3_small" in text
+    assert "factory: tests.networks:small" in text
 
 
 @pytest.fixture(scope="module")
 def tensorboard(run: Path, folders: Path) -> Iterator[str]:
     """The address of a live TensorBoard over two runs."""
     root = run.parents[2]
-    given = arguments(folders, "model=mobilenet_v3_small", "model.weights=null", "recipe.epochs=1")
+    given = arguments(folders, *SMALL, "model.weights=null", "recipe.epochs=1")
     assert Process("train.py", [*given, f"run.root={root}"], root.parent, {}).result().returncode == 0
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [
@@ -163,7 +167,7 @@ def test_browser_shows_curves_and_hyperparameters(tensorboard: str, tmp_path: Pa
     options.add_argument(f"--user-data-dir={tmp_path}")
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     browser = webdriver.Chrome(options=options, service=service)
-    names = ["small/mobilenet_v3_small/seed51", "small/mobilenet_v3_small_cbam/seed51"]
+    names = [f"small/{NAME}/seed51", f"small/{NAME}_{PLACES}/seed51"]
     try:
         browser.get(f"{tensorboard}/?tagFilter=accuracy%2Ftop1_val#timeseries")
         wait_for_text(browser, [*names, "top1_val"])
