@@ -22,6 +22,8 @@ Row = dict[str, Any]
 Table = dict[str, Any]
 
 _GROUPS = "groups.csv"
+# Files that not every table has.
+_OPTIONAL = ("contrasts.csv", "classes.csv", "confusion.csv", "confusion.png", "table.png", "table.svg", _GROUPS)
 
 
 def folder(config: EvaluateConfig) -> Path:
@@ -70,7 +72,7 @@ def require_kept_runs(config: EvaluateConfig, replaced: Sequence[str], runs: Seq
 def write(table: Table, evidence: Evidence, directory: Path) -> str:
     """Write the table in every format, and the predictions, record and config of each run below runs/.
 
-    Everything is computed before the first file is replaced.
+    Everything is computed before the first file is replaced. Files of an earlier table in the folder are removed.
 
     Returns:
         The table as Markdown.
@@ -79,6 +81,9 @@ def write(table: Table, evidence: Evidence, directory: Path) -> str:
         UserError: if the folder cannot be written.
     """
     forms = _forms(table, [run.predictions for run in evidence.runs])
+    if evidence.groups is not None:
+        forms[_GROUPS] = evidence.groups.text().encode()
+    earlier_runs = _runs_of(directory)
     try:
         (directory / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,11 +94,19 @@ def write(table: Table, evidence: Evidence, directory: Path) -> str:
         if behind.record:
             _write(directory / f"{run['raw']}.json", _json(behind.record))
             _write(directory / f"{run['raw']}.yaml", behind.config.encode())
-    if evidence.groups is not None:
-        forms[_GROUPS] = evidence.groups.text().encode()
     for name, content in {**forms, "table.json": _json(table)}.items():
         _write(directory / name, content)
+    gone = [name for name in _OPTIONAL if name not in forms]
+    gone += [f"{run}.{end}" for run in earlier_runs - _runs_of(directory) for end in ("npz", "json", "yaml")]
+    for name in gone:
+        (directory / name).unlink(missing_ok=True)
     return forms["table.md"].decode()
+
+
+def _runs_of(directory: Path) -> set[str]:
+    """Return the files of the runs of the table in a folder, without their endings."""
+    file = directory / "table.json"
+    return {run["raw"] for run in json.loads(file.read_text(encoding="utf-8"))["runs"]} if file.is_file() else set()
 
 
 def render(directory: Path) -> str:
