@@ -110,7 +110,7 @@ def outcome(directory: Path) -> tuple[object, ...]:
     return tuple(finished[key] for key in ("weights_sha256", "predictions_sha256", "history"))
 
 
-@pytest.mark.parametrize("killed", [4, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("killed", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_detector_run_resumes_to_the_same_bits(killed: int, root: Path, trained: Path, tmp_path: Path) -> None:
     given = scenes.arguments(root, "run.checkpoint_every_steps=1", "run.dir=run")
     started = time.monotonic()

@@ -1,6 +1,8 @@
 """Preparation of a process before its slow imports."""
 
+import atexit
 import ctypes
+import gc
 import os
 import sys
 
@@ -26,6 +28,7 @@ def prepare_process() -> None:
     Also set how memory and idle threads behave.
     """
     exit_on_signals()
+    atexit.register(gc.freeze)  # the collections at the end of a process would visit all of torch, for a second
     _keep_freed_memory()
     _let_idle_threads_sleep()
     from importlib.util import find_spec  # after the signals: each import takes time

@@ -112,6 +112,13 @@ def test_freed_memory_is_kept() -> None:
     assert int(done.stdout) < 100  # of 4096 pages
 
 
+def test_the_end_of_a_process_does_not_visit_all_of_torch() -> None:
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count())); "  # called after those of later
+    code += "from engine.processes.startup import prepare_process; prepare_process()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0
+
+
 @pytest.mark.parametrize(("policy", "spins"), [(None, "10000"), ("ACTIVE", "30000000000")])
 def test_idle_threads_sleep_unless_told_to_spin(policy: str | None, spins: str) -> None:
     names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
