@@ -43,7 +43,7 @@ def test_published_weights_need_no_run(command: Command, tmp_path: Path) -> None
     torch.manual_seed(0)
     entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     cached = _cached(entry, torchvision.models.resnet18(), tmp_path)
-    arguments = [f"data.root={root}", "published=[resnet18]", "data.resize=64", "data.image_size=64"]
+    arguments = [f"data.root={root}", "published=[resnet18]", "data.resize=32", "data.image_size=32"]
     assert_one_line(command("evaluate.py", *arguments), f"{cached} is not the published file")
     done = command(_evaluate_as_published(cached, tmp_path), *arguments)
     assert done.returncode == 0, done.stderr

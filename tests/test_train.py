@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import models
 from tests.commands import arguments, assert_one_line, replaced
 from tests.conftest import Command
+from tests.networks import narrow_classifiers
 from tests.processes import Process
 
 NETWORK = "mobilenet_v3_small"
@@ -191,7 +192,7 @@ def test_user_errors_are_one_line(
     given: list[str], complaint: str, command: Command, folders: Path, tmp_path: Path
 ) -> None:
     common = [f"data.root={folders}", "data.total_classes=3", "data.image_size=31"]
-    done = command("train.py", *replaced(common, *given))
+    done = command("train.py", *replaced(common, *given), prepare=narrow_classifiers)
     assert_one_line(done, complaint)
     assert not (tmp_path / "runs").exists()
 

@@ -1,7 +1,8 @@
 """Compile the kernels without a GPU and count what the compiler knows.
 
-    PYTHONPATH=. python tests/cbam/kernel_code.py            # prints the table of kernel_table.json
-    PYTHONPATH=. python tests/cbam/kernel_code.py --write    # writes it there
+    PYTHONPATH=. python tests/cbam/kernel_code.py                 # prints the table of kernel_table.json
+    PYTHONPATH=. python tests/cbam/kernel_code.py --write         # writes it there
+    PYTHONPATH=. python tests/cbam/kernel_code.py "sm_90 bf16"    # prints the rows of one architecture and dtype
 
 Each launch of a pass is recorded with maps on the meta device and compiled by Triton as it would be on a GPU. The
 machine code of all kernels is then disassembled at once: the disassembler takes a quarter of a second to start.
@@ -80,11 +81,16 @@ _CASES = [(90, "bf16", CHANNELS, SIDES)] + [
 ]
 
 
-def table() -> dict[str, dict[str, list[float]]]:
-    """Return, for each pass, `CxP: [registers, narrowest load, widest load, instructions per element]`."""
+def table(only: str = "") -> dict[str, dict[str, list[float]]]:
+    """Return, for each pass, `CxP: [registers, narrowest load, widest load, instructions per element]`.
+
+    Args:
+        only: architecture and dtype of the rows; all if empty.
+    """
     found: dict[str, dict[str, list[float]]] = {}
+    cases = [case for case in _CASES if only in ("", f"sm_{case[0]} {case[1]}")]
     with ProcessPoolExecutor(2) as pool:
-        for part in pool.map(_measure, [(*case, layout) for case in _CASES for layout in _LAYOUTS]):
+        for part in pool.map(_measure, [(*case, layout) for case in cases for layout in _LAYOUTS]):
             found |= part
     return found
 
@@ -232,7 +238,7 @@ def _loads_in_loops(ptx: str) -> int:
 
 
 if __name__ == "__main__":
-    found = table()
+    found = table(*(argument for argument in sys.argv[1:] if argument != "--write"))
     text = "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(row)}" for key, row in sorted(found.items())) + "\n}\n"
     if "--write" in sys.argv:
         TABLE.write_text(text)

@@ -14,6 +14,7 @@ from engine.data.transforms import Preprocessing
 from tests.commands import arguments, assert_one_line
 from tests.conftest import Command
 
+NETWORK = "mobilenet_v3_small"
 WAY = Preprocessing(16, 16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -81,29 +82,29 @@ def test_gates_are_found_by_their_place(name: str, count: int, shapes: dict[str,
 
 def test_two_runs_side_by_side(command: Command, folders: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for model in ("resnet18", "resnet18_cbam"):
+    for model in (NETWORK, f"{NETWORK}_cbam"):
         given = arguments(folders, f"model={model}", "model.weights=null", "recipe.epochs=1", f"run.dir={model}")
         assert command("train.py", *given).returncode == 0
     image = next((folders / "val").rglob("*.JPEG"))
     common = [f"image={image}", "file=attention.png"]
-    done = command("scripts/show_attention.py", "runs=resnet18,resnet18_cbam", "target=class1", *common)
+    done = command("scripts/show_attention.py", f"runs={NETWORK},{NETWORK}_cbam", "target=class1", *common)
     assert done.returncode == 0, done.stderr
     picture = decode_image(str(tmp_path / "attention.png"))
     assert picture.shape[2] > picture.shape[1]
-    assert command("scripts/show_attention.py", "runs=resnet18", "target=predicted", *common).returncode == 0
-    larger = command("scripts/show_attention.py", "runs=resnet18,resnet18_cbam", "target=class1", "size=96", *common)
+    assert command("scripts/show_attention.py", f"runs={NETWORK}", "target=predicted", *common).returncode == 0
+    larger = command("scripts/show_attention.py", f"runs={NETWORK},{NETWORK}_cbam", "target=class1", "size=96", *common)
     assert larger.returncode == 0, larger.stderr
     assert decode_image(str(tmp_path / "attention.png")).shape[2] > picture.shape[2]  # a fourth gate, of 3x3
     for size in ("x", "31", "1000000000"):
-        refused = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", f"size={size}", *common)
+        refused = command("scripts/show_attention.py", f"runs={NETWORK}", "target=predicted", f"size={size}", *common)
         assert_one_line(refused, f"size={size} is not a number of pixels between 32 and 2048.")
-    unknown = command("scripts/show_attention.py", "runs=resnet18", "target=predicted", "sise=96", *common)
+    unknown = command("scripts/show_attention.py", f"runs={NETWORK}", "target=predicted", "sise=96", *common)
     assert_one_line(unknown, "file=FILE [size=SIZE]; got")
-    twice = command("scripts/show_attention.py", "runs=resnet18,resnet18", "target=predicted", *common)
+    twice = command("scripts/show_attention.py", f"runs={NETWORK},{NETWORK}", "target=predicted", *common)
     assert_one_line(twice, "Two of the runs are the same network with the same seed")
-    wrong = command("scripts/show_attention.py", "runs=resnet18", "target=class7", *common)
+    wrong = command("scripts/show_attention.py", f"runs={NETWORK}", "target=class7", *common)
     assert_one_line(wrong, "target=class7 is not a class; use predicted, class0, class1, class2")
-    absent = command("scripts/show_attention.py", "runs=resnet18", "target=class1", "image=no.png", "file=x.png")
+    absent = command("scripts/show_attention.py", f"runs={NETWORK}", "target=class1", "image=no.png", "file=x.png")
     assert_one_line(absent, "There is no file no.png; set image to an image file.")
     assert_one_line(
         command("scripts/show_attention.py", "runs=nowhere", "target=predicted", *common), "no finished run"
