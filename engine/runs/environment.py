@@ -20,7 +20,8 @@ def collect_env(device: torch.device) -> dict[str, Any]:
     """Return the code, packages and hardware on which the bits of a result depend."""
     return {
         "code_revision": _git("rev-parse", "HEAD"),
-        "code_clean": _git("status", "--porcelain", "--untracked-files=no") == "",
+        # A table that was written again, below results/, is not code.
+        "code_clean": _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results") == "",
         "python": platform.python_version(),
         "packages": _packages(),
         "device": _hardware(device),
