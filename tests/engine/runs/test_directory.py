@@ -176,6 +176,14 @@ def test_a_start_removes_its_own_drafts_only(tmp_path: Path) -> None:
     assert of_another_run.exists()
 
 
+def test_a_position_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunDirectory(tmp_path / "gone")
+    run.write_progress({"epoch": 1})
+    (warning,) = caplog.messages
+    assert warning.count("cannot be written") == 1
+    assert "status.py shows an earlier state" in warning
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"exists but is not a run directory; set run\.dir to a different path"):
