@@ -14,7 +14,7 @@ help: ## list the targets
 demo: $(INSTALLED) ## install, and run a small version of the whole experiment: 5 to 10 minutes on two cores
 	bash scripts/demo.sh $(VENV)/bin/python
 
-test: $(INSTALLED) ## run all tests except the slow ones: about seven minutes on two cores
+test: $(INSTALLED) ## run all tests except the slow ones: about six minutes on two cores
 	$(VENV)/bin/python -m pytest
 
 test-fast: $(INSTALLED) ## run a fast subset of the tests: under two minutes

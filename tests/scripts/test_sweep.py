@@ -135,7 +135,7 @@ RUNS = {
     "trashnet": 35,
     "trashnet_long": 9,
     "trashnet_224": 9,
-    "trashnet_224_check": 12,
+    "trashnet_224_check": 8,
     "trashnet_networks": 12,
 }
 
