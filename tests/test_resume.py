@@ -129,7 +129,7 @@ def check_end(result: subprocess.CompletedProcess[str], number: signal.Signals, 
 
 @pytest.mark.parametrize(
     ("number", "kills", "group"),
-    [(signal.SIGKILL, 12, 1), (signal.SIGTERM, 5, 1), (signal.SIGKILL, 6, 2), (signal.SIGTERM, 4, 2)],
+    [(signal.SIGKILL, 8, 1), (signal.SIGTERM, 4, 1), (signal.SIGKILL, 4, 2), (signal.SIGTERM, 3, 2)],
 )
 def test_killed_at_random_moments(
     number: signal.Signals, kills: int, group: int, undisturbed: Undisturbed, folders: Path, tmp_path: Path

@@ -329,7 +329,7 @@ def test_interval_coverage_is_95_percent(advantage: float) -> None:
         small = scene(150, random)
         ours, theirs = (detector(*small, skill, random) for skill in (1 + advantage, 1))
         ones = np.ones((150, 1))
-        replicates = [bootstrap(m, ap, np.random.default_rng(number), 200) for m in (ours, theirs)]
+        replicates = [bootstrap(m, ap, np.random.default_rng(number), 100) for m in (ours, theirs)]
         error = float((ap(ours, ones) - ap(theirs, ones))[0]) - truth
         covered.append(abs(error) < 1.96 * np.std(replicates[0] - replicates[1]))
     assert 0.92 <= np.mean(covered) <= 0.98
