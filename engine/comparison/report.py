@@ -106,7 +106,8 @@ def write(table: Table, evidence: Evidence, directory: Path) -> str:
 def _runs_of(directory: Path) -> set[str]:
     """Return the files of the runs of the table in a folder, without their endings."""
     file = directory / "table.json"
-    return {run["raw"] for run in json.loads(file.read_text(encoding="utf-8"))["runs"]} if file.is_file() else set()
+    runs = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
+    return {f"runs/{Path(run['raw']).name}" for run in runs}
 
 
 def render(directory: Path) -> str:
