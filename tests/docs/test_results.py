@@ -1,5 +1,6 @@
 """The committed results are what their data give: predictions for the tables, measurements for the benchmarks."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def test_rendering_a_table_again_changes_no_byte(folder: Path, tmp_path: Path) -
             file.unlink()
     report.render(copy)
     assert contents(copy) == contents(folder)
+
+
+def test_no_configuration_names_a_folder_of_one_machine() -> None:
+    configurations = list(RESULTS.rglob("*.yaml"))
+    assert configurations
+    assert [file for file in configurations if re.search(r": /(?!path/to/)\w", file.read_text())] == []
 
 
 def test_plotting_the_movement_of_gates_again_changes_no_byte(command: Command, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from engine.comparison import report
 from engine.config.data import DataConfig
 from engine.config.schemas import EvaluateConfig
 from engine.errors import UserError
+from tests.engine.comparison.test_report import compare, entry
 
 CONFIG = EvaluateConfig(data=DataConfig("cells", total_classes=3))
 
@@ -43,3 +44,16 @@ def test_a_table_of_other_data_is_kept(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("[]")
     with pytest.raises(UserError, match=r"is not a table of this program; set table\.dir"):
         report.replaced_runs(CONFIG, tmp_path)
+
+
+def test_nothing_is_left_of_the_table_before(folders: Path, tmp_path: Path) -> None:
+    report.write(*compare(folders, [entry(), entry("cbam")]), tmp_path)
+    assert (tmp_path / "contrasts.csv").exists()
+    (tmp_path / "groups.csv").write_text("of the table before")
+    (tmp_path / "README.md").write_text("of the user")
+    report.write(*compare(folders, [entry(seed=52)]), tmp_path)
+    (run,) = json.loads((tmp_path / "table.json").read_text())["runs"]
+    assert {file.stem for file in (tmp_path / "runs").iterdir()} == {Path(run["raw"]).name}
+    assert not (tmp_path / "groups.csv").exists()
+    assert not (tmp_path / "contrasts.csv").exists()
+    assert (tmp_path / "README.md").exists()

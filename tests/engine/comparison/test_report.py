@@ -159,17 +159,6 @@ def test_a_row_without_partner_has_no_difference(folders: Path, tmp_path: Path) 
     assert [cell["baseline"] for cell in cells(tmp_path)] == [None, None]
 
 
-def test_nothing_is_left_of_the_table_before(folders: Path, written: Path) -> None:
-    (written / "groups.csv").write_text("of the table before")
-    (written / "README.md").write_text("of the user")
-    report.write(*compare(folders, [entry(seed=51)]), written)
-    (run,) = json.loads((written / "table.json").read_text())["runs"]
-    assert {file.stem for file in (written / "runs").iterdir()} == {Path(run["raw"]).name}
-    assert not (written / "groups.csv").exists()
-    assert not (written / "contrasts.csv").exists()
-    assert (written / "README.md").exists()
-
-
 def test_runs_of_two_recipes_are_refused_and_named(folders: Path) -> None:
     mixed = [entry(), trained_with(entry("cbam"), recipe__lr=0.5)]
     complaint = r"runs/resnet18_cbam/seed51 was .*: recipe.lr=0.5 \(0.1 in runs/resnet18_none/seed51\).*allow_mixed"
